@@ -1,0 +1,117 @@
+"""From a difference to an answer: supported, refuted or inconclusive, by a rule fixed before any run."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from ngpt.campaign.statistics import Array, PairedDifference, compare_to_baseline, seeds_to_decide
+
+Direction = Literal["lower", "higher"]
+Label = Literal["supported", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What an experiment file predicts of an arm against its baseline, and what would settle it."""
+
+    metric: str
+    """Field of the run record that decides, such as "final_val_loss"."""
+    predicted: Direction
+    """Side of the baseline on which the metric is predicted to fall."""
+    smallest_effect: float
+    """Smallest difference that matters, in `unit`, positive."""
+    unit: str
+    """Unit of the metric, such as "nats per token"."""
+    seeds: int
+    """Complete pairs without which nothing is decided, at least 2."""
+
+    def __post_init__(self) -> None:
+        if self.predicted not in get_args(Direction):
+            raise ValueError(f"predicted must be one of {get_args(Direction)}, got {self.predicted!r}")
+        if not (self.smallest_effect > 0 and math.isfinite(self.smallest_effect)):
+            raise ValueError(f"smallest_effect must be positive and finite, got {self.smallest_effect}")
+        if self.seeds < 2:
+            raise ValueError(f"a rule needs at least 2 seeds, got {self.seeds}")
+
+    @property
+    def sign(self) -> int:
+        """+1 or -1: times a difference, it is positive where the prediction came true."""
+        return 1 if self.predicted == "higher" else -1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer, the numbers it rests on, and one plain sentence with them."""
+
+    label: Label
+    effect: PairedDifference | None
+    """Arm minus baseline; None where there are fewer than two pairs."""
+    reason: str
+    seeds_needed: int | None
+    """For an inconclusive answer, about how many seeds would decide; None where no number up to 10,000 would, or where
+    runs are missing and not seeds."""
+
+
+def judge(
+    rule: Rule, difference: PairedDifference | None, *, n_missing: int = 0, distinguishable: bool = True
+) -> Verdict:
+    """Judge one arm against the baseline.
+
+        supported     the t interval lies on the predicted side of zero, |mean| >= smallest_effect,
+                      the arm is `distinguishable` from noise among all arms compared, and no run of it is missing
+        refuted       the t interval lies on the other side of zero, or within +- smallest_effect
+        inconclusive  otherwise, and always with fewer than `rule.seeds` pairs
+
+    difference: arm minus baseline, in `rule.unit`. n_missing: seeds without a result of the arm, which are never evidence
+    for it; they do not shield it from being refuted. Refuting rests on the arm's own interval, without Holm's correction.
+    """
+    if difference is None or difference.n < rule.seeds:
+        n = 0 if difference is None else difference.n
+        pairs = f"{n} complete pairs of seeds" if difference else "Fewer than 2 complete pairs of seeds"
+        missing = f" ({n_missing} of the arm's runs missing)" if n_missing else ""
+        reason = f"{pairs}{missing}, and the rule asks for {rule.seeds} before it decides on {rule.metric}."
+        needed = rule.seeds if difference is None else seeds_to_decide(difference, rule.smallest_effect)
+        return Verdict("inconclusive", difference, reason, needed and max(needed, rule.seeds))
+
+    smallest = f"{rule.smallest_effect:g} {rule.unit}"
+    measured = (
+        f"{rule.metric} differs from the baseline by {difference.mean:+.4g} {rule.unit} "
+        f"(95% interval {difference.t_low:+.4g} to {difference.t_high:+.4g}, {difference.n} seeds)"
+    )
+
+    def verdict(label: Label, why: str, needed: int | None = None) -> Verdict:
+        return Verdict(label, difference, f"{measured}: {why}.", needed)
+
+    gain = rule.sign * difference.mean
+    if difference.excludes_zero and gain >= rule.smallest_effect:
+        if n_missing:
+            return verdict("inconclusive", f"as predicted, but {n_missing} of the arm's runs missing and the rest survivors")
+        if not distinguishable:
+            needed = seeds_to_decide(difference, rule.smallest_effect)
+            return verdict("inconclusive", "as predicted, but not beyond the noise of all the arms compared", needed)
+        return verdict("supported", f"{rule.predicted} as predicted, by at least the {smallest} that matter")
+    if difference.excludes_zero and gain < 0:
+        return verdict("refuted", f"the interval lies on the side of zero opposite to the predicted {rule.predicted}")
+    if max(abs(difference.t_low), abs(difference.t_high)) <= rule.smallest_effect:
+        return verdict("refuted", f"the interval lies within the {smallest} that matter")
+    needed = seeds_to_decide(difference, rule.smallest_effect)
+    advice = f"about {needed:,} seeds would decide" if needed else "not even 10,000 seeds would decide"
+    return verdict("inconclusive", f"neither the predicted effect nor its absence is shown, and {advice}", needed)
+
+
+def name_winner(
+    table: Array, baseline: int, rule: Rule, rng: np.random.Generator, *, resamples: int = 0
+) -> int | None:
+    """Column of the best arm among those whose verdict is *supported*; None if there is none.
+
+    table: (S, K), `rule.metric` of every run. Best is the mean difference farthest on the predicted side. The bootstrap
+    never decides, so that none is drawn unless asked for. Errors as `compare_to_baseline`.
+    """
+    gains: dict[int, float] = {}
+    for arm in compare_to_baseline(table, baseline, rng, resamples=resamples):
+        verdict = judge(rule, arm.difference, n_missing=arm.n_missing, distinguishable=arm.distinguishable)
+        if verdict.label == "supported" and verdict.effect is not None:
+            gains[arm.arm] = rule.sign * verdict.effect.mean
+    return max(gains, key=gains.__getitem__, default=None)

@@ -1,0 +1,408 @@
+"""What a run is: frozen dataclasses, presets, validation, and the same thing as command-line flags. No torch.
+
+Every field of `ModelConfig`, `DataConfig`, `OptimConfig` and `TrainConfig` can change a result, so all of them enter
+the run's digest (`ngpt.identity`). `Runtime` holds what cannot: device, paths, logging.
+
+The string below a field is its documentation: what it is and in which unit. `train_architectural.py --help` prints it.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import math
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ngpt.errors import InputError
+
+Arch = Literal["gated-ngpt", "ngpt", "gpt", "gated-literal"]
+Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz", "you", "polar-express", "svd"]
+Schedule = Literal["constant", "cosine", "linear", "wsd"]
+
+
+def flag_name(field_name: str) -> str:
+    """`n_layer` -> `--n-layer`."""
+    return "--" + field_name.replace("_", "-")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value is None or (math.isfinite(value) and value > 0), f"{flag_name(name)} must be positive: {value}")
+
+
+def _require_share(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value is None or 0 <= value < 1, f"{flag_name(name)} must lie in [0, 1): {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The architecture. Formulas: `ngpt.model`."""
+
+    arch: Arch = "gated-ngpt"
+    """gated nGPT; the paper's nGPT (arXiv 2410.01131); the unnormalised control; the earlier attempt's gated model"""
+    n_layer: int = 3
+    """transformer blocks"""
+    n_embd: int = 96
+    """width d of the residual stream"""
+    n_head: int = 4
+    """attention heads"""
+    seq_len: int = 128
+    """context length in tokens"""
+    alpha: float = 0.15
+    """initial step size of each residual step (scalar in the gated models, 0.05 per channel in ngpt)"""
+    gate_init: float = 0.0
+    """initial logit of the per-channel gates; a gate is its sigmoid"""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "n_layer", "n_embd", "n_head", "seq_len", "alpha")
+        _require(
+            self.n_embd % self.n_head == 0,
+            f"--n-embd {self.n_embd} is not divisible by --n-head {self.n_head}",
+        )
+        _require(self.n_embd // self.n_head >= 2, "--n-embd leaves less than 2 dimensions a head")
+        _require(math.isfinite(self.gate_init), f"--gate-init must be finite: {self.gate_init}")
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of the MLP: 8d/3 rounded to a multiple of 8 in gated-ngpt, 4d elsewhere (SwiGLU in all but one).
+
+        8d/3 gives the SwiGLU's three matrices the size of two matrices of width 4d. Where 3 divides d it is exact.
+        """
+        if self.arch != "gated-ngpt":
+            return 4 * self.n_embd
+        return 8 * self.n_embd // 3 if self.n_embd % 3 == 0 else 8 * round(self.n_embd / 3)
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether weights live on the unit hypersphere."""
+        return self.arch != "gpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the tokens come from."""
+
+    data: str = "stdlib"
+    """stdlib, fineweb10b, hf:NAME, or a .txt, .jsonl, .parquet or .bin file or a folder of them"""
+    tokenizer: Literal["auto", "bytes", "gpt2"] = "auto"
+    """auto: gpt2 for fineweb10b and .bin shards, bytes for everything else"""
+    shards: int = 4
+    """training shards of fineweb10b to use, 100M tokens each"""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "shards")
+        _require(bool(self.data), "--data is empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer: `--optimizer` moves the hidden matrices, AdamW always moves embeddings, head, gates and scalars."""
+
+    optimizer: Literal["adam", "muon"] = "muon"
+    """what moves the hidden matrices"""
+    lr: float = 0.01
+    """learning rate of the hidden matrices; for Muon the length of each unit vector's step, in radians to first order"""
+    aux_lr: float = 0.003
+    """AdamW learning rate of everything else; the same in every arm unless --aux-lr-ratio ties it to --lr"""
+    aux_lr_ratio: float | None = None
+    """if given, the rate of everything else is this times --lr, and --aux-lr is not used"""
+    momentum: float = 0.95
+    """Muon's momentum, as an exponential moving average"""
+    momentum_start: float | None = None
+    """if given, momentum ramps linearly from here to --momentum"""
+    momentum_warmup_steps: int = 300
+    """length of the momentum ramp in steps"""
+    nesterov: bool = True
+    """Muon's input is (1 - mu) G + mu M instead of M"""
+    orthogonalizer: Orthogonalizer = "newton-schulz"
+    """how the polar factor is computed"""
+    ns_steps: int = 5
+    """iterations of the orthogonalizer"""
+    adjust_lr_fn: Literal["none", "original", "match_rms_adamw"] = "original"
+    """factor on Muon's step by matrix shape; original: sqrt(max(1, m/n)); match_rms_adamw: 0.2 sqrt(max(m, n))"""
+    weight_decay: float = 0.0
+    """decoupled weight decay of the hidden matrices"""
+    lazy_proj_freq: int = 7
+    """project all weights to the sphere every so many steps"""
+    adam_beta1: float = 0.9
+    """AdamW's first-moment decay"""
+    adam_beta2: float = 0.95
+    """AdamW's second-moment decay"""
+    schedule: Schedule = "constant"
+    """shape of the learning rate over the run, for all parameters; wsd is warmup-stable-decay"""
+    warmup_steps: int = 0
+    """linear warm-up in steps"""
+    decay_share: float = 0.2
+    """wsd only: share of the run spent in the final linear decay"""
+    lr_floor: float = 0.0
+    """share of the peak rate at which the schedule ends"""
+    grad_clip: float | None = 1.0
+    """clip the global gradient norm to this; none: no clipping (Muon itself is invariant to the gradient's scale)"""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "lr", "aux_lr", "aux_lr_ratio", "ns_steps", "lazy_proj_freq")
+        _require_positive(self, "momentum_warmup_steps", "grad_clip")
+        _require_share(self, "momentum", "momentum_start", "adam_beta1", "adam_beta2", "lr_floor")
+        _require(0 < self.decay_share <= 1, f"--decay-share must lie in (0, 1]: {self.decay_share}")
+        _require(self.warmup_steps >= 0, f"--warmup-steps must not be negative: {self.warmup_steps}")
+        _require(
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
+            f"--weight-decay must not be negative: {self.weight_decay}",
+        )
+        _require(
+            self.orthogonalizer != "you" or self.ns_steps == 5,
+            f"--orthogonalizer you is a schedule of exactly 5 iterations, not --ns-steps {self.ns_steps}",
+        )
+
+    @property
+    def resolved_aux_lr(self) -> float:
+        """AdamW's rate for embeddings, head, gates and scalars."""
+        return self.aux_lr if self.aux_lr_ratio is None else self.aux_lr_ratio * self.lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how often, in which precision."""
+
+    steps: int = 200
+    """optimizer steps"""
+    time_budget_seconds: float | None = None
+    """if given, stop after this much training time, start-up, compilation and validation excluded"""
+    batch_size: int = 8
+    """sequences a step"""
+    eval_tokens: int = 65536
+    """validation tokens: the first so many of the validation split, the same for every run"""
+    eval_every: int = 50
+    """steps between validations; there is always one at the end"""
+    log_every: int = 1
+    """steps between lines in metrics.jsonl"""
+    telemetry_every: int = 20
+    """steps between measurements of rotation, radial share, drift and orthogonality; 0: never"""
+    max_skipped_in_a_row: int = 10
+    """after so many steps in a row without a finite gradient the run ends as diverged"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """precision of the matrix products, the orthogonaliser's included; weights and norms are always float32"""
+    init_from: str | None = None
+    """a finished run's folder, whose weights (embedding and head excepted) this run starts from"""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "steps", "time_budget_seconds", "batch_size", "eval_tokens", "eval_every", "log_every")
+        _require_positive(self, "max_skipped_in_a_row")
+        _require(self.telemetry_every >= 0, f"--telemetry-every must not be negative: {self.telemetry_every}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, whole."""
+
+    preset: str = "tiny"
+    """a named configuration, which the other flags change"""
+    seed: int = 0
+    """fixes initialisation and data order"""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**63, f"--seed must lie in [0, 2^63): {self.seed}")
+        _require(
+            self.data.data != "fineweb10b" or self.data.tokenizer in ("auto", "gpt2"),
+            "--data fineweb10b holds GPT-2 tokens: --tokenizer bytes cannot read it",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How a run is carried out. Nothing here changes its result, beyond the rounding of another device."""
+
+    out: Path = Path("runs")
+    """folder of run folders"""
+    name: str = ""
+    """a name for people, kept in the record"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda if there is one"""
+    threads: int = 0
+    """CPU threads; 0: one a core. A resumed run keeps the number it started with"""
+    save_every: int = 100
+    """steps between checkpoints"""
+    resume: bool = False
+    """continue a killed run from its checkpoint"""
+    keep_weights: bool = True
+    """leave the final weights in the run folder"""
+    progress: bool = True
+    """show a progress bar on standard error"""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "save_every")
+        _require(self.threads >= 0, f"--threads must not be negative: {self.threads}")
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "trinity": dict(n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, ns_steps=10),
+    "155m": dict(
+        n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400, eval_tokens=1_048_576,
+        data="fineweb10b", dtype="bfloat16",
+    ),
+    "155m-literal": dict(
+        arch="gated-literal", n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400,
+        eval_tokens=1_048_576, data="fineweb10b", lr=0.003, aux_lr_ratio=0.3, nesterov=False,
+        orthogonalizer="newton-schulz-cubic", adjust_lr_fn="none", grad_clip=None,
+    ),
+}  # fmt: skip
+"""Each preset as its difference to the field defaults."""
+
+PRESET_LR: dict[tuple[str, str], float] = {
+    ("tiny", "muon"): 0.01,
+    ("tiny", "adam"): 0.003,
+    ("trinity", "muon"): 0.01,
+    ("trinity", "adam"): 0.003,
+    ("155m", "muon"): 0.01,
+    ("155m", "adam"): 0.001,
+    ("155m-literal", "muon"): 0.003,
+    ("155m-literal", "adam"): 0.0005,
+}
+"""The rate of the hidden matrices when --lr is not given."""
+
+SECTIONS = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "train": TrainConfig}
+
+NO_EFFECT: dict[str, tuple[str, str, frozenset[str]]] = {
+    # field: (deciding field, what a message calls it, values of it under which the field does nothing)
+    "alpha": ("arch", "--arch", frozenset({"gpt"})),
+    "gate_init": ("arch", "--arch", frozenset({"ngpt", "gpt"})),
+    "lazy_proj_freq": ("arch", "--arch", frozenset({"gpt"})),
+    "decay_share": ("schedule", "--schedule", frozenset({"constant", "cosine", "linear"})),
+    "lr_floor": ("schedule", "--schedule", frozenset({"constant"})),
+    **{
+        field: ("optimizer", "--optimizer", frozenset({"adam"}))
+        for field in ("momentum", "momentum_start", "momentum_warmup_steps", "nesterov", "orthogonalizer", "ns_steps",
+                      "adjust_lr_fn")
+    },
+}  # fmt: skip
+"""Flags that would do nothing under another flag's value. Giving one is refused: a flag without effect is a lie."""
+
+
+def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConfig:
+    """A whole configuration from a preset and the fields that differ from it; every field name is unique.
+
+    >>> resolve("tiny", optimizer="adam", n_layer=2).model.n_layer
+    2
+    """
+    _require(preset in PRESETS, f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    owner = {field.name: section for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
+    unknown = sorted(set(overrides) - set(owner))
+    _require(not unknown, f"unknown configuration field: {', '.join(unknown)}")
+
+    values: dict[str, Any] = {**PRESETS[preset], **overrides}
+    values.setdefault("arch", ModelConfig.arch)
+    values.setdefault("optimizer", OptimConfig.optimizer)
+    if "lr" not in overrides:
+        values["lr"] = PRESET_LR[preset, values["optimizer"]]
+    if "alpha" not in values and values["arch"] == "ngpt":
+        values["alpha"] = 0.05  # arXiv 2410.01131, table 1: of the order of 1 / n_layer
+    if values.get("tokenizer", "auto") == "auto":
+        values["tokenizer"] = default_tokenizer(values.get("data", DataConfig.data))
+
+    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in values.items():
+        nested[owner[name]][name] = value
+    config = RunConfig(
+        preset=preset,
+        seed=seed,
+        model=ModelConfig(**nested["model"]),
+        data=DataConfig(**nested["data"]),
+        optim=OptimConfig(**nested["optim"]),
+        train=TrainConfig(**nested["train"]),
+    )
+    flat = flatten(config)
+    for name in overrides:
+        if name in NO_EFFECT:
+            decider, flag, idle = NO_EFFECT[name]
+            _require(flat[decider] not in idle, f"{flag_name(name)} has no effect with {flag} {flat[decider]}")
+    _require(
+        "momentum_warmup_steps" not in overrides or config.optim.momentum_start is not None,
+        "--momentum-warmup-steps has no effect without --momentum-start",
+    )
+    _require(
+        "ns_steps" not in overrides or config.optim.orthogonalizer != "svd",
+        "--ns-steps has no effect with --orthogonalizer svd",
+    )
+    _require(
+        not ("aux_lr" in overrides and config.optim.aux_lr_ratio is not None),
+        "--aux-lr has no effect with --aux-lr-ratio",
+    )
+    return config
+
+
+def default_tokenizer(data: str) -> Literal["bytes", "gpt2"]:
+    """GPT-2 tokens where the data already are GPT-2 tokens, bytes elsewhere."""
+    path = Path(data)
+    shards = path.suffix == ".bin" or (path.is_dir() and any(path.glob("*.bin")))
+    return "gpt2" if data == "fineweb10b" or shards else "bytes"
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """All fields of all sections by name."""
+    flat: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
+    for section in SECTIONS:
+        flat |= dataclasses.asdict(getattr(config, section))
+    return flat
+
+
+def from_dict(content: dict[str, Any]) -> RunConfig:
+    """The inverse of `dataclasses.asdict(config)`; unknown or missing fields raise InputError."""
+    try:
+        sections = {section: kind(**content[section]) for section, kind in SECTIONS.items()}
+        return RunConfig(preset=content["preset"], seed=content["seed"], **sections)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"not a run configuration: {error}") from error
+
+
+# --- flags -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def field_docs(kind: type) -> dict[str, str]:
+    """The string below each field of a dataclass, by field name."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            docs[field.target.id] = str(text.value.value)  # type: ignore[union-attr]
+    return docs
+
+
+def to_flags(config: RunConfig) -> list[str]:
+    """The shortest command line that gives `config`, for a report to print.
+
+    >>> to_flags(resolve("tiny", optimizer="adam", lr=0.01, seed=3))
+    ['--optimizer', 'adam', '--lr', '0.01', '--seed', '3']
+    """
+    flat = flatten(config)
+    chosen: dict[str, Any] = {}
+    for decider in ("arch", "optimizer", "data"):  # first the fields on which others' defaults depend
+        if flat[decider] != flatten(resolve(config.preset, **chosen))[decider]:
+            chosen[decider] = flat[decider]
+    base = flatten(resolve(config.preset, **chosen))
+    chosen |= {name: value for name, value in flat.items() if base[name] != value and name not in ("preset", "seed")}
+    flags = [] if config.preset == "tiny" else ["--preset", config.preset]
+    for name, value in chosen.items():
+        if isinstance(value, bool):
+            flags.append(flag_name(name) if value else flag_name("no_" + name))
+        else:
+            flags += [flag_name(name), "none" if value is None else f"{value}"]
+    return flags + (["--seed", str(config.seed)] if config.seed else [])

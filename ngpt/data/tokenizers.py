@@ -1,0 +1,65 @@
+"""Two tokenizers behind one small interface: bytes, and GPT-2's BPE through tiktoken."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ngpt.errors import InputError
+
+Tokens = NDArray[np.uint16]
+
+BYTES_VOCAB = 257
+"""256 byte values and the end of a document."""
+GPT2_VOCAB = 50257
+"""GPT-2's vocabulary; its last id, 50256, separates documents."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer's size and name. Every document is preceded by the token `end_of_document`."""
+
+    name: Literal["bytes", "gpt2"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return BYTES_VOCAB if self.name == "bytes" else GPT2_VOCAB
+
+    @property
+    def end_of_document(self) -> int:
+        """The id that separates documents: the last one."""
+        return self.vocab_size - 1
+
+    def encode(self, documents: Iterable[bytes]) -> Tokens:
+        """All documents as one stream (n,), each behind its separator."""
+        separator = np.array([self.end_of_document], np.uint16)
+        pieces: list[Tokens] = []
+        for document in documents:
+            pieces.append(separator)
+            if self.name == "bytes":
+                pieces.append(np.frombuffer(document, np.uint8).astype(np.uint16))
+            else:
+                text = document.decode("utf-8")
+                pieces.append(np.array(_gpt2().encode_ordinary(text), np.uint16))
+        return np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
+
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """Bytes of text each token id stands for, (vocab_size,); 0 for the separator."""
+        if self.name == "bytes":
+            return np.array([1] * 256 + [0], np.int64)
+        encoding = _gpt2()
+        lengths = [len(encoding.decode_single_token_bytes(token)) for token in range(GPT2_VOCAB - 1)]
+        return np.array([*lengths, 0], np.int64)
+
+
+def _gpt2():  # type: ignore[no-untyped-def]
+    import tiktoken
+
+    try:
+        return tiktoken.get_encoding("gpt2")
+    except Exception as error:  # tiktoken lets whatever its HTTP client raises through
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"GPT-2's vocabulary is not cached and could not be fetched: {reason}") from error

@@ -1,0 +1,37 @@
+"""Configuration and seed -> an initialised model."""
+
+import torch
+from torch import nn
+
+from ngpt import sphere
+from ngpt.config import ModelConfig
+from ngpt.model.control import ControlTransformer
+from ngpt.model.literal import LiteralTransformer
+from ngpt.model.roles import Role, parameter_specs
+from ngpt.model.sphere_transformer import SphereTransformer
+
+CONTROL_STD = 0.02
+"""Initial standard deviation of the control's matrices (GPT-2's)."""
+
+
+def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> nn.Module:
+    """The model of `config` on the CPU in float32, its matrices drawn from `seed` alone.
+
+    Matrices on the sphere are drawn with standard deviation 1/sqrt(D) and projected, so that they are unit vectors
+    before the first step. The control's are drawn with 0.02, those that write to the residual stream with
+    0.02 / sqrt(2 n_layer).
+    """
+    kinds = {"gpt": ControlTransformer, "gated-literal": LiteralTransformer}
+    model = kinds.get(config.arch, SphereTransformer)(config, vocab_size)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for (name, parameter), spec in zip(model.named_parameters(), parameter_specs(model).values(), strict=True):
+            if spec.role not in (Role.HIDDEN, Role.EMBEDDING, Role.HEAD):
+                continue
+            if spec.sphere_dim is not None:
+                parameter.normal_(std=config.n_embd**-0.5, generator=generator)
+                parameter.copy_(sphere.project(parameter, dim=spec.sphere_dim))
+            else:
+                writes = name.endswith(("attention.o.weight", "mlp.down.weight"))
+                parameter.normal_(std=CONTROL_STD / (2 * config.n_layer) ** (writes / 2), generator=generator)
+    return model

@@ -1,0 +1,173 @@
+"""Layers of the transformers.
+
+Shapes: B batch, T positions, D model width, H heads, K head width, F hidden width of the MLP, V vocabulary.
+N(x) is the projection to the unit sphere along D (or K), computed in float32.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ngpt import sphere
+from ngpt.config import ModelConfig
+from ngpt.model.roles import Declared, Role
+
+
+class Linear(Declared):
+    """y_N = W_NM x_M without bias; W has nn.Linear's layout (out, in)."""
+
+    def __init__(self, n_in: int, n_out: int, role: Role, sphere_dim: int | None) -> None:
+        super().__init__()
+        self.declare("weight", nn.Parameter(torch.empty(n_out, n_in)), role, sphere_dim)
+        self.weight: nn.Parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return F.linear(x, self.weight)
+
+
+class Embedding(Declared):
+    """One vector of width D for each of n ids."""
+
+    def __init__(self, n: int, width: int, sphere_dim: int | None) -> None:
+        super().__init__()
+        self.declare("weight", nn.Parameter(torch.empty(n, width)), Role.EMBEDDING, sphere_dim)
+        self.weight: nn.Parameter
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) integer -> (..., D)."""
+        return F.embedding(ids, self.weight)
+
+
+class Scale(Declared):
+    """A learned vector (or scalar) of effective value parameter * (init / stored).
+
+    The parameter starts at `stored`, so that Adam, which moves every parameter by about lr a step, moves the effective
+    value by lr * init / stored. arXiv 2410.01131, section 2.5.
+    """
+
+    def __init__(self, *shape: int, init: float, stored: float) -> None:
+        super().__init__()
+        self.declare("value", nn.Parameter(torch.full(shape, stored)), Role.SCALAR)
+        self.value: nn.Parameter
+        self.factor = init / stored
+
+    def forward(self) -> Tensor:
+        """The effective value."""
+        return self.value * self.factor
+
+
+class RotaryEmbedding(nn.Module):
+    """RoPE (arXiv 2104.09864), half-split pairs (i, i + K//2), base 10,000; an odd last dimension is not rotated."""
+
+    cos_TK: Tensor
+    sin_TK: Tensor
+
+    def __init__(self, head_width: int, seq_len: int) -> None:
+        super().__init__()
+        self.half = head_width // 2
+        frequency = 10_000.0 ** (-torch.arange(self.half, dtype=torch.float64) / self.half)
+        angle_TK = torch.arange(seq_len, dtype=torch.float64)[:, None] * frequency
+        self.register_buffer("cos_TK", angle_TK.cos().float(), persistent=False)
+        self.register_buffer("sin_TK", angle_TK.sin().float(), persistent=False)
+
+    def forward(self, x_BHTK: Tensor) -> Tensor:
+        """Rotate each head's vectors by their position; same shape and dtype."""
+        T = x_BHTK.size(-2)
+        cos, sin = self.cos_TK[:T], self.sin_TK[:T]
+        first, second, rest = x_BHTK.float().split([self.half, self.half, x_BHTK.size(-1) - 2 * self.half], dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x_BHTK.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention of the sphere models and, with `normalized=False`, of the control.
+
+    normalized: q, k <- s_qk * N(RoPE(.)) per head, softmax scale sqrt(K), because q k' of unit vectors is at most 1
+    (arXiv 2410.01131, equations 15-18). Otherwise plain RoPE attention with scale 1/sqrt(K).
+    """
+
+    def __init__(self, config: ModelConfig, *, normalized: bool) -> None:
+        super().__init__()
+        D = config.n_embd
+        reads, writes = (-1, 0) if normalized else (None, None)
+        self.n_head = config.n_head
+        self.q = Linear(D, D, Role.HIDDEN, reads)
+        self.k = Linear(D, D, Role.HIDDEN, reads)
+        self.v = Linear(D, D, Role.HIDDEN, reads)
+        self.o = Linear(D, D, Role.HIDDEN, writes)
+        self.rope = RotaryEmbedding(D // config.n_head, config.seq_len)
+        self.s_qk = Scale(D, init=1.0, stored=D**-0.5) if normalized else None
+        self.softmax_scale = (D / config.n_head) ** (0.5 if normalized else -0.5)
+
+    def forward(self, h_BTD: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        q, k, v = (rearrange(f(h_BTD), "B T (H K) -> B H T K", H=self.n_head) for f in (self.q, self.k, self.v))
+        q, k = self.rope(q), self.rope(k)
+        if self.s_qk is not None:
+            s_HK = rearrange(self.s_qk(), "(H K) -> H 1 K", H=self.n_head)
+            q, k = (s_HK * sphere.project(x, dim=-1).float() for x in (q, k))
+        y = F.scaled_dot_product_attention(
+            q.to(v.dtype), k.to(v.dtype), v, is_causal=True, scale=self.softmax_scale
+        )
+        return self.o(rearrange(y, "B H T K -> B T (H K)"))
+
+
+class SwiGLU(nn.Module):
+    """down(u * SiLU(g)); normalized: u <- s_u sqrt(D) u and g <- s_g sqrt(D) g (arXiv 2410.01131, equations 20-21).
+
+    The paper's text scales only the gate; its released code scales both, which the normalisation of the branch makes
+    the same function. This follows the code. The paper calls the gate v.
+    """
+
+    def __init__(self, config: ModelConfig, *, normalized: bool) -> None:
+        super().__init__()
+        D, hidden = config.n_embd, config.mlp_hidden
+        reads, writes = (-1, 0) if normalized else (None, None)
+        self.u = Linear(D, hidden, Role.HIDDEN, reads)
+        self.g = Linear(D, hidden, Role.HIDDEN, reads)
+        self.down = Linear(hidden, D, Role.HIDDEN, writes)
+        self.s_u = Scale(hidden, init=1.0, stored=1.0) if normalized else None
+        self.s_g = Scale(hidden, init=1.0, stored=1.0) if normalized else None
+        self.root_width = math.sqrt(D)
+
+    def forward(self, h_BTD: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        u_BTF, g_BTF = self.u(h_BTD), self.g(h_BTD)
+        if self.s_u is not None and self.s_g is not None:
+            u_BTF = u_BTF * (self.s_u() * self.root_width).to(u_BTF.dtype)
+            g_BTF = g_BTF * (self.s_g() * self.root_width).to(g_BTF.dtype)
+        return self.down(u_BTF * F.silu(g_BTF))
+
+
+class PaperResidual(nn.Module):
+    """h <- N(h + |a| * (N(f) - h)), a a vector that starts at alpha. arXiv 2410.01131, equations 10-11."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.a = Scale(config.n_embd, init=config.alpha, stored=config.n_embd**-0.5)
+
+    def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
+        """Both (B, T, D); h unit along D before and after."""
+        return sphere.project(h_BTD + self.a().abs() * (sphere.project(f_BTD, dim=-1) - h_BTD), dim=-1)
+
+
+class GatedResidual(Declared):
+    """h <- N(h + sigmoid(g) * a * (N(f) - h)), g a vector, a a scalar that starts at alpha.
+
+    With `literal`, the earlier attempt's step instead: h <- N(h + sigmoid(g) * a * f).
+    """
+
+    def __init__(self, config: ModelConfig, *, literal: bool = False) -> None:
+        super().__init__()
+        self.literal = literal
+        self.declare("gate", nn.Parameter(torch.full((config.n_embd,), config.gate_init)), Role.GATE)
+        self.gate: nn.Parameter
+        self.a = Scale(init=config.alpha, stored=config.alpha)
+
+    def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
+        """Both (B, T, D); h unit along D before and after."""
+        towards = f_BTD.float() if self.literal else sphere.project(f_BTD, dim=-1) - h_BTD
+        return sphere.project(h_BTD + torch.sigmoid(self.gate) * self.a() * towards, dim=-1)

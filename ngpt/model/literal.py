@@ -1,0 +1,63 @@
+"""The earlier attempt's gated model (dnhkng/nGPT-muon), for comparison with its published losses. Not an nGPT.
+
+What it has: learned positions, fused q k v, no QK norm, softmax scale 1/sqrt(K), GELU, a frozen logit scale of 15, a
+residual step that neither normalises the branch nor interpolates, and rows for unit vectors in every matrix, also
+where columns belong on the sphere.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ngpt import sphere
+from ngpt.config import ModelConfig
+from ngpt.model.layers import Embedding, GatedResidual, Linear
+from ngpt.model.roles import Declared, Role
+
+LOGIT_SCALE = 15.0
+
+
+class LiteralBlock(nn.Module):
+    """h <- N(h + sigmoid(g) * a * f(h)) for attention, then for a GELU MLP of width 4D."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D = config.n_embd
+        self.n_head = config.n_head
+        self.qkv = Linear(D, 3 * D, Role.HIDDEN, -1)
+        self.o = Linear(D, D, Role.HIDDEN, -1)
+        self.attention_step = GatedResidual(config, literal=True)
+        self.fc1 = Linear(D, config.mlp_hidden, Role.HIDDEN, -1)
+        self.fc2 = Linear(config.mlp_hidden, D, Role.HIDDEN, -1)
+        self.mlp_step = GatedResidual(config, literal=True)
+
+    def forward(self, h_BTD: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D), unit along D."""
+        q, k, v = rearrange(self.qkv(h_BTD), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        h_BTD = self.attention_step(h_BTD, self.o(rearrange(y, "B H T K -> B T (H K)")))
+        return self.mlp_step(h_BTD, self.fc2(F.gelu(self.fc1(h_BTD))))
+
+
+class LiteralTransformer(Declared):
+    """logits = 15 E_out h, h from N(token + position). 155,166,743 parameters at the preset 155m-literal."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        D = config.n_embd
+        self.embedding = Embedding(vocab_size, D, sphere_dim=-1)
+        self.position = Embedding(config.seq_len, D, sphere_dim=-1)
+        self.blocks = nn.ModuleList(LiteralBlock(config) for _ in range(config.n_layer))
+        self.head = Linear(D, vocab_size, Role.HEAD, -1)
+        frozen = nn.Parameter(torch.tensor(LOGIT_SCALE), requires_grad=False)
+        self.declare("logit_scale", frozen, Role.FROZEN)
+        self.logit_scale: nn.Parameter
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Token ids (B, T) -> logits (B, T, V)."""
+        position_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
+        h_BTD = sphere.project(self.embedding(ids_BT) + self.position(position_T), dim=-1)
+        for block in self.blocks:
+            h_BTD = block(h_BTD)
+        return self.logit_scale * self.head(h_BTD)

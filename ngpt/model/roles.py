@@ -1,0 +1,65 @@
+"""What each parameter is: its role decides its optimizer, its sphere axis decides along which dimension it is unit.
+
+A module declares the specs of the parameters it owns itself, where it creates them; `parameter_specs` collects them
+and checks that every parameter of a model is declared exactly once. Nothing is guessed from names or shapes.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import nn
+
+
+class Role(StrEnum):
+    """What a parameter does in the model."""
+
+    HIDDEN = "hidden"
+    """matrix of an attention or MLP layer: the one kind that Muon moves"""
+    EMBEDDING = "embedding"
+    """token or position vectors that enter the residual stream"""
+    HEAD = "head"
+    """output vectors, one a token"""
+    GATE = "gate"
+    """logits of the residual gates"""
+    SCALAR = "scalar"
+    """learned scales and step sizes"""
+    FROZEN = "frozen"
+    """counted, never trained"""
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """Role and sphere axis of one parameter."""
+
+    role: Role
+    sphere_dim: int | None = None
+    """dimension along which the parameter is made of unit vectors; None where it does not lie on the sphere"""
+
+
+class Declared(nn.Module):
+    """A module that declares the parameters it owns directly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.specs: dict[str, ParameterSpec] = {}
+
+    def declare(self, name: str, parameter: nn.Parameter, role: Role, sphere_dim: int | None = None) -> None:
+        """Register `parameter` under `name` with its spec."""
+        self.register_parameter(name, parameter)
+        self.specs[name] = ParameterSpec(role, sphere_dim)
+
+
+def parameter_specs(model: nn.Module) -> dict[str, ParameterSpec]:
+    """Spec of every parameter by its full name, in the order of `named_parameters`.
+
+    Raises ValueError if a parameter has no spec or is shared between modules.
+    """
+    specs: dict[str, ParameterSpec] = {}
+    for prefix, module in model.named_modules():
+        for name, spec in getattr(module, "specs", {}).items():
+            specs[f"{prefix}.{name}" if prefix else name] = spec
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    unspecified, unknown = set(names) - set(specs), set(specs) - set(names)
+    if unspecified or unknown or len(names) != sum(1 for _ in model.parameters()):
+        raise ValueError(f"parameters without a spec: {sorted(unspecified)}; specs without one: {sorted(unknown)}")
+    return {name: specs[name] for name in names}

@@ -1,0 +1,136 @@
+"""Orthogonalisers: the polar factor U V' of G = U S V' for stacks of matrices (..., m, n), and approximations of it.
+
+Each is a sequence of odd polynomials p(s) = a s + b s^3 + c s^5 applied to the singular values, evaluated with matrix
+products only: A = X X', X <- a X + (b A + c A A) X. The coefficient rows are data with their source.
+
+Five steps do not orthogonalise exactly; what they give for singular values s in [0.01, 1] after normalisation
+(reproduced in tests/test_polar.py):
+
+    newton-schulz  0.68 - 1.14      polar-express        0.87 - 1.13
+    you            0.97 - 1.04      newton-schulz-cubic  0.07 - 1.00, so it shortens the step about 4x
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ngpt.config import Orthogonalizer
+
+Row = tuple[float, float, float]
+
+CUBIC: Row = (1.5, -0.5, 0.0)
+"""X (3I - X'X) / 2, Newton-Schulz in its classical form; converges from below. N. Higham, Functions of Matrices, ch. 8.
+
+The earlier attempt (dnhkng/nGPT-muon) ran five steps of it; it needs 10 to 20 to orthogonalise a gradient."""
+
+QUINTIC: Row = (3.4445, -4.7750, 2.0315)
+"""Keller Jordan, Muon (kellerjordan.github.io/posts/muon, 2024): largest slope at 0 that still ends near 1."""
+
+YOU: tuple[Row, ...] = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+"""Y. Jiacheng's five-step schedule (2024), as used by NVIDIA Emerging-Optimizers and Dion; five steps exactly."""
+
+POLAR_EXPRESS: tuple[Row, ...] = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+"""N. Amsel et al., The Polar Express (arXiv 2505.16932), Algorithm 1: the minimax polynomials for s in [1e-3, 1].
+
+The last row repeats for further steps. All but the last are used with `POLAR_EXPRESS_SAFETY`."""
+
+POLAR_EXPRESS_SAFETY = 1.01
+"""Same source: p(s / 1.01) instead of p(s), and a norm 1.01 times too large, keep rounding from leaving [0, 1]."""
+
+METHODS: tuple[Orthogonalizer, ...] = ("newton-schulz-cubic", "newton-schulz", "you", "polar-express", "svd")
+
+
+def coefficients(method: Orthogonalizer, steps: int) -> tuple[Row, ...]:
+    """The rows of `method` for `steps` iterations. Raises ValueError where the method has no such schedule."""
+    if steps < 1:
+        raise ValueError(f"an orthogonaliser needs at least one step, not {steps}")
+    match method:
+        case "newton-schulz-cubic":
+            return (CUBIC,) * steps
+        case "newton-schulz":
+            return (QUINTIC,) * steps
+        case "you":
+            if steps != len(YOU):
+                raise ValueError(f"'you' is a schedule of exactly {len(YOU)} steps, not {steps}")
+            return YOU
+        case "polar-express":
+            r = POLAR_EXPRESS_SAFETY
+            rows = tuple((a / r, b / r**3, c / r**5) for a, b, c in POLAR_EXPRESS[:-1])
+            return (rows + POLAR_EXPRESS[-1:] * max(1, steps - len(rows)))[:steps]
+    raise ValueError(f"{method!r} has no polynomial")
+
+
+def orthogonalize(G: Tensor, *, method: Orthogonalizer, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Approximate polar factor of each matrix of G (..., m, n), in `dtype`; G itself is never written to.
+
+    Invariant to a factor on G down to entries of 1e-30: a power of two brings the largest entry near 1 before
+    anything is squared. That factor is exact, so in bfloat16 with "newton-schulz" the result is the one of
+    `torch.optim.Muon` bit for bit wherever that one's eps = 1e-7 does not act. Zero matrices give zero.
+    Non-finite entries give non-finite results, as they should.
+    """
+    if method == "svd":
+        return exact_polar(G).to(dtype)
+    safety = POLAR_EXPRESS_SAFETY if method == "polar-express" else 1.0
+    return polynomial_polar(_normalized(G, dtype, safety), coefficients(method, steps))
+
+
+def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:
+    """G / (safety |G|_F) in `dtype`, of spectral norm at most 1."""
+    largest = G.abs().amax(dim=(-2, -1), keepdim=True)
+    exponent = torch.frexp(largest.float()).exponent.clamp(-126, 126)
+    X = torch.ldexp(G.float(), -exponent).to(dtype)
+    scale = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
+    if safety != 1.0:
+        scale = scale * safety
+    return X / scale.clamp_min(1e-7)
+
+
+def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Apply p(s) = a s + b s^3 + c s^5, row after row, to the singular values of X (..., m, n). Not in place.
+
+    Works on the Gram matrix of the shorter side: 2 min(m, n)^2 (2 max(m, n) + min(m, n)) flops a row.
+    """
+    tall = X.size(-2) > X.size(-1)
+    X = X.mT if tall else X
+    single = X.ndim == 2
+    X = X.unsqueeze(0) if single else X
+    batch = X.shape[:-2]
+    X = X.reshape(-1, *X.shape[-2:])
+    for a, b, c in rows:
+        A = X @ X.mT
+        B = torch.baddbmm(A, A, A, beta=b, alpha=c) if c else b * A
+        X = torch.baddbmm(X, B, X, beta=a)
+    X = X.reshape(*batch, *X.shape[-2:])
+    X = X.squeeze(0) if single else X
+    return X.mT if tall else X
+
+
+def exact_polar(G: Tensor) -> Tensor:
+    """U V' from the singular value decomposition in float64: the oracle, slow. Null directions give zero, not noise."""
+    U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
+    rank = S > S.amax(dim=-1, keepdim=True) * max(G.shape[-2:]) * torch.finfo(G.dtype).eps
+    return ((U * rank.unsqueeze(-2)) @ Vh).to(G.dtype)
+
+
+def orthogonality_error(O: Tensor) -> Tensor:
+    """|O O' - I|_F / sqrt(k) on the shorter side k = min(m, n), per matrix of O (..., m, n); 0 for an exact factor."""
+    O = O.float()
+    gram = O @ O.mT if O.size(-2) <= O.size(-1) else O.mT @ O
+    k = gram.size(-1)
+    return torch.linalg.matrix_norm(gram - torch.eye(k, device=O.device)) / k**0.5

@@ -1,0 +1,251 @@
+"""Float64 oracle of the optimizer steps, one matrix at a time.
+
+Legend: W weight, G gradient, M momentum, O orthogonalised momentum, D = -O descent
+direction, V second moment; matrices are (..., m, n), the leading axes being a stack
+of independent matrices. Nothing is done in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def _each_matrix(G: ArrayLike, rule: Callable[[Array], Array]) -> Array:
+    """Apply rule, (m, n) -> (m, n), to every matrix of a stack (..., m, n)."""
+    G_array = np.array(G, dtype=np.float64)
+    result = np.empty_like(G_array)
+    for index in np.ndindex(*G_array.shape[:-2]):
+        result[index] = rule(G_array[index])
+    return result
+
+
+def _frobenius(X: Array) -> float:
+    """|X|_F, scaled by the largest entry so that 1e-200 is not lost."""
+    largest = float(np.max(np.abs(X), initial=0.0))
+    if largest == 0.0:
+        return 0.0
+    return largest * math.sqrt(float(np.sum((X / largest) ** 2)))
+
+
+def polar_exact(G: ArrayLike) -> Array:
+    """Orthogonal polar factor by singular value decomposition.
+
+    sum_i u_i v_i^T over the singular values above eps max(m, n) s_1, where
+    G = sum_i s_i u_i v_i^T; zero G gives zero. G: (..., m, n). All singular values of
+    the result are 1 (or 0 where G lacks rank). Source: Higham, Functions of Matrices
+    (2008), Theorem 8.1.
+    """
+
+    def rule(g: Array) -> Array:
+        scale = _frobenius(g)
+        if scale == 0.0:
+            return np.zeros_like(g)
+        left, values, right = np.linalg.svd(g / scale, full_matrices=False)
+        floor = np.finfo(np.float64).eps * max(g.shape) * values[0]
+        result = np.zeros_like(g)
+        for i, value in enumerate(values):
+            if value > floor:
+                result += np.outer(left[:, i], right[i])
+        return result
+
+    return _each_matrix(G, rule)
+
+
+def polynomial_polar(G: ArrayLike, rows: Sequence[tuple[float, float, float]], safety: float = 1.0) -> Array:
+    """Approximate polar factor by odd quintic polynomials of the singular values.
+
+    X = G / (safety |G|_F), then for each row (a, b, c):
+    X <- a X + b (X X^T) X + c (X X^T)^2 X. Zero G gives zero. G: (..., m, n).
+    Source: arXiv 2505.16932 (Polar Express, a row per step); Keller Jordan's Muon (one
+    repeated row). Differs from both: no additive epsilon, so exactly scale-invariant.
+    """
+
+    def rule(g: Array) -> Array:
+        scale = _frobenius(g)
+        if scale == 0.0:
+            return np.zeros_like(g)
+        X = (g / scale) / safety
+        for a, b, c in rows:
+            A = X @ X.T
+            X = a * X + b * (A @ X) + c * (A @ A @ X)
+        return X
+
+    return _each_matrix(G, rule)
+
+
+def shape_ratio(shape: Sequence[int], adjust_lr_fn: str | None) -> float:
+    """Learning-rate factor of a matrix (m, n).
+
+    None or "original": sqrt(max(1, m / n)); "match_rms_adamw": 0.2 sqrt(max(m, n)).
+    Source: torch.optim.Muon, `_adjust_lr`; arXiv 2502.16982 section 2.2 for the second.
+    """
+    m, n = shape[-2], shape[-1]
+    if adjust_lr_fn in (None, "original"):
+        return math.sqrt(max(1.0, m / n))
+    if adjust_lr_fn == "match_rms_adamw":
+        return 0.2 * math.sqrt(max(m, n))
+    raise ValueError(f"unknown adjust_lr_fn {adjust_lr_fn!r}")
+
+
+def muon(
+    W: ArrayLike,
+    grads: Sequence[ArrayLike],
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    adjust_lr_fn: str | None,
+    orthogonalize: Callable[[Array], Array],
+) -> list[Array]:
+    """Weights after each step of Muon.
+
+    M <- mu M + (1 - mu) G, M = 0 at first; O = orthogonalize((1 - mu) G + mu M) with
+    Nesterov, else orthogonalize(M); W <- (1 - lr weight_decay) W - lr ratio O, with
+    ratio = shape_ratio. W and each gradient: (..., m, n); lr in weight units per unit
+    of O. Source: torch.optim.Muon 2.13 (decay uses the unadjusted lr).
+    """
+    W_array = np.array(W, dtype=np.float64)
+    M = np.zeros_like(W_array)
+    ratio = shape_ratio(W_array.shape, adjust_lr_fn)
+    weights = []
+    for grad in grads:
+        G = np.array(grad, dtype=np.float64)
+        M = momentum * M + (1.0 - momentum) * G
+        used = (1.0 - momentum) * G + momentum * M if nesterov else M
+        O = np.asarray(orthogonalize(used.copy()), dtype=np.float64)  # noqa: E741
+        W_array = W_array * (1.0 - lr * weight_decay) - lr * ratio * O
+        weights.append(W_array)
+    return weights
+
+
+def adamw(
+    W: ArrayLike,
+    grads: Sequence[ArrayLike],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> list[Array]:
+    """Weights after each step of AdamW, any shape.
+
+    W <- (1 - lr weight_decay) W; m <- beta1 m + (1 - beta1) G;
+    v <- beta2 v + (1 - beta2) G^2;
+    W <- W - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps), t = 1, 2, ...
+    Source: arXiv 1711.05101 Algorithm 2, with torch.optim.AdamW's decay by lr.
+    """
+    W_array = np.array(W, dtype=np.float64)
+    first, second = np.zeros_like(W_array), np.zeros_like(W_array)
+    weights = []
+    for t, grad in enumerate(grads, start=1):
+        G = np.array(grad, dtype=np.float64)
+        W_array = W_array * (1.0 - lr * weight_decay)
+        first = beta1 * first + (1.0 - beta1) * G
+        second = beta2 * second + (1.0 - beta2) * G * G
+        mean = first / (1.0 - beta1**t)
+        root = np.sqrt(second / (1.0 - beta2**t))
+        W_array = W_array - lr * mean / (root + eps)
+        weights.append(W_array)
+    return weights
+
+
+def clip_global_norm(grads: Sequence[ArrayLike], max_norm: float) -> tuple[list[Array], float]:
+    """Gradients scaled together so that their joint norm is at most max_norm.
+
+    norm = sqrt(sum of all squared entries); each G <- G min(1,
+    max_norm / (norm + 1e-6)).
+    Returns (scaled gradients, norm before scaling).
+    Source: torch.nn.utils.clip_grad_norm_; arXiv 1211.5063 Algorithm 1, without 1e-6.
+    """
+    arrays = [np.array(g, dtype=np.float64) for g in grads]
+    norm = math.sqrt(math.fsum(float(e) ** 2 for g in arrays for e in g.ravel()))
+    factor = min(1.0, max_norm / (norm + 1e-6))
+    return [g * factor for g in arrays], norm
+
+
+def normuon(
+    O: ArrayLike,  # noqa: E741
+    V: ArrayLike,
+    beta2: float,
+    floor: float = 1e-10,
+) -> tuple[Array, Array]:
+    """Variance reduction of NorMuon along the shorter side, |O|_F kept.
+
+    q = mean of O^2 over the shorter side: one value per row (m, 1) if m >= n, else one
+    per column (1, n); V' = beta2 V + (1 - beta2) q, no bias correction;
+    P = O / sqrt(max(V', floor)); O' = P |O|_F / |P|_F. O: (..., m, n),
+    V: (..., m, 1) or (..., 1, n), zero at the first step. Returns (O', V').
+    Source: arXiv 2510.05491 with the short axis of modded-nanogpt. Differs from the
+    paper: the paper always takes one value per row.
+    """
+    O_array = np.array(O, dtype=np.float64)
+    V_array = np.array(V, dtype=np.float64)
+    m, n = O_array.shape[-2:]
+    V_shape = (*O_array.shape[:-2], m, 1) if m >= n else (*O_array.shape[:-2], 1, n)
+    if V_array.shape != V_shape:
+        raise ValueError(f"V has shape {V_array.shape}, expected {V_shape}")
+    O_after, V_after = np.zeros_like(O_array), np.zeros_like(V_array)
+    for index in np.ndindex(*O_array.shape[:-2]):
+        lines = O_array[index] if m >= n else O_array[index].T
+        V_new = np.empty(max(m, n))
+        P = np.zeros_like(lines)
+        for i, line in enumerate(lines):
+            q = sum(float(e) ** 2 for e in line) / min(m, n)
+            V_new[i] = beta2 * V_array[index].ravel()[i] + (1.0 - beta2) * q
+            P[i] = line / math.sqrt(max(V_new[i], floor))
+        if _frobenius(P) > 0.0:
+            P = P * (_frobenius(lines) / _frobenius(P))
+        O_after[index] = P if m >= n else P.T
+        V_after[index] = V_new.reshape(V_shape[-2:])
+    return O_after, V_after
+
+
+def cautious_decay(
+    W: ArrayLike,
+    O: ArrayLike,  # noqa: E741
+    strength: float,
+) -> Array:
+    """Weight decay only where the coming step -O also shrinks the weight.
+
+    W - strength * 1[O W >= 0] * W, elementwise. W, O: any one shape; strength is the
+    whole factor (lr times weight decay). Source: arXiv 2510.12402, mask with >=.
+    """
+    W_array, O_array = np.array(W, dtype=np.float64), np.array(O, dtype=np.float64)
+    result = W_array.copy()
+    for index in np.ndindex(*W_array.shape):
+        if O_array[index] * W_array[index] >= 0.0:
+            result[index] = W_array[index] - strength * W_array[index]
+    return result
+
+
+def geodesic_step(W: ArrayLike, D: ArrayLike, lr: float, mode: str, dim: int) -> Array:
+    """Each unit vector of W moved along the geodesic of its descent direction.
+
+    u = D_w - <w, D_w> w; theta = lr ("lr") or lr |u| ("lr-norm"), radians;
+    w <- w cos(theta) + (u / |u|) sin(theta); w stays where u is zero, that is where
+    |u| <= 1e-12 |D_w|. W: unit vectors along dim; D = -O: the shape of W.
+    Source: Absil et al., Optimization Algorithms on Matrix Manifolds (2008),
+    section 5.4 (exponential map of the sphere).
+    """
+    if mode not in ("lr", "lr-norm"):
+        raise ValueError(f"unknown mode {mode!r}")
+    W_last = np.moveaxis(np.array(W, dtype=np.float64), dim, -1)
+    D_last = np.moveaxis(np.array(D, dtype=np.float64), dim, -1)
+    result = W_last.copy()
+    for index in np.ndindex(*W_last.shape[:-1]):
+        w, d = W_last[index], D_last[index]
+        u = d - float(np.dot(w, d)) * w
+        u_norm, d_norm = float(np.linalg.norm(u)), float(np.linalg.norm(d))
+        if u_norm <= 1e-12 * d_norm:
+            continue
+        theta = lr if mode == "lr" else lr * u_norm
+        result[index] = w * math.cos(theta) + (u / u_norm) * math.sin(theta)
+    return np.moveaxis(result, -1, dim)
