@@ -1,18 +1,17 @@
 """Statistics of one campaign: pure functions on a (seed x arm) table, with an explicit random generator.
 
-A `table` is float64 of shape (S seeds, K arms) and holds one metric in the metric's own unit. Arms are paired by seed: the
-same row means the same initialisation and the same batches, so a row is a block and its effect cancels in every difference.
-An entry that is not finite is a missing run: never started, diverged, or (for steps to a target) never there.
+A `table` is float64 of shape (S seeds, K arms) and holds one metric in the metric's own unit. Arms are paired by seed:
+the same row means the same initialisation and the same batches, so a row is a block and its effect cancels in every
+difference. An entry that is not finite is a missing run: never started, diverged, or (steps to a target) never there.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 Array = NDArray[np.float64]
 
@@ -63,9 +62,10 @@ class ArmComparison:
     def distinguishable(self) -> bool:
         """Whether the difference is more than noise: own t interval without zero, Holm p below 0.05, no run missing.
 
-        Both tests, for two reasons. The pooled one has (n - 1)(k - 1) degrees of freedom instead of n - 1: with 5 seeds and
-        6 arms, Holm over paired t-tests finds an effect of three noise floors only about half the time. But it assumes one
-        spread for all arms, so that an arm noisier than the rest would pass too easily; its own interval stops that.
+        Both tests, for two reasons. The pooled one has (n - 1)(k - 1) degrees of freedom instead of n - 1: with 5 seeds
+        and 6 arms, Holm over paired t-tests alone finds an effect of three noise floors only 60% of the time, this rule
+        about 90%. But it assumes one spread for all arms, so that an arm noisier than the rest would pass too easily;
+        its own interval stops that.
         """
         if self.n_missing or self.difference is None or self.p_holm is None:
             return False
@@ -135,8 +135,8 @@ def holm(p_values: ArrayLike) -> Array:
 
         p'_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)),  p_(1) <= ... <= p_(m)
 
-    p_values: (m,), any dependence among them; returned adjusted in the order given. Raises ValueError for a NaN or a value
-    outside [0, 1]: a test that was not made has no place in the family.
+    p_values: (m,), with any dependence among them; returned adjusted in the order given. Raises ValueError for a NaN or
+    a value outside [0, 1]: a test that was not made needs a decision (p = 1), not a gap.
 
     Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
     """
@@ -151,13 +151,14 @@ def holm(p_values: ArrayLike) -> Array:
 
 
 def pooled_p_values(table: Array, baseline: int) -> Array:
-    """Two-sided p of each arm minus the baseline, with the noise pooled over all arms: a randomised complete block model.
+    """Two-sided p of each arm minus the baseline in a randomised complete block model: noise pooled over all arms.
 
-        y_ij = seed_i + arm_j + e_ij,  s^2 = sum e_ij^2 / ((n - 1)(k - 1)),  t_j = (arm_j - arm_baseline) / sqrt(2 s^2 / n)
+        y_ij = seed_i + arm_j + e_ij,  i = 1..n,  j = 1..k
+        s^2 = sum e_ij^2 / ((n - 1)(k - 1)),  t_j = (arm_j - arm_baseline) / sqrt(2 s^2 / n)
 
-    table: (S, K), reduced to the n seeds that are complete for all k arms. Returns (K - 1,): the arms in their order without
-    the baseline. For k = 2 this is the paired t-test. Assumes the same spread in every arm: one arm far noisier than the rest
-    raises every other arm's p. Raises ValueError for fewer than two complete seeds.
+    table: (S, K), reduced to the n seeds that are complete for all k arms. Returns (K - 1,): the arms in their order
+    without the baseline. For k = 2 this is the paired t-test. Assumes the same spread in every arm: one arm far noisier
+    than the rest raises every other arm's p. Raises ValueError for fewer than two complete seeds.
 
     Source: Montgomery, Design and Analysis of Experiments, chapter 4 (randomised complete block design).
     """
@@ -175,7 +176,7 @@ def pooled_p_values(table: Array, baseline: int) -> Array:
     residuals -= residuals.mean(axis=1, keepdims=True)
     df = (n - 1) * (k - 1)
     standard_error = math.sqrt(2 * float((residuals**2).sum()) / df / n)
-    return np.array([_two_sided_p(float(effects[arm]), standard_error, df) for arm in arms])
+    return _two_sided_p(effects[arms], standard_error, df)
 
 
 def compare_to_baseline(
@@ -183,10 +184,10 @@ def compare_to_baseline(
 ) -> list[ArmComparison]:
     """Compare every other arm with the baseline, each on its own pairs and all together under one error rate.
 
-    table: (S, K). resamples: of each arm's bootstrap interval, 0 for none. An arm with missing runs is compared on the pairs
-    that are left, but those are the runs that survived: it is kept out of the pooled model, counts in Holm's family with p = 1,
-    and is never distinguishable. A seed on which the baseline is missing drops out for all arms, and is nobody's failure.
-    Raises ValueError if `baseline` is no column.
+    table: (S, K). resamples: of each arm's bootstrap interval, 0 for none. An arm with missing runs is compared on the
+    pairs that are left, but those are the runs that survived: it is kept out of the pooled model, counts in Holm's
+    family with p = 1, and is never distinguishable. A seed without the baseline drops out for all arms and is no arm's
+    failure. Raises ValueError if `baseline` is no column.
     """
     table, arms = _checked(table, baseline)
     present = np.isfinite(table)
@@ -213,8 +214,8 @@ def compare_to_baseline(
 def noise_floor(table: Array, baseline: int) -> float:
     """Sample standard deviation of the baseline over its seeds, in the table's unit.
 
-    table: (S, K). It contains the seed effects, which pairing removes: a paired difference can be sharper than the floor.
-    Raises ValueError if `baseline` is no column or has fewer than two results.
+    table: (S, K). It contains the seed effects, which pairing removes: a paired difference can be sharper than the
+    floor. Raises ValueError if `baseline` is no column or has fewer than two results.
     """
     table, _ = _checked(table, baseline)
     values = table[np.isfinite(table[:, baseline]), baseline]
@@ -236,11 +237,11 @@ def best_lr(
 
         loss(lr) = loss* + c (log lr - log lr*)^2,  c > 0
 
-    lrs: (K,), distinct and positive, in any order. table: (S, K), losses of these arms; an arm without every seed is left out.
-    Every arm has the same seeds, so that least squares on the points of all seeds is the parabola through the three means.
-    The interval repeats all of it, the choice of the three arms too, on `resamples` draws of whole seeds (0 for none).
-    tolerance: height of the basin in the unit of the loss; between arms the mean curve is linear in log lr, and an end is
-    open where the grid, or the arms without missing runs, end first. Raises ValueError for a bad grid or with no arm left.
+    lrs: (K,), distinct and positive, in any order. table: (S, K), losses of these arms; an arm without every seed is
+    left out. The others have the same seeds, so that least squares on their points is the parabola through the three
+    means. The interval repeats all of it, the choice of the arms too, on `resamples` draws of whole seeds (0 for none).
+    tolerance: height of the basin in the unit of the loss; between arms the mean curve is linear in log lr, and an end
+    is open where the grid, or the arms with every seed, end first. Raises ValueError for a bad grid or no arm left.
     """
     grid, table = np.asarray(lrs, dtype=np.float64), np.asarray(table, dtype=np.float64)
     if table.ndim != 2 or grid.shape != table.shape[1:]:
@@ -290,12 +291,12 @@ def steps_to_reach(steps: ArrayLike, losses: ArrayLike, target: float) -> float:
 
         step = s_{i-1} + (s_i - s_{i-1}) (l_{i-1} - target) / (l_{i-1} - l_i),  i = first point with l_i <= target
 
-    steps: (N,), increasing; losses: (N,), in the target's unit. Points that are not finite are no record and are dropped.
-    Raises ValueError for unequal shapes, steps that do not increase, or a target that is not finite.
+    steps: (N,), increasing; losses: (N,), in the target's unit. Points that are not finite are no record and are
+    dropped. Raises ValueError for unequal shapes, steps that do not increase, or a target that is not finite.
     """
     s, curve = np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if s.ndim != 1 or s.shape != curve.shape or np.any(np.diff(s) <= 0):
-        raise ValueError(f"a curve needs increasing steps and one loss for each, got shapes {s.shape} and {curve.shape}")
+        raise ValueError(f"a curve needs increasing steps, one loss each, got shapes {s.shape} and {curve.shape}")
     if not math.isfinite(target):
         raise ValueError(f"the target must be finite, got {target}")
     recorded = np.isfinite(curve)
@@ -322,7 +323,7 @@ def seeds_to_decide(difference: PairedDifference, smallest_effect: float) -> int
     return difference.n + 1 + int(deciding[0]) if deciding.size else None
 
 
-def _checked(table: Array, baseline: int) -> tuple[Array, Sequence[int]]:
+def _checked(table: Array, baseline: int) -> tuple[Array, list[int]]:
     """Return the table as float64 and the columns other than the baseline's."""
     table = np.asarray(table, dtype=np.float64)
     if table.ndim != 2 or not 0 <= baseline < table.shape[1]:
@@ -342,10 +343,11 @@ def _half_widths_per_sd() -> Array:
     return np.asarray(stats.t.ppf(1 - LEVEL / 2, n - 1) / np.sqrt(n))
 
 
-def _two_sided_p(estimate: float, standard_error: float, df: int) -> float:
+def _two_sided_p(estimate: ArrayLike, standard_error: float, df: int) -> Array:
+    estimate = np.asarray(estimate, dtype=np.float64)
     if standard_error == 0:
-        return float(estimate == 0)
-    return float(2 * stats.t.sf(abs(estimate) / standard_error, df))
+        return np.where(estimate == 0, 1.0, 0.0)
+    return np.asarray(2 * special.stdtr(df, -np.abs(estimate) / standard_error))  # stats.t.sf without its overhead
 
 
 def _vertex(x: Array, y: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
@@ -370,7 +372,7 @@ def _vertex(x: Array, y: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
 
 
 def _reach(grid: Array, mean: Array, level: float) -> tuple[float, bool]:
-    """Walk from the minimum (first entry) to where the curve leaves the level: that rate, and whether the grid ended first."""
+    """Where a curve that starts at its minimum rises above the level, and whether the grid ends before it does."""
     above = np.flatnonzero(mean > level)
     if not above.size:
         return float(grid[-1]), True

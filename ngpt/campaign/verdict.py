@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ngpt.campaign.statistics import Array, PairedDifference, compare_to_baseline, seeds_to_decide
+from ngpt.campaign.statistics import LEVEL, MOST_SEEDS, Array, PairedDifference, compare_to_baseline, seeds_to_decide
 
 Direction = Literal["lower", "higher"]
 Label = Literal["supported", "refuted", "inconclusive"]
@@ -64,46 +64,43 @@ def judge(
         refuted       the t interval lies on the other side of zero, or within +- smallest_effect
         inconclusive  otherwise, and always with fewer than `rule.seeds` pairs
 
-    difference: arm minus baseline, in `rule.unit`. n_missing: seeds without a result of the arm, which are never evidence
-    for it; they do not shield it from being refuted. Refuting rests on the arm's own interval, without Holm's correction.
+    difference: arm minus baseline, in `rule.unit`. n_missing: seeds without a result of the arm, which are never
+    evidence for it and do not shield it from being refuted. Refuting rests on the arm's own interval, without Holm's
+    correction: it says that the prediction failed, not that the arm is worse.
     """
-    if difference is None or difference.n < rule.seeds:
-        n = 0 if difference is None else difference.n
-        pairs = f"{n} complete pairs of seeds" if difference else "Fewer than 2 complete pairs of seeds"
-        missing = f" ({n_missing} of the arm's runs missing)" if n_missing else ""
-        reason = f"{pairs}{missing}, and the rule asks for {rule.seeds} before it decides on {rule.metric}."
-        needed = rule.seeds if difference is None else seeds_to_decide(difference, rule.smallest_effect)
-        return Verdict("inconclusive", difference, reason, needed and max(needed, rule.seeds))
-
+    missing = f", and {n_missing} of the arm's runs are missing" if n_missing else ""
+    if difference is None:
+        reason = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}."
+        return Verdict("inconclusive", None, reason, rule.seeds)
+    needed = seeds_to_decide(difference, rule.smallest_effect)
     smallest = f"{rule.smallest_effect:g} {rule.unit}"
-    measured = (
-        f"{rule.metric} differs from the baseline by {difference.mean:+.4g} {rule.unit} "
-        f"(95% interval {difference.t_low:+.4g} to {difference.t_high:+.4g}, {difference.n} seeds)"
-    )
 
-    def verdict(label: Label, why: str, needed: int | None = None) -> Verdict:
-        return Verdict(label, difference, f"{measured}: {why}.", needed)
+    def verdict(label: Label, why: str, seeds_needed: int | None = None) -> Verdict:
+        measured = (
+            f"{rule.metric} differs from the baseline by {difference.mean:+.4g} {rule.unit} "
+            f"({1 - LEVEL:.0%} interval {difference.t_low:+.4g} to {difference.t_high:+.4g}, {difference.n} seeds)"
+        )
+        return Verdict(label, difference, f"{measured}: {why}.", seeds_needed)
 
+    if difference.n < rule.seeds:
+        why = f"too few, the rule asks for {rule.seeds} complete pairs of seeds{missing}"
+        return verdict("inconclusive", why, needed and max(needed, rule.seeds))
     gain = rule.sign * difference.mean
     if difference.excludes_zero and gain >= rule.smallest_effect:
         if n_missing:
-            return verdict("inconclusive", f"as predicted, but {n_missing} of the arm's runs missing and the rest survivors")
+            return verdict("inconclusive", f"as predicted, but only among survivors{missing}")
         if not distinguishable:
-            needed = seeds_to_decide(difference, rule.smallest_effect)
             return verdict("inconclusive", "as predicted, but not beyond the noise of all the arms compared", needed)
         return verdict("supported", f"{rule.predicted} as predicted, by at least the {smallest} that matter")
     if difference.excludes_zero and gain < 0:
         return verdict("refuted", f"the interval lies on the side of zero opposite to the predicted {rule.predicted}")
     if max(abs(difference.t_low), abs(difference.t_high)) <= rule.smallest_effect:
         return verdict("refuted", f"the interval lies within the {smallest} that matter")
-    needed = seeds_to_decide(difference, rule.smallest_effect)
-    advice = f"about {needed:,} seeds would decide" if needed else "not even 10,000 seeds would decide"
+    advice = f"about {needed:,} seeds would decide" if needed else f"not even {MOST_SEEDS:,} seeds would decide"
     return verdict("inconclusive", f"neither the predicted effect nor its absence is shown, and {advice}", needed)
 
 
-def name_winner(
-    table: Array, baseline: int, rule: Rule, rng: np.random.Generator, *, resamples: int = 0
-) -> int | None:
+def name_winner(table: Array, baseline: int, rule: Rule, rng: np.random.Generator, *, resamples: int = 0) -> int | None:
     """Column of the best arm among those whose verdict is *supported*; None if there is none.
 
     table: (S, K), `rule.metric` of every run. Best is the mean difference farthest on the predicted side. The bootstrap

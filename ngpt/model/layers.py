@@ -5,11 +5,13 @@ N(x) is the projection to the unit sphere along D (or K), computed in float32.
 """
 
 import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from ngpt import sphere
 from ngpt.config import ModelConfig
@@ -24,9 +26,37 @@ class Linear(Declared):
         self.declare("weight", nn.Parameter(torch.empty(n_out, n_in)), role, sphere_dim)
         self.weight: nn.Parameter
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        return F.linear(x, self.weight)
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """(..., in) -> (..., out), times `scale` (out,) if given.
+
+        The scale multiplies the rows of W, which are fewer numbers than the activations: (s * W) x = s * (W x).
+        """
+        return F.linear(x, self.weight if scale is None else self.weight * scale.unsqueeze(-1))
+
+
+class _Unit(torch.autograd.Function):
+    """x / |x| along the last dimension with the three-operation backward (g - y <g, y>) / |x|."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype != torch.float64 else x
+        inverse = 1 / torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_min(sphere.UNIT_TINY)
+        y = wide * inverse
+        ctx.save_for_backward(y, inverse)
+        ctx.dtype = x.dtype  # type: ignore[attr-defined]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        y, inverse = ctx.saved_tensors
+        (g,) = gradients
+        along = (g * y).sum(dim=-1, keepdim=True)
+        return torch.addcmul(g, y, along, value=-1).mul_(inverse).to(ctx.dtype)
+
+
+def unit(x: Tensor) -> Tensor:
+    """N(x): `sphere.project` along the last dimension for activations; float32 out, whatever goes in."""
+    return cast(Tensor, _Unit.apply(x))
 
 
 class Embedding(Declared):
@@ -68,25 +98,26 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, head_width: int, seq_len: int) -> None:
         super().__init__()
-        self.half = head_width // 2
-        frequency = 10_000.0 ** (-torch.arange(self.half, dtype=torch.float64) / self.half)
+        half = head_width // 2
+        frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
         angle_TK = torch.arange(seq_len, dtype=torch.float64)[:, None] * frequency
         self.register_buffer("cos_TK", angle_TK.cos().float(), persistent=False)
         self.register_buffer("sin_TK", angle_TK.sin().float(), persistent=False)
+        self.pieces = [half, half, head_width - 2 * half]
 
     def forward(self, x_BHTK: Tensor) -> Tensor:
-        """Rotate each head's vectors by their position; same shape and dtype."""
+        """Rotate each head's vectors by their position; same shape, float32."""
         T = x_BHTK.size(-2)
         cos, sin = self.cos_TK[:T], self.sin_TK[:T]
-        first, second, rest = x_BHTK.float().split([self.half, self.half, x_BHTK.size(-1) - 2 * self.half], dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x_BHTK.dtype)
+        first, second, rest = x_BHTK.float().split(self.pieces, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
 class Attention(nn.Module):
     """Causal self-attention of the sphere models and, with `normalized=False`, of the control.
 
     normalized: q, k <- s_qk * N(RoPE(.)) per head, softmax scale sqrt(K), because q k' of unit vectors is at most 1
-    (arXiv 2410.01131, equations 15-18). Otherwise plain RoPE attention with scale 1/sqrt(K).
+    (arXiv 2410.01131, section 2.3.2). Otherwise plain RoPE attention with scale 1/sqrt(K).
     """
 
     def __init__(self, config: ModelConfig, *, normalized: bool) -> None:
@@ -104,22 +135,21 @@ class Attention(nn.Module):
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        q, k, v = (rearrange(f(h_BTD), "B T (H K) -> B H T K", H=self.n_head) for f in (self.q, self.k, self.v))
+        W_qkv = torch.cat([self.q.weight, self.k.weight, self.v.weight])
+        q, k, v = rearrange(F.linear(h_BTD, W_qkv), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
         q, k = self.rope(q), self.rope(k)
         if self.s_qk is not None:
-            s_HK = rearrange(self.s_qk(), "(H K) -> H 1 K", H=self.n_head)
-            q, k = (s_HK * sphere.project(x, dim=-1).float() for x in (q, k))
-        y = F.scaled_dot_product_attention(
-            q.to(v.dtype), k.to(v.dtype), v, is_causal=True, scale=self.softmax_scale
-        )
+            # <s q, s k> = <s^2 q, k>: the shared scale is applied once, squared, to q
+            q, k = rearrange(self.s_qk() ** 2, "(H K) -> H 1 K", H=self.n_head) * unit(q), unit(k)
+        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, scale=self.softmax_scale)
         return self.o(rearrange(y, "B H T K -> B T (H K)"))
 
 
 class SwiGLU(nn.Module):
-    """down(u * SiLU(g)); normalized: u <- s_u sqrt(D) u and g <- s_g sqrt(D) g (arXiv 2410.01131, equations 20-21).
+    """down(u * SiLU(g)); normalized: u <- s_u sqrt(D) u and g <- s_g sqrt(D) g (arXiv 2410.01131, section 2.4.2).
 
-    The paper's text scales only the gate; its released code scales both, which the normalisation of the branch makes
-    the same function. This follows the code. The paper calls the gate v.
+    The paper's text scales only the gate by sqrt(D); its released code scales both, which the normalisation of the
+    branch makes the same function. This follows the code. The paper calls the gate v.
     """
 
     def __init__(self, config: ModelConfig, *, normalized: bool) -> None:
@@ -135,23 +165,25 @@ class SwiGLU(nn.Module):
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        u_BTF, g_BTF = self.u(h_BTD), self.g(h_BTD)
-        if self.s_u is not None and self.s_g is not None:
-            u_BTF = u_BTF * (self.s_u() * self.root_width).to(u_BTF.dtype)
-            g_BTF = g_BTF * (self.s_g() * self.root_width).to(g_BTF.dtype)
+        u_BTF = self.u(h_BTD, None if self.s_u is None else self.s_u() * self.root_width)
+        g_BTF = self.g(h_BTD, None if self.s_g is None else self.s_g() * self.root_width)
         return self.down(u_BTF * F.silu(g_BTF))
 
 
 class PaperResidual(nn.Module):
-    """h <- N(h + |a| * (N(f) - h)), a a vector that starts at alpha. arXiv 2410.01131, equations 10-11."""
+    """h <- N(h + |a| * (N(f) - h)), a a vector that starts at alpha. arXiv 2410.01131, section 2.2.2."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.a = Scale(config.n_embd, init=config.alpha, stored=config.n_embd**-0.5)
 
+    def step_size(self) -> Tensor:
+        """|a|, (D,)."""
+        return self.a().abs()
+
     def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
         """Both (B, T, D); h unit along D before and after."""
-        return sphere.project(h_BTD + self.a().abs() * (sphere.project(f_BTD, dim=-1) - h_BTD), dim=-1)
+        return unit(torch.lerp(h_BTD, unit(f_BTD), self.step_size()))
 
 
 class GatedResidual(Declared):
@@ -167,7 +199,12 @@ class GatedResidual(Declared):
         self.gate: nn.Parameter
         self.a = Scale(init=config.alpha, stored=config.alpha)
 
+    def step_size(self) -> Tensor:
+        """sigmoid(g) * a, (D,)."""
+        return torch.sigmoid(self.gate) * self.a()
+
     def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
         """Both (B, T, D); h unit along D before and after."""
-        towards = f_BTD.float() if self.literal else sphere.project(f_BTD, dim=-1) - h_BTD
-        return sphere.project(h_BTD + torch.sigmoid(self.gate) * self.a() * towards, dim=-1)
+        if self.literal:
+            return unit(h_BTD + self.step_size() * f_BTD)
+        return unit(torch.lerp(h_BTD, unit(f_BTD), self.step_size()))

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ngpt import sphere
 from ngpt.config import ModelConfig
-from ngpt.model.layers import Embedding, GatedResidual, Linear
+from ngpt.model.layers import Embedding, GatedResidual, Linear, unit
 from ngpt.model.roles import Declared, Role
 
 LOGIT_SCALE = 15.0
@@ -57,7 +56,7 @@ class LiteralTransformer(Declared):
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
         position_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
-        h_BTD = sphere.project(self.embedding(ids_BT) + self.position(position_T), dim=-1)
+        h_BTD = unit(self.embedding(ids_BT) + self.position(position_T))
         for block in self.blocks:
             h_BTD = block(h_BTD)
         return self.logit_scale * self.head(h_BTD)

@@ -40,8 +40,8 @@ class SphereTransformer(nn.Module):
         self.s_z = Scale(vocab_size, init=1.0, stored=D**-0.5)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Token ids (B, T) -> logits (B, T, V) in float32."""
+        """Token ids (B, T) -> logits (B, T, V)."""
         h_BTD = self.embedding(ids_BT)
         for block in self.blocks:
             h_BTD = block(h_BTD)
-        return self.s_z() * self.head(h_BTD)
+        return self.head(h_BTD, self.s_z())

@@ -1,0 +1,121 @@
+"""The command line of one run. Every configuration field is a flag; its help is the string below the field."""
+
+import argparse
+import dataclasses
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from tqdm import tqdm
+
+from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, field_docs, flag_name, resolve
+from ngpt.errors import EXIT_BAD_INPUT
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with code 2."""
+        self.exit(EXIT_BAD_INPUT, f"error: {message} (see --help)\n")
+
+
+def build_parser() -> Parser:
+    """The parser of `train_architectural.py`."""
+    parser = Parser(
+        description="Train one model. A preset names a whole configuration; every other flag changes a field of it. "
+        "The defaults shown are those of the preset tiny.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", choices=list(PRESETS), default="tiny", help=field_docs(RunConfig)["preset"])
+    parser.add_argument("--seed", type=int, default=0, help=field_docs(RunConfig)["seed"])
+    for section, kind in SECTIONS.items():
+        add_flags(parser.add_argument_group(section, (kind.__doc__ or "").splitlines()[0]), kind)
+    add_flags(parser.add_argument_group("runtime", "How the run is carried out; not part of its identity."), Runtime)
+    return parser
+
+
+def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
+    """One flag for each field of a configuration dataclass; absent flags are absent from the namespace."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        text = f"{field_docs(kind)[field.name]} (default: {_shown(field.default)})".replace("%", "%%")
+        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+        hint = hints[field.name]
+        if hint is bool:
+            group.add_argument(flag_name(field.name), action=argparse.BooleanOptionalAction, **options)
+        elif get_origin(hint) is Literal:
+            group.add_argument(flag_name(field.name), choices=get_args(hint), **options)
+        else:
+            group.add_argument(flag_name(field.name), type=_reader(hint), metavar=_metavar(hint), **options)
+
+
+def _shown(value: Any) -> str:
+    return {True: "yes", False: "no", None: "none", "": "the run's id"}.get(value, str(value)) if isinstance(
+        value, bool | str | None
+    ) else f"{value}"
+
+
+def _base(hint: Any) -> Any:
+    return next(kind for kind in get_args(hint) if kind is not types.NoneType) if get_args(hint) else hint
+
+
+def _metavar(hint: Any) -> str:
+    return {int: "N", float: "X", str: "NAME", Path: "DIR"}[_base(hint)]
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    base = _base(hint)
+    optional = types.NoneType in get_args(hint)
+
+    def read(text: str) -> Any:
+        if optional and text == "none":
+            return None
+        value = base(text)
+        if base is float and not math.isfinite(value):
+            raise ValueError(text)
+        return value
+
+    read.__name__ = {int: "whole number", float: "number", str: "text", Path: "path"}[base]
+    return read
+
+
+def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
+    """Flags -> configuration. Wrong flags end the process with one line and code 2, wrong values raise InputError."""
+    given = vars(build_parser().parse_args(arguments))
+    runtime_fields = {field.name for field in dataclasses.fields(Runtime)}
+    runtime = Runtime(**{name: value for name, value in given.items() if name in runtime_fields})
+    config = resolve(**{name: value for name, value in given.items() if name not in runtime_fields})
+    return config, runtime
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, show progress on standard error, print a summary and, last, the run's folder. Returns the exit code."""
+    config, runtime = parse(arguments)
+    from ngpt.training.trainer import train  # after the flags: a wrong flag should not wait for torch
+
+    total = config.train.steps
+    with tqdm(total=total, unit="step", file=sys.stderr, disable=not runtime.progress, leave=False) as bar:
+
+        def show(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+
+        folder, record = train(config, runtime, show)
+
+    print(f"{record.name}: {record.status}, {record.steps} steps, seed {record.seed}, {record.parameters:,} parameters")
+    if record.final_val_loss is not None:
+        bpb = "" if record.final_val_bpb is None else f", {record.final_val_bpb:.4f} bits per byte"
+        print(f"validation: {record.final_val_loss:.4f} nats per token{bpb} ({record.eval_tokens:,} tokens)")
+    if record.tokens_per_second is not None:
+        speed = f"{record.tokens_per_second:,.0f} tokens/s"
+        print(f"training: {record.train_seconds:.1f} s, {speed}, {record.skipped_steps} steps skipped, {record.device}")
+    if record.message:
+        print(record.message)
+    print(folder)
+    return {"done": 0, "killed": 130}.get(record.status, 1)

@@ -1,0 +1,82 @@
+"""Roles -> optimizers: Muon or AdamW for the hidden matrices, AdamW for all the rest, every parameter exactly once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ngpt.config import RunConfig
+from ngpt.model.roles import Role, parameter_specs
+from ngpt.optim.muon import SimpleMuon
+from ngpt.optim.projection import LazyProjection
+from ngpt.optim.schedules import lr_factor, momentum_at
+
+
+@dataclass
+class Optimizers:
+    """The optimizer of the hidden matrices, the one of the rest, and the projection."""
+
+    config: RunConfig
+    hidden: torch.optim.Optimizer
+    aux: torch.optim.AdamW
+    projection: LazyProjection
+
+    @property
+    def all(self) -> dict[str, torch.optim.Optimizer]:
+        """Both by name."""
+        return {"hidden": self.hidden, "aux": self.aux}
+
+    def schedule(self, *, step: int, progress: float) -> None:
+        """Set rates and momentum for the step after `step` finished ones, `progress` in [0, 1] of the run."""
+        optim = self.config.optim
+        factor = lr_factor(optim, step=step, progress=progress)
+        for group in self.hidden.param_groups:
+            group["lr"] = optim.lr * factor
+            if isinstance(self.hidden, SimpleMuon):
+                group["momentum"] = momentum_at(optim, step=step)
+        for group in self.aux.param_groups:
+            group["lr"] = optim.resolved_aux_lr * factor
+
+    def move(self) -> None:
+        """One step of both; the projection is the caller's next call."""
+        self.hidden.step()
+        self.aux.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.hidden.zero_grad(set_to_none=True)
+        self.aux.zero_grad(set_to_none=True)
+
+
+def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
+    """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once."""
+    specs = parameter_specs(model)
+    trained = {name: parameter for name, parameter in model.named_parameters() if specs[name].role != Role.FROZEN}
+    matrices = [parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN]
+    others = [parameter for name, parameter in trained.items() if specs[name].role != Role.HIDDEN]
+    if not matrices or len(matrices) + len(others) != len([p for p in model.parameters() if p.requires_grad]):
+        raise ValueError("the optimizers do not cover every trained parameter exactly once")
+
+    optim = config.optim
+    hidden: torch.optim.Optimizer
+    if optim.optimizer == "muon":
+        hidden = SimpleMuon(
+            matrices,
+            lr=optim.lr,
+            weight_decay=optim.weight_decay,
+            momentum=optim.momentum,
+            nesterov=optim.nesterov,
+            ns_steps=optim.ns_steps,
+            adjust_lr_fn=optim.adjust_lr_fn,
+            orthogonalizer=optim.orthogonalizer,
+            polar_dtype=getattr(torch, config.train.dtype),
+        )
+    else:
+        hidden = _adamw(matrices, config, lr=optim.lr, weight_decay=optim.weight_decay)
+    aux = _adamw(others, config, lr=optim.resolved_aux_lr, weight_decay=0.0)
+    return Optimizers(config, hidden, aux, LazyProjection(model, specs, every=optim.lazy_proj_freq))
+
+
+def _adamw(parameters: list[Tensor], config: RunConfig, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    betas = (config.optim.adam_beta1, config.optim.adam_beta2)
+    return torch.optim.AdamW(parameters, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)

@@ -1,0 +1,92 @@
+"""Checkpoints: one safetensors file with weights, optimizer state and counters, verified before anything is loaded."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ngpt.errors import InputError
+from ngpt.files import replaced_atomically
+
+VERSION = "1"
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and a JSON `state` as one file, atomically, with a checksum of both."""
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state, sort_keys=True)
+    metadata = {"version": VERSION, "state": text, "sha256": _checksum(content, text)}
+    with replaced_atomically(path) as temporary:
+        save_file(content, temporary, metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` wrote. Raises InputError, naming the file, if it is absent, cut off, changed or foreign."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise InputError(f"{path}: truncated or damaged: {error}") from error
+    if metadata.get("version") != VERSION:
+        raise InputError(f"{path}: not a file of this version: {metadata.get('version')!r} instead of {VERSION!r}")
+    if metadata.get("sha256") != _checksum(tensors, metadata.get("state", "")):
+        raise InputError(f"{path}: damaged: its content does not match its checksum")
+    return tensors, json.loads(metadata["state"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+    return hashlib.sha256((tensors_sha256(tensors) + state).encode()).hexdigest()
+
+
+def pack(model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Weights as `model.<name>`, optimizer state as `<optimizer>.<parameter index>.<key>`."""
+    tensors = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+    for label, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{label}.{index}.{key}": value for key, value in state.items()}
+    return tensors
+
+
+def unpack(
+    path: Path, tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> None:
+    """The inverse of `pack`, in place. Raises InputError, naming the file, unless names and shapes all fit."""
+    load_weights(path, {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}, model)
+    for label, optimizer in optimizers.items():
+        content = optimizer.state_dict()
+        content["state"] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(f"{label}."):
+                _, index, key = name.split(".", 2)
+                content["state"].setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict(content)
+
+
+@torch.no_grad()
+def load_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Copy `weights` into the model's parameters of the same names, which must be all of them."""
+    parameters = dict(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if shapes != {name: tuple(weight.shape) for name, weight in weights.items()}:
+        raise InputError(f"{path}: its weights are those of another model")
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])

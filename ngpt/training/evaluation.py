@@ -1,0 +1,49 @@
+"""Validation on a fixed, contiguous set of tokens, the same for every run."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ngpt.data.batches import validation_batches
+from ngpt.data.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Losses on the validation tokens."""
+
+    loss: float
+    """nats per token"""
+    bpb: float | None
+    """bits per byte of text; None where the tokens' byte lengths are not known"""
+
+
+def loss_of(logits_BTV: Tensor, targets_BT: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats, computed in float32."""
+    return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction=reduction)
+
+
+class Evaluator:
+    """Holds the validation batches of a run and measures a model on them."""
+
+    def __init__(self, corpus: Corpus, *, eval_tokens: int, batch_size: int, seq_len: int, device: torch.device) -> None:
+        batches = validation_batches(corpus.val, eval_tokens=eval_tokens, batch_size=batch_size, seq_len=seq_len)
+        self.batches = [(torch.from_numpy(x).to(device), torch.from_numpy(y.copy()).to(device)) for x, y in batches]
+        self.tokens = sum(y.numel() for _, y in self.batches)
+        lengths = corpus.byte_lengths
+        self.text_bytes = None if lengths is None else int(sum(np.sum(lengths[y]) for _, y in batches))
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module, autocast: torch.autocast) -> Validation:
+        """Mean loss over every validation token, summed in float64."""
+        total = 0.0
+        for x_BT, y_BT in self.batches:
+            with autocast:
+                logits_BTV = model(x_BT)
+            total += loss_of(logits_BTV, y_BT, reduction="sum").double().item()
+        loss = total / self.tokens
+        return Validation(loss, total / math.log(2) / self.text_bytes if self.text_bytes else None)

@@ -1,0 +1,32 @@
+"""`metrics.jsonl`: one line a logged step, written as it happens and cut back to the checkpoint on resume."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ngpt.files import write_text
+from ngpt.training.record import read_metrics
+
+
+class MetricsFile:
+    """Appends rows; a context manager that closes the file."""
+
+    def __init__(self, folder: Path, *, keep_to_step: int) -> None:
+        """Keep the rows up to `keep_to_step` steps, drop what a killed run wrote after its checkpoint."""
+        path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(folder) if row["step"] <= keep_to_step] if path.exists() else []
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, float]) -> None:
+        """Append one row; numbers that are not finite are left out, since they were not measured."""
+        finite = {key: value for key, value in row.items() if abs(value) < float("inf")}
+        self.file.write(json.dumps(finite) + "\n")
+        self.file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()

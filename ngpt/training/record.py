@@ -1,0 +1,92 @@
+"""The run folder, a contract for other programs: `config.json`, `metrics.jsonl`, `record.json`. No torch.
+
+A number that was not measured is absent, never 0.0.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ngpt.errors import InputError
+from ngpt.files import read_json, write_json
+
+Status = Literal["running", "done", "diverged", "failed", "killed"]
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """`record.json`: what ran, on what, and what came out."""
+
+    run_id: str
+    digest: str
+    """of configuration, data and code (`ngpt.identity`); equal for the runs of one arm"""
+    name: str
+    """for people"""
+    status: Status
+    seed: int
+    config: dict[str, Any]
+    steps: int = 0
+    """optimizer steps made, skipped ones included"""
+    final_val_loss: float | None = None
+    """nats per token"""
+    final_val_bpb: float | None = None
+    """bits per byte; absent where the tokens' byte lengths are not known"""
+    eval_tokens: int | None = None
+    """validation tokens behind the two figures"""
+    tokens_per_second: float | None = None
+    """training tokens over training seconds"""
+    train_seconds: float = 0.0
+    """forward, backward, optimizer step and logging; without start-up, validation and checkpoints"""
+    eval_seconds: float = 0.0
+    """validations"""
+    skipped_steps: int = 0
+    """steps whose gradient was not finite"""
+    parameters: int | None = None
+    weights_sha256: dict[str, str] = field(default_factory=dict)
+    """digest of all weights after the first step ("first") and at the end ("final")"""
+    peak_memory_bytes: int | None = None
+    message: str | None = None
+    """why the run failed or diverged"""
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    threads: int = 0
+    commit: str | None = None
+    """git commit of the code, with + behind it if files were changed since"""
+    data_name: str = ""
+    data_digest: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write `record.json` atomically."""
+        content = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        write_json(folder / "record.json", content)
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record in `folder`. Raises InputError, naming the file, if it is damaged or not a record."""
+    path = folder / "record.json"
+    content = read_json(path)
+    try:
+        record = RunRecord(**content)
+    except TypeError as error:
+        raise InputError(f"{path}: not a run record: {error}") from error
+    if record.status not in get_args(Status):
+        raise InputError(f"{path}: unknown status {record.status!r}")
+    return record
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of `metrics.jsonl`; a last line that a kill cut off is left out, a damaged one elsewhere raises."""
+    path = folder / "metrics.jsonl"
+    rows: list[dict[str, float]] = []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise InputError(f"{path}, line {number}: damaged: {error}") from error
+        rows.append(row)
+    return rows

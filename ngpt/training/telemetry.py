@@ -1,0 +1,77 @@
+"""What a step did to the unit vectors, measured and never fed back. See `Telemetry.measure` for the quantities."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ngpt import polar, sphere
+from ngpt.model.roles import ParameterSpec, Role
+
+
+class Telemetry:
+    """Compares the weights before and after a step, by role."""
+
+    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec]) -> None:
+        self.model = model
+        self.specs = specs
+        self.before: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Keep a copy of the weights before the step."""
+        on_sphere = ((n, p) for n, p in self.model.named_parameters() if self.specs[n].sphere_dim is not None)
+        self.before = {name: parameter.detach().clone() for name, parameter in on_sphere}
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Figures of the step since `remember`, before any projection, for each role on the sphere.
+
+        rotation_<role>_rad: mean angle between a vector before and after. radial_share_<role>: root of the share of
+        the update's squared length that points along the vectors, which projection throws away.
+        drift_max: largest | |w| - 1 |. orthogonality_error: of the hidden matrices' updates, scaled to the Frobenius
+        norm of a polar factor; 0 if every update is a multiple of one. gate_*: the gates after the sigmoid; step_*:
+        the effective residual step sizes.
+        """
+        angles: dict[Role, list[Tensor]] = {}
+        radial: dict[Role, list[Tensor]] = {}
+        length: dict[Role, list[Tensor]] = {}
+        drift: list[Tensor] = []
+        errors: list[Tensor] = []
+        for name, parameter in self.model.named_parameters():
+            if name not in self.before:
+                continue
+            role, dim = self.specs[name].role, self.specs[name].sphere_dim
+            assert dim is not None
+            before, update = self.before[name], parameter - self.before[name]
+            x = sphere.project(before, dim=dim)
+            angles.setdefault(role, []).append(sphere.angle(x, sphere.project(parameter, dim=dim), dim=dim).flatten())
+            radial.setdefault(role, []).append(sphere.inner(x, update, dim=dim).square().sum())
+            length.setdefault(role, []).append(update.square().sum())
+            drift.append((sphere.norm(parameter, dim=dim) - 1).abs().max())
+            if role == Role.HIDDEN:
+                k = min(update.shape)
+                norm = torch.linalg.matrix_norm(update)
+                errors.append(polar.orthogonality_error(update * (k**0.5 / norm)) if norm > 0 else norm)
+        figures: dict[str, float] = {}
+        for role in angles:
+            figures[f"rotation_{role}_rad"] = torch.cat(angles[role]).mean().item()
+            total = torch.stack(length[role]).sum()
+            if total > 0:
+                figures[f"radial_share_{role}"] = (torch.stack(radial[role]).sum() / total).sqrt().item()
+        if drift:
+            figures["drift_max"] = torch.stack(drift).max().item()
+        if errors:
+            figures["orthogonality_error"] = torch.stack(errors).mean().item()
+        self.before = {}
+        return figures | self._gates()
+
+    def _gates(self) -> dict[str, float]:
+        gates = [p for n, p in self.model.named_parameters() if self.specs[n].role == Role.GATE]
+        sizes = [module.step_size() for module in self.model.modules() if hasattr(module, "step_size")]
+        figures: dict[str, float] = {}
+        for name, values in (("gate", [torch.sigmoid(gate) for gate in gates]), ("step", sizes)):
+            if values:
+                flat = torch.cat(values)
+                figures |= {f"{name}_mean": flat.mean().item(), f"{name}_std": flat.std().item()}
+        return figures

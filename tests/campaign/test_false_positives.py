@@ -1,0 +1,106 @@
+"""How often the engine names a winner where there is none, and how often it finds one that is there.
+
+Synthetic campaigns of 6 arms, arm 0 the baseline, in units of the arms' own noise; seed effects are three times as
+large. `pytest -s` prints the measured rates.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ngpt.campaign.statistics import Array, holm, pooled_p_values
+from ngpt.campaign.verdict import Rule, name_winner
+
+ARMS, SEED_SPREAD = 6, 3.0
+LEVEL, CAMPAIGNS = 0.05, 2000
+ALLOWED = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / CAMPAIGNS)
+
+Engine = Callable[[Array], int | None]
+
+
+def rule(seeds: int, smallest_effect: float = 1e-9) -> Rule:
+    return Rule(
+        metric="final_val_loss", predicted="lower", smallest_effect=smallest_effect, unit="noise floors", seeds=seeds
+    )
+
+
+def engine(table: Array) -> int | None:
+    return name_winner(table, 0, rule(len(table)), np.random.default_rng(0), resamples=0)
+
+
+def named(
+    choose: Engine, seeds: int, *, campaigns: int = CAMPAIGNS, seed_spread: float = SEED_SPREAD,
+    noise: tuple[float, ...] = (1.0,) * ARMS, effect: tuple[float, ...] = (0.0,) * ARMS,
+) -> Array:  # fmt: skip
+    """Share of campaigns in which each arm is named: (ARMS,)."""
+    draw = np.random.default_rng(20240601)
+    shape = (campaigns, seeds, ARMS)
+    tables = seed_spread * draw.normal(size=(*shape[:2], 1)) + draw.normal(size=shape) * noise + effect
+    winners = [choose(table) for table in tables]
+    return np.array([winners.count(arm) / campaigns for arm in range(ARMS)])
+
+
+def spread(arm: int, factor: float = 3.0) -> tuple[float, ...]:
+    return tuple(factor if j == arm else 1.0 for j in range(ARMS))
+
+
+@pytest.mark.parametrize(
+    ("case", "seeds", "noise"),
+    [
+        ("equal arms", 5, spread(0, 1.0)),
+        ("equal arms", 3, spread(0, 1.0)),
+        ("one arm three times as noisy", 5, spread(2)),
+        ("baseline three times as noisy", 5, spread(0)),
+    ],
+)
+def test_a_campaign_of_equals_has_no_winner(case: str, seeds: int, noise: tuple[float, ...]) -> None:
+    rate = named(engine, seeds, noise=noise).sum()
+    print(f"\nA/A, {case}, {seeds} seeds: a winner in {rate:.2%} of {CAMPAIGNS} campaigns, allowed {ALLOWED:.2%}")
+    assert rate <= ALLOWED
+
+
+@pytest.mark.parametrize("seed_spread", [0.0, SEED_SPREAD])
+def test_an_arm_three_noise_floors_better_is_found(seed_spread: float) -> None:
+    # Without seed effects the baseline's spread over seeds is the noise itself, the hardest case: with them the floor
+    # is sqrt(10) and pairing removes it. The effect stays at three times the noise, so both find it equally often.
+    rates = named(engine, 5, campaigns=500, seed_spread=seed_spread, effect=(0, 0, 0, -3.0, 0, 0))
+    wrong = rates.sum() - rates[3]
+    print(f"\npower, seed spread {seed_spread:g}: the right arm in {rates[3]:.1%}, a wrong one in {wrong:.1%} of 500")
+    assert rates[3] >= 0.8 and wrong <= LEVEL
+
+
+def lowest_mean(table: Array) -> int | None:
+    """Naive: some arm has a lower mean than the baseline."""
+    best = int(table.mean(axis=0).argmin())
+    return best or None
+
+
+def uncorrected(table: Array) -> int | None:
+    """Forgets Holm: an arm's pooled p alone."""
+    return first_below(table, pooled_p_values(table, 0))
+
+
+def pooled_only(table: Array) -> int | None:
+    """Forgets the arm's own interval: Holm over the pooled p."""
+    return first_below(table, holm(pooled_p_values(table, 0)))
+
+
+def first_below(table: Array, p: Array) -> int | None:
+    better = (p < LEVEL) & (table[:, 1:].mean(axis=0) < table[:, 0].mean())
+    return int(better.argmax()) + 1 if better.any() else None
+
+
+@pytest.mark.parametrize(
+    ("mutant", "noise", "at_least"),
+    [
+        (lowest_mean, spread(0, 1.0), 0.5),
+        (uncorrected, spread(0, 1.0), 1.25 * ALLOWED),
+        (pooled_only, spread(0), 1.1 * ALLOWED),
+    ],
+)
+def test_the_check_can_fail(mutant: Engine, noise: tuple[float, ...], at_least: float) -> None:
+    rate = named(mutant, 5, noise=noise).sum()
+    print(f"\nA/A, {mutant.__name__}: a winner in {rate:.1%} of {CAMPAIGNS} campaigns, allowed {ALLOWED:.2%}")
+    assert rate > at_least

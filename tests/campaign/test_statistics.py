@@ -1,0 +1,405 @@
+"""Known answers from scipy and from the hand, symmetries that any such statistic obeys, and degenerate inputs."""
+
+import math
+from dataclasses import asdict
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
+
+from ngpt.campaign.statistics import (
+    Array,
+    PairedDifference,
+    best_lr,
+    compare_to_baseline,
+    holm,
+    noise_floor,
+    paired_difference,
+    pooled_p_values,
+    seeds_to_decide,
+    steps_to_reach,
+)
+
+NAN = math.nan
+light = settings(max_examples=60, deadline=None, database=None)
+# Multiples of 1/64: sums and shifts of them are exact in float64, so that symmetries can be asked for exactly.
+values = st.integers(-640, 640).map(lambda i: i / 64)
+
+
+def tables(arms: int | st.SearchStrategy[int], seeds: int = 8) -> st.SearchStrategy[Array]:
+    shape = st.tuples(st.integers(2, seeds), st.just(arms) if isinstance(arms, int) else arms)
+    return arrays(np.float64, shape, elements=values)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def noisy(seeds: int = 5, arms: int = 6, seed: int = 0) -> Array:
+    draw = rng(seed)
+    return 3.0 + 3 * draw.normal(size=(seeds, 1)) + draw.normal(size=(seeds, arms))
+
+
+# --- paired difference ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 30])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_paired_difference_is_the_paired_t_test(seeds: int, confidence: float) -> None:
+    x, y = noisy(seeds, 2).T
+    ours, theirs = paired_difference(x, y, rng(), confidence=confidence), stats.ttest_rel(x, y)
+    interval = theirs.confidence_interval(confidence)
+    assert_allclose([ours.t_low, ours.t_high, ours.p], [interval.low, interval.high, theirs.pvalue], rtol=1e-10)
+    assert_allclose([ours.mean, ours.sd], [(x - y).mean(), (x - y).std(ddof=1)], rtol=1e-12)
+    assert ours.n == seeds
+
+
+def test_bootstrap_covers_the_mean_and_is_narrower_than_t_with_few_seeds() -> None:
+    x, y = noisy(5, 2).T
+    d = paired_difference(x, y, rng())
+    assert d.boot_low is not None and d.boot_high is not None
+    assert d.t_low < d.boot_low < d.mean < d.boot_high < d.t_high
+    # With many seeds the two agree: a percentile of means is then a normal quantile.
+    x, y = noisy(400, 2).T
+    d = paired_difference(x, y, rng())
+    assert_allclose([d.boot_low, d.boot_high], [d.t_low, d.t_high], atol=0.05 * (d.t_high - d.t_low))
+
+
+def test_missing_seeds_are_dropped_and_no_bootstrap_is_none() -> None:
+    x, y = np.array([1.0, NAN, 3.0, 5.0, math.inf]), np.array([0.5, 1.0, NAN, 4.0, math.inf])
+    d = paired_difference(x, y, rng(), resamples=0)
+    assert (d.n, d.mean, d.boot_low, d.boot_high) == (2, 0.75, None, None)
+
+
+@pytest.mark.parametrize(("difference", "p"), [(0.0, 1.0), (0.1, 0.0), (-0.1, 0.0)])
+def test_equal_differences_collapse_without_a_warning(difference: float, p: float) -> None:
+    d = paired_difference(np.full(3, difference), np.zeros(3), rng())
+    assert (d.mean, d.sd, d.t_low, d.t_high, d.p) == (difference, 0.0, difference, difference, p)
+    assert_allclose([d.boot_low, d.boot_high], difference, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1.0], [2.0]), ([1.0, NAN], [2.0, 3.0]), ([], []), ([1.0, 2.0], [1.0]), ([[1.0, 2.0]], [[1.0, 2.0]])]
+)
+def test_too_few_pairs_or_unpaired_shapes_raise(x: list[float], y: list[float]) -> None:
+    with pytest.raises(ValueError, match="pair"):
+        paired_difference(np.array(x), np.array(y), rng())
+
+
+@light
+@given(tables(2), values, st.randoms(use_true_random=False))
+def test_paired_difference_symmetries(table: Array, shift: float, random: Random) -> None:
+    x, y = table.T
+    d = paired_difference(x, y, rng(), resamples=50)
+    assert d == paired_difference(x, y, rng(), resamples=50), "same generator seed, same numbers"
+    assert d == paired_difference(x + shift, y + shift, rng(), resamples=50), "a shift of both arms cancels"
+    order = random.sample(range(len(x)), len(x))
+    assert d == paired_difference(x[order], y[order], rng(), resamples=50), "the order of seeds is irrelevant"
+    r = paired_difference(y, x, rng(), resamples=0)
+    assert_allclose([r.mean, r.t_low, r.t_high, r.sd, r.p], [-d.mean, -d.t_high, -d.t_low, d.sd, d.p], atol=1e-12)
+    assert not any(math.isnan(value) for value in asdict(d).values())
+
+
+# --- Holm and the pooled test --------------------------------------------------------------------------------------
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .005 .01 .03 .04 times 4 3 2 1 is .02 .03 .06 .04; the last is lifted to .06.
+    assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert_allclose(holm([0.9, 0.8, 0.02]), [1.0, 1.0, 0.06])
+    assert_array_equal(holm([0.04]), [0.04])
+    assert holm([]).size == 0
+
+
+@pytest.mark.parametrize("bad", [[0.1, NAN], [-0.1], [1.1], [[0.1]]])
+def test_holm_refuses_what_is_no_p_value(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="p-values"):
+        holm(bad)
+
+
+@light
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_order(p: list[float]) -> None:
+    raw, adjusted = np.array(p), holm(p)
+    assert np.all(raw <= adjusted) and np.all(adjusted <= np.minimum(1, raw * len(p)))
+    assert np.all(np.diff(adjusted[np.argsort(raw)]) >= 0)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 12])
+@pytest.mark.parametrize("baseline", [0, 1])
+def test_pooled_test_of_two_arms_is_the_paired_t_test(seeds: int, baseline: int) -> None:
+    table = noisy(seeds, 2)
+    assert_allclose(pooled_p_values(table, baseline), [stats.ttest_rel(*table.T).pvalue], rtol=1e-10)
+
+
+def test_pooled_test_is_the_least_squares_fit_of_the_block_model() -> None:
+    seeds, arms, baseline = 5, 4, 2
+    table = noisy(seeds, arms)
+    i, j = np.divmod(np.arange(seeds * arms), arms)
+    others = [arm for arm in range(arms) if arm != baseline]
+    design = np.column_stack([i == s for s in range(seeds)] + [j == arm for arm in others]).astype(float)
+    beta, rss, rank, _ = np.linalg.lstsq(design, table.ravel())
+    df = seeds * arms - rank
+    se = np.sqrt(rss[0] / df * np.diag(np.linalg.inv(design.T @ design)))
+    assert_allclose(pooled_p_values(table, baseline), 2 * stats.t.sf(abs(beta / se), df)[seeds:], rtol=1e-9)
+    damaged = np.vstack([table, [1.0, NAN, 2.0, 3.0]])
+    assert_array_equal(pooled_p_values(damaged, baseline), pooled_p_values(table, baseline))
+
+
+@light
+@given(tables(st.integers(2, 5)), values, st.randoms(use_true_random=False))
+def test_pooled_test_ignores_seed_effects_and_the_order_of_seeds(table: Array, shift: float, random: Random) -> None:
+    p = pooled_p_values(table, 0)
+    assert np.all((p >= 0) & (p <= 1))
+    assert_array_equal(pooled_p_values(table + shift * np.arange(len(table))[:, None], 0), p)
+    order = random.sample(range(len(table)), len(table))
+    assert_allclose(pooled_p_values(table[order], 0), p, rtol=1e-9, atol=1e-12)
+
+
+def test_pooled_test_without_noise() -> None:
+    table = np.array([[0.0, 0.0, 0.5], [1.0, 1.0, 1.5], [4.0, 4.0, 4.5]])
+    assert_array_equal(pooled_p_values(table, 0), [1.0, 0.0])
+    assert pooled_p_values(table[:, :1], 0).size == 0
+    with pytest.raises(ValueError, match="at least 2 seeds"):
+        pooled_p_values(table[:1], 0)
+
+
+# --- all arms against the baseline ---------------------------------------------------------------------------------
+
+
+def test_compare_to_baseline_assembles_its_parts() -> None:
+    table, baseline = noisy(), 2
+    table[:, 4] -= 8
+    comparisons = compare_to_baseline(table, baseline, rng())
+    assert [c.arm for c in comparisons] == [0, 1, 3, 4, 5]
+    pooled = pooled_p_values(table, baseline)
+    assert_allclose(np.array([c.p_pooled for c in comparisons], float), pooled, rtol=1e-9)
+    assert_allclose(np.array([c.p_holm for c in comparisons], float), holm(pooled), rtol=1e-9)
+    for c in comparisons:
+        d = paired_difference(table[:, c.arm], table[:, baseline], rng(), resamples=0)
+        assert c.difference is not None and (c.difference.mean, c.difference.p) == (d.mean, d.p)
+    assert [c.arm for c in comparisons if c.distinguishable] == [4]
+
+
+def test_distinguishable_needs_both_tests() -> None:
+    # Arm 1: tiny, perfectly regular gain; its own interval is sure, the pooled noise is far above it.
+    # Arm 2: large mean from one wild seed; the pooled p is small, its own interval contains zero.
+    table = 0.05 * rng().normal(size=(5, 12))
+    table[:, 1] = table[:, 0] - 0.001 * np.arange(1, 6)
+    table[:, 2] = table[:, 0] - np.array([2.0, 0.0, 0.0, 0.0, 0.0])
+    table[:, 3] = table[:, 0] - 3.0
+    own, wild, clear = compare_to_baseline(table, 0, rng(), resamples=0)[:3]
+    assert own.difference is not None and own.difference.excludes_zero and not own.distinguishable
+    assert wild.difference is not None and wild.p_pooled is not None
+    assert wild.p_pooled < 0.05 and not wild.difference.excludes_zero and not wild.distinguishable
+    assert clear.distinguishable
+
+
+def test_missing_runs_never_count_for_an_arm() -> None:
+    whole = noisy(arms=5)
+    whole[:, 1:] -= [12, 12, 12, 0]
+    table = whole.copy()
+    table[2, 1], table[1:, 2] = NAN, NAN
+    one_missing, one_left, best, same = compare_to_baseline(table, 0, rng(), resamples=0)
+    assert (one_missing.n_missing, one_left.n_missing, best.n_missing, same.n_missing) == (1, 4, 0, 0)
+    assert one_missing.difference is not None and one_missing.difference.n == 4
+    assert one_missing.difference.excludes_zero and not one_missing.distinguishable
+    assert (one_left.difference, one_left.p_pooled, one_left.p_holm) == (None, None, None)
+    # Both incomplete arms stay in the family of four and out of the noise estimate.
+    pooled = pooled_p_values(whole[:, [0, 3, 4]], 0)
+    assert (best.p_pooled, same.p_pooled) == (pytest.approx(pooled[0]), pytest.approx(pooled[1]))
+    assert best.p_holm == pytest.approx(4 * pooled[0]) and best.distinguishable
+
+
+def test_a_seed_without_the_baseline_is_no_arms_failure() -> None:
+    table = noisy()
+    table[3, 0] = NAN
+    kept = np.delete(table, 3, axis=0)
+    assert compare_to_baseline(table, 0, rng()) == compare_to_baseline(kept, 0, rng())
+    table[:, 0] = NAN
+    assert all(c.difference is None and not c.distinguishable for c in compare_to_baseline(table, 0, rng()))
+
+
+@light
+@given(tables(st.integers(1, 4)))
+def test_compare_to_baseline_is_deterministic_and_never_nan(table: Array) -> None:
+    first, second = (compare_to_baseline(table, 0, rng(7), resamples=20) for _ in range(2))
+    assert first == second  # a NaN anywhere would break equality too
+    assert len(first) == table.shape[1] - 1
+
+
+@pytest.mark.parametrize("baseline", [-1, 6])
+def test_a_baseline_outside_the_table_raises(baseline: int) -> None:
+    for function in (pooled_p_values, noise_floor):
+        with pytest.raises(ValueError, match="no column"):
+            function(noisy(), baseline)
+
+
+def test_noise_floor() -> None:
+    table = np.array([[1.0, 9.0], [2.0, 9.0], [6.0, 9.0], [NAN, 1.0]])
+    assert noise_floor(table, 0) == pytest.approx(math.sqrt(7))
+    assert noise_floor(np.full((3, 1), 0.1), 0) == 0.0
+    with pytest.raises(ValueError, match="at least 2 results"):
+        noise_floor(table[2:], 0)
+
+
+# --- learning rate -------------------------------------------------------------------------------------------------
+
+GRID = np.array([0.001, 0.003, 0.01, 0.023, 0.05, 0.1])
+
+
+def bowl(centre: float, floor: float = 3.0, curvature: float = 0.2) -> Array:
+    return floor + curvature * (np.log(GRID) - math.log(centre)) ** 2
+
+
+@pytest.mark.parametrize("centre", [0.0031, 0.0088, 0.017, 0.03, 0.05])
+def test_best_lr_of_a_parabola_is_its_vertex(centre: float) -> None:
+    seed_effects = np.array([[0.3], [-0.1], [0.1]])
+    best = best_lr(GRID, bowl(centre) + seed_effects, rng(), tolerance=0.01)
+    assert_allclose([best.lr, best.lr_low, best.lr_high], centre, rtol=1e-9)  # seed effects do not move the vertex
+    assert best.loss == pytest.approx(3.1)
+    assert not best.at_edge
+
+
+def test_best_lr_is_least_squares_on_the_points_of_all_seeds() -> None:
+    table = bowl(0.012) + 0.05 * rng(3).normal(size=(4, 6))
+    lowest = int(table.mean(axis=0).argmin())
+    near = slice(lowest - 1, lowest + 2)
+    x = np.tile(np.log(GRID[near]), 4)
+    a, b, c = np.polyfit(x, table[:, near].ravel(), 2)
+    best = best_lr(GRID, table, rng(), tolerance=0.01)
+    assert_allclose([best.lr, best.loss], [math.exp(-b / (2 * a)), c - b * b / (4 * a)], rtol=1e-9)
+    assert best.lr_low is not None and best.lr_high is not None and best.lr_low < best.lr < best.lr_high
+    assert best == best_lr(GRID, table, rng(), tolerance=0.01)
+    order = [3, 0, 5, 1, 4, 2]
+    assert best == best_lr(GRID[order], table[:, order], rng(), tolerance=0.01)
+
+
+@pytest.mark.parametrize(("centre", "edge"), [(1e-4, 0.001), (0.5, 0.1)])
+def test_best_lr_at_the_edge_of_the_grid_is_that_rate(centre: float, edge: float) -> None:
+    best = best_lr(GRID, np.tile(bowl(centre), (3, 1)), rng(), tolerance=0.01)
+    assert (best.lr, best.at_edge) == (edge, True)
+    assert (best.basin_open_low, best.basin_open_high) == (edge == GRID[0], edge == GRID[-1])
+
+
+def test_best_lr_without_a_parabola() -> None:
+    flat = best_lr(GRID, np.ones((2, 6)), rng(), tolerance=0.0)
+    assert (flat.lr, flat.loss, flat.at_edge, flat.basin_open_low, flat.basin_open_high) == (0.001, 1, True, True, True)
+    assert flat.basin_width_decades == pytest.approx(2.0)
+    two = best_lr(GRID[:2], np.array([[2.0, 1.0]]), rng(), tolerance=0.5)
+    assert (two.lr, two.at_edge, two.lr_low, two.lr_high) == (0.003, True, None, None)
+
+
+def test_best_lr_leaves_diverged_arms_out() -> None:
+    table = bowl(0.03) + np.zeros((3, 1))
+    table[1, 5] = NAN
+    assert best_lr(GRID, table, rng(), tolerance=0.01).lr == pytest.approx(0.03)
+    table[0, 4] = math.inf  # now the lowest arm has no neighbour above that survived
+    best = best_lr(GRID, table, rng(), tolerance=0.01)
+    assert (best.lr, best.at_edge, best.basin_open_high) == (0.023, True, True)
+
+
+def test_basin_by_hand() -> None:
+    grid = np.array([0.001, 0.01, 0.1, 1.0])
+    table = np.array([[4.0, 2.0, 3.0, 3.5]])
+    best = best_lr(grid, table, rng(), tolerance=0.5)
+    assert_allclose([best.basin_low, best.basin_high], [10**-2.25, 10**-1.5], rtol=1e-12)
+    assert best.basin_width_decades == pytest.approx(0.75)
+    assert not best.basin_open_low and not best.basin_open_high
+    wide = best_lr(grid, table, rng(), tolerance=1.5)
+    assert (wide.basin_high, wide.basin_open_low, wide.basin_open_high) == (1.0, False, True)
+
+
+def test_the_basin_stops_at_the_first_ridge() -> None:
+    best = best_lr(np.array([0.001, 0.01, 0.1]), np.array([[1.0, 5.0, 1.1]]), rng(), tolerance=0.2)
+    assert best.basin_high < 0.01 and not best.basin_open_high
+
+
+@pytest.mark.parametrize(
+    ("lrs", "tolerance", "table"),
+    [
+        ([0.1, 0.1], 0.1, np.ones((2, 2))),
+        ([0.0, 0.1], 0.1, np.ones((2, 2))),
+        ([0.1, NAN], 0.1, np.ones((2, 2))),
+        ([0.1, 0.2], -0.1, np.ones((2, 2))),
+        ([0.1, 0.2], 0.1, np.ones((2, 3))),
+        ([0.1, 0.2], 0.1, np.full((2, 2), NAN)),
+        ([0.1, 0.2], 0.1, np.ones((0, 2))),
+    ],
+)
+def test_best_lr_refuses_bad_grids(lrs: list[float], tolerance: float, table: Array) -> None:
+    with pytest.raises(ValueError, match="learning rate|tolerance"):
+        best_lr(lrs, table, rng(), tolerance=tolerance)
+
+
+@light
+@given(arrays(np.float64, (3, 6), elements=values))
+def test_best_lr_stays_in_its_grid_and_its_basin_holds_the_lowest_arm(table: Array) -> None:
+    best = best_lr(GRID, table, rng(), resamples=20, tolerance=0.25)
+    lowest = GRID[table.mean(axis=0).argmin()]
+    assert GRID[0] <= best.lr <= GRID[-1] and best.loss <= table.mean(axis=0).min() + 1e-12
+    assert best.basin_low <= lowest * (1 + 1e-12) and lowest <= best.basin_high * (1 + 1e-12)
+    assert not any(math.isnan(value) for value in asdict(best).values())
+
+
+# --- steps and seeds -----------------------------------------------------------------------------------------------
+
+
+def test_steps_to_reach_by_hand() -> None:
+    steps, losses = [0, 10, 20, 30, 40], [5.0, 4.0, 3.0, 3.5, 2.0]
+    assert steps_to_reach(steps, losses, 3.5) == 15.0
+    assert steps_to_reach(steps, losses, 3.0) == 20.0  # the first time, though the curve rises again
+    assert steps_to_reach(steps, losses, 2.75) == 35.0
+    assert steps_to_reach(steps, losses, 6.0) == 0.0
+    assert steps_to_reach(steps, losses, 1.0) == math.inf
+    assert steps_to_reach(steps, [5.0, NAN, 3.0, math.inf, NAN], 4.0) == 10.0
+    assert steps_to_reach([], [], 1.0) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "target"), [([0, 1], [1.0], 0.5), ([1, 1], [2.0, 1.0], 1.5), ([0, 1], [2.0, 1.0], NAN)]
+)
+def test_steps_to_reach_refuses_what_is_no_curve(steps: list[int], losses: list[float], target: float) -> None:
+    with pytest.raises(ValueError, match="curve|target"):
+        steps_to_reach(steps, losses, target)
+
+
+@light
+@given(st.lists(values, min_size=2, max_size=10, unique=True), st.floats(0, 1))
+def test_steps_to_reach_inverts_a_falling_curve(losses: list[float], part: float) -> None:
+    curve = np.sort(losses)[::-1]
+    steps = np.arange(len(curve)) * 25.0
+    target = float(curve[-1] + part * (curve[0] - curve[-1]))
+    reached = steps_to_reach(steps, curve, target)
+    assert np.interp(reached, steps, curve) == pytest.approx(target, abs=1e-9)
+
+
+def difference(mean: float, sd: float, n: int) -> PairedDifference:
+    half = stats.t.ppf(0.975, n - 1) * sd / math.sqrt(n)
+    return PairedDifference(mean, sd, n, mean - half, mean + half, None, None, NAN)
+
+
+@pytest.mark.parametrize("mean", [0.02, -0.02, 0.006, 0.0])
+def test_seeds_to_decide_is_the_first_that_decides(mean: float) -> None:
+    smallest, sd, n = 0.01, 0.03, 3
+    needed = seeds_to_decide(difference(mean, sd, n), smallest)
+    assert needed is not None and needed > n + 1
+
+    def decides(seeds: int) -> bool:
+        d = difference(mean, sd, seeds)
+        return d.excludes_zero if abs(mean) >= smallest else max(abs(d.t_low), abs(d.t_high)) <= smallest
+
+    assert decides(needed) and not decides(needed - 1)
+
+
+def test_seeds_to_decide_at_its_limits() -> None:
+    assert seeds_to_decide(difference(0.02, 0.0, 5), 0.01) == 6
+    assert seeds_to_decide(difference(0.02, 1e-6, 5), 0.01) == 6
+    assert seeds_to_decide(difference(0.01 - 1e-9, 0.03, 5), 0.01) is None
+    assert seeds_to_decide(difference(0.02, 0.03, 10_000), 0.01) is None
+    assert seeds_to_decide(difference(0.02, 0.03, 9_999), 0.01) == 10_000
