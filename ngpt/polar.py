@@ -10,6 +10,7 @@ Five steps do not orthogonalise exactly; what they give for singular values s in
     you            0.97 - 1.04      newton-schulz-cubic  0.07 - 1.00, so it shortens the step about 4x
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -92,9 +93,9 @@ def orthogonalize(G: Tensor, *, method: Orthogonalizer, steps: int, dtype: torch
 
 def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:
     """G / (safety |G|_F) in `dtype`, of spectral norm at most 1."""
-    largest = G.abs().amax(dim=(-2, -1), keepdim=True)
-    exponent = torch.frexp(largest.float()).exponent.clamp(-126, 126)
-    X = torch.ldexp(G.float(), -exponent).to(dtype)
+    largest = torch.linalg.vector_norm(G, ord=math.inf, dim=(-2, -1), keepdim=True).float()
+    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+    X = (G * torch.ldexp(torch.ones_like(largest), -exponent)).to(dtype)
     scale = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
     if safety != 1.0:
         scale = scale * safety

@@ -76,17 +76,17 @@ class Scale(Declared):
     """A learned vector (or scalar) of effective value parameter * (init / stored).
 
     The parameter starts at `stored`, so that Adam, which moves every parameter by about lr a step, moves the effective
-    value by lr * init / stored. arXiv 2410.01131, section 2.5.
+    value by lr * init / stored. arXiv 2410.01131, section 2.5. `gain` is a constant factor that comes with it.
     """
 
-    def __init__(self, *shape: int, init: float, stored: float) -> None:
+    def __init__(self, *shape: int, init: float, stored: float, gain: float = 1.0) -> None:
         super().__init__()
         self.declare("value", nn.Parameter(torch.full(shape, stored)), Role.SCALAR)
         self.value: nn.Parameter
-        self.factor = init / stored
+        self.factor = init / stored * gain
 
     def forward(self) -> Tensor:
-        """The effective value."""
+        """The effective value, times the gain."""
         return self.value * self.factor
 
 
@@ -98,19 +98,20 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, head_width: int, seq_len: int) -> None:
         super().__init__()
-        half = head_width // 2
+        half, rest = head_width // 2, head_width % 2
         frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
         angle_TK = torch.arange(seq_len, dtype=torch.float64)[:, None] * frequency
-        self.register_buffer("cos_TK", angle_TK.cos().float(), persistent=False)
-        self.register_buffer("sin_TK", angle_TK.sin().float(), persistent=False)
-        self.pieces = [half, half, head_width - 2 * half]
+        cos, sin, still = angle_TK.cos(), angle_TK.sin(), torch.zeros(seq_len, rest, dtype=torch.float64)
+        self.register_buffer("cos_TK", torch.cat([cos, cos, still + 1], dim=-1).float(), persistent=False)
+        self.register_buffer("sin_TK", torch.cat([-sin, sin, still], dim=-1).float(), persistent=False)
+        self.pieces = [half, half, rest]
 
-    def forward(self, x_BHTK: Tensor) -> Tensor:
-        """Rotate each head's vectors by their position; same shape, float32."""
-        T = x_BHTK.size(-2)
-        cos, sin = self.cos_TK[:T], self.sin_TK[:T]
-        first, second, rest = x_BHTK.float().split(self.pieces, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate the vectors of x (..., T, K) by their position: x cos + (x with its halves swapped) (-sin, sin)."""
+        T = x.size(-2)
+        first, second, rest = x.split(self.pieces, dim=-1)
+        swapped = torch.cat([second, first, rest], dim=-1)
+        return torch.addcmul(x * self.cos_TK[:T], swapped, self.sin_TK[:T])
 
 
 class Attention(nn.Module):
@@ -136,11 +137,14 @@ class Attention(nn.Module):
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         W_qkv = torch.cat([self.q.weight, self.k.weight, self.v.weight])
-        q, k, v = rearrange(F.linear(h_BTD, W_qkv), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
-        q, k = self.rope(q), self.rope(k)
-        if self.s_qk is not None:
+        qkv = rearrange(F.linear(h_BTD, W_qkv), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
+        qk, v = self.rope(qkv[:2]), qkv[2]
+        if self.s_qk is None:
+            q, k = qk
+        else:
+            q, k = unit(qk)
             # <s q, s k> = <s^2 q, k>: the shared scale is applied once, squared, to q
-            q, k = rearrange(self.s_qk() ** 2, "(H K) -> H 1 K", H=self.n_head) * unit(q), unit(k)
+            q = rearrange(self.s_qk() ** 2, "(H K) -> H 1 K", H=self.n_head) * q
         y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, scale=self.softmax_scale)
         return self.o(rearrange(y, "B H T K -> B T (H K)"))
 
@@ -159,14 +163,13 @@ class SwiGLU(nn.Module):
         self.u = Linear(D, hidden, Role.HIDDEN, reads)
         self.g = Linear(D, hidden, Role.HIDDEN, reads)
         self.down = Linear(hidden, D, Role.HIDDEN, writes)
-        self.s_u = Scale(hidden, init=1.0, stored=1.0) if normalized else None
-        self.s_g = Scale(hidden, init=1.0, stored=1.0) if normalized else None
-        self.root_width = math.sqrt(D)
+        self.s_u = Scale(hidden, init=1.0, stored=1.0, gain=math.sqrt(D)) if normalized else None
+        self.s_g = Scale(hidden, init=1.0, stored=1.0, gain=math.sqrt(D)) if normalized else None
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        u_BTF = self.u(h_BTD, None if self.s_u is None else self.s_u() * self.root_width)
-        g_BTF = self.g(h_BTD, None if self.s_g is None else self.s_g() * self.root_width)
+        u_BTF = self.u(h_BTD, None if self.s_u is None else self.s_u())
+        g_BTF = self.g(h_BTD, None if self.s_g is None else self.s_g())
         return self.down(u_BTF * F.silu(g_BTF))
 
 
