@@ -53,11 +53,11 @@ class ModelConfig:
     """gated nGPT; the paper's nGPT (arXiv 2410.01131); the unnormalised control; the earlier attempt's gated model"""
     n_layer: int = 3
     """transformer blocks"""
-    n_embd: int = 96
+    n_embd: int = 64
     """width d of the residual stream"""
     n_head: int = 4
     """attention heads"""
-    seq_len: int = 128
+    seq_len: int = 64
     """context length in tokens"""
     alpha: float = 0.15
     """initial step size of each residual step (scalar in the gated models, 0.05 per channel in ngpt)"""
@@ -111,9 +111,9 @@ class OptimConfig:
 
     optimizer: Literal["adam", "muon"] = "muon"
     """what moves the hidden matrices"""
-    lr: float = 0.01
+    lr: float = 0.03
     """learning rate of the hidden matrices; for Muon the length of each unit vector's step, in radians to first order"""
-    aux_lr: float = 0.003
+    aux_lr: float = 0.01
     """AdamW learning rate of everything else; the same in every arm unless --aux-lr-ratio ties it to --lr"""
     aux_lr_ratio: float | None = None
     """if given, the rate of everything else is this times --lr, and --aux-lr is not used"""
@@ -181,9 +181,9 @@ class TrainConfig:
     """if given, stop after this much training time, start-up, compilation and validation excluded"""
     batch_size: int = 8
     """sequences a step"""
-    eval_tokens: int = 65536
+    eval_tokens: int = 8192
     """validation tokens: the first so many of the validation split, the same for every run"""
-    eval_every: int = 50
+    eval_every: int = 40
     """steps between validations; there is always one at the end"""
     log_every: int = 1
     """steps between lines in metrics.jsonl"""
@@ -253,22 +253,24 @@ class Runtime:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "trinity": dict(n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, ns_steps=10),
+    "trinity": dict(
+        n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, eval_every=200, ns_steps=10,
+    ),
     "155m": dict(
         n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400, eval_tokens=1_048_576,
-        data="fineweb10b", dtype="bfloat16",
+        eval_every=50, aux_lr=0.003, data="fineweb10b", dtype="bfloat16",
     ),
     "155m-literal": dict(
         arch="gated-literal", n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400,
-        eval_tokens=1_048_576, data="fineweb10b", lr=0.003, aux_lr_ratio=0.3, nesterov=False,
+        eval_tokens=1_048_576, eval_every=50, data="fineweb10b", lr=0.003, aux_lr_ratio=0.3, nesterov=False,
         orthogonalizer="newton-schulz-cubic", adjust_lr_fn="none", grad_clip=None,
     ),
 }  # fmt: skip
 """Each preset as its difference to the field defaults."""
 
 PRESET_LR: dict[tuple[str, str], float] = {
-    ("tiny", "muon"): 0.01,
-    ("tiny", "adam"): 0.003,
+    ("tiny", "muon"): 0.03,
+    ("tiny", "adam"): 0.01,
     ("trinity", "muon"): 0.01,
     ("trinity", "adam"): 0.003,
     ("155m", "muon"): 0.01,

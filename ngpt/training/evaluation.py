@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from ngpt.data.batches import validation_batches
 from ngpt.data.corpus import Corpus
 
+BATCH_TOKENS = 4096
+"""Tokens in one forward pass of a validation: the same for all runs, since it can change the last bits of a sum."""
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -30,7 +33,8 @@ def loss_of(logits_BTV: Tensor, targets_BT: Tensor, reduction: str = "mean") -> 
 class Evaluator:
     """Holds the validation batches of a run and measures a model on them."""
 
-    def __init__(self, corpus: Corpus, *, eval_tokens: int, batch_size: int, seq_len: int, device: torch.device) -> None:
+    def __init__(self, corpus: Corpus, *, eval_tokens: int, seq_len: int, device: torch.device) -> None:
+        batch_size = max(1, BATCH_TOKENS // seq_len)
         batches = validation_batches(corpus.val, eval_tokens=eval_tokens, batch_size=batch_size, seq_len=seq_len)
         self.batches = [(torch.from_numpy(x).to(device), torch.from_numpy(y.copy()).to(device)) for x, y in batches]
         self.tokens = sum(y.numel() for _, y in self.batches)

@@ -134,7 +134,6 @@ class Run:
         self.evaluator = Evaluator(
             self.corpus,
             eval_tokens=config.train.eval_tokens,
-            batch_size=config.train.batch_size,
             seq_len=config.model.seq_len,
             device=device,
         )
