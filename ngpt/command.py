@@ -56,9 +56,11 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
 
 
 def _shown(value: Any) -> str:
-    return {True: "yes", False: "no", None: "none", "": "the run's id"}.get(value, str(value)) if isinstance(
-        value, bool | str | None
-    ) else f"{value}"
+    return (
+        {True: "yes", False: "no", None: "none", "": "the run's id"}.get(value, str(value))
+        if isinstance(value, bool | str | None)
+        else f"{value}"
+    )
 
 
 def _base(hint: Any) -> Any:

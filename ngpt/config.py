@@ -107,12 +107,12 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer: `--optimizer` moves the hidden matrices, AdamW always moves embeddings, head, gates and scalars."""
+    """The optimizer of the hidden matrices; AdamW always moves embeddings, head, gates and scalars."""
 
     optimizer: Literal["adam", "muon"] = "muon"
     """what moves the hidden matrices"""
     lr: float = 0.03
-    """learning rate of the hidden matrices; for Muon the length of each unit vector's step, in radians to first order"""
+    """learning rate of the hidden matrices; for Muon each unit vector's rotation in radians, to first order"""
     aux_lr: float = 0.01
     """AdamW learning rate of everything else; the same in every arm unless --aux-lr-ratio ties it to --lr"""
     aux_lr_ratio: float | None = None

@@ -22,7 +22,11 @@ CODE = ("config.py", "sphere.py", "polar.py", "kernels", "data", "model", "optim
 def code_digest() -> str:
     """SHA-256 of the sources in `CODE` without comments, documentation and formatting."""
     root = Path(__file__).parent
-    files = [file for part in CODE for file in ([root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py")))]
+    files = [
+        file
+        for part in CODE
+        for file in ([root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py")))
+    ]
     digest = hashlib.sha256()
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf-8"))

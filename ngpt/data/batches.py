@@ -33,7 +33,9 @@ class Batches:
     def at(self, step: int) -> tuple[Ids, Ids]:
         """Inputs and targets of one step, int64 (B, T) each."""
         first = step * self.batch_size
-        windows = [self._order(i // self.num_windows)[i % self.num_windows] for i in range(first, first + self.batch_size)]
+        windows = [
+            self._order(i // self.num_windows)[i % self.num_windows] for i in range(first, first + self.batch_size)
+        ]
         return _windows(self.tokens, windows, self.seq_len)
 
 

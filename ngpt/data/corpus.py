@@ -132,7 +132,9 @@ def _file_documents(path: Path) -> Iterator[bytes]:
         try:
             column = pyarrow.parquet.read_table(path, columns=["text"])["text"]
         except (pyarrow.lib.ArrowException, KeyError) as error:
-            raise InputError(f"{path}: not a parquet file with a column 'text': {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"{path}: not a parquet file with a column 'text': {str(error).splitlines()[0]}"
+            ) from error
         yield from (str(row).encode() for row in column.to_pylist() if row)
 
 
@@ -195,13 +197,13 @@ def _from_folder(path: Path, tokenizer: Tokenizer) -> Corpus:
     if kinds == {True}:
         _require_gpt2(path, tokenizer)
         return _from_shards(path.name, train, val, byte_lengths=None)
-    documents = ([d for file in part for d in _file_documents(file)] for part in (train, val))
-    return _encoded(path.name, *documents, tokenizer)
+    train_documents, val_documents = ([d for file in part for d in _file_documents(file)] for part in (train, val))
+    return _encoded(path.name, train_documents, val_documents, tokenizer)
 
 
 def _from_shards(name: str, train: list[Path], val: list[Path], byte_lengths: NDArray[np.int64] | None) -> Corpus:
-    parts = [[read_shard(path, GPT2_VOCAB) for path in paths] for paths in (train, val)]
-    return _token_corpus(name, *parts, byte_lengths)
+    train_tokens, val_tokens = ([read_shard(path, GPT2_VOCAB) for path in paths] for paths in (train, val))
+    return _token_corpus(name, train_tokens, val_tokens, byte_lengths)
 
 
 def _token_corpus(name: str, train: list[Tokens], val: list[Tokens], byte_lengths: NDArray[np.int64] | None) -> Corpus:
@@ -258,5 +260,5 @@ def _digest(tokenizer: str, train: list[Tokens], val: list[Tokens]) -> str:
     for part in (train, val):
         digest.update(b"|")
         for tokens in part:
-            digest.update(np.ascontiguousarray(tokens, "<u2"))
+            digest.update(np.ascontiguousarray(tokens, "<u2").data)
     return digest.hexdigest()

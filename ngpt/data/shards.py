@@ -29,7 +29,9 @@ def read_shard(path: Path, vocab_size: int) -> Tokens:
     expected = HEADER_BYTES + 2 * int(count)
     if count <= 0 or size != expected:
         what = "truncated" if size < expected else "damaged"
-        raise InputError(f"{path}: {what} shard: {size} bytes where its header promises {count} tokens, {expected} bytes")
+        raise InputError(
+            f"{path}: {what} shard: {size} bytes where its header promises {count} tokens, {expected} bytes"
+        )
     tokens: Tokens = np.memmap(path, "<u2", "r", offset=HEADER_BYTES, shape=(int(count),))
     largest = int(tokens.max())
     if largest >= vocab_size:

@@ -52,8 +52,8 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
     """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once."""
     specs = parameter_specs(model)
     trained = {name: parameter for name, parameter in model.named_parameters() if specs[name].role != Role.FROZEN}
-    matrices = [parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN]
-    others = [parameter for name, parameter in trained.items() if specs[name].role != Role.HIDDEN]
+    matrices: list[Tensor] = [parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN]
+    others: list[Tensor] = [parameter for name, parameter in trained.items() if specs[name].role != Role.HIDDEN]
     if not matrices or len(matrices) + len(others) != len([p for p in model.parameters() if p.requires_grad]):
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
 

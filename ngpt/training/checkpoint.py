@@ -59,7 +59,7 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
 
 def pack(model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Weights as `model.<name>`, optimizer state as `<optimizer>.<parameter index>.<key>`."""
-    tensors = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+    tensors: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
     for label, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{label}.{index}.{key}": value for key, value in state.items()}

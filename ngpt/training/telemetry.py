@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ngpt import polar, sphere
+from ngpt.model.layers import GatedResidual, PaperResidual
 from ngpt.model.roles import ParameterSpec, Role
 
 
@@ -68,7 +69,7 @@ class Telemetry:
 
     def _gates(self) -> dict[str, float]:
         gates = [p for n, p in self.model.named_parameters() if self.specs[n].role == Role.GATE]
-        sizes = [module.step_size() for module in self.model.modules() if hasattr(module, "step_size")]
+        sizes = [m.step_size() for m in self.model.modules() if isinstance(m, PaperResidual | GatedResidual)]
         figures: dict[str, float] = {}
         for name, values in (("gate", [torch.sigmoid(gate) for gate in gates]), ("step", sizes)):
             if values:

@@ -33,11 +33,16 @@ CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 
 
+class RunBusyError(InputError):
+    """Another process holds the run's lock."""
+
+
 def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None) -> tuple[Path, RunRecord]:
     """Carry out one run in its folder under `runtime.out` and return the folder and the final record.
 
     Raises InputError on anything wrong with the input; any other exception is recorded as `failed` and raised.
-    An earlier run of the same id is set aside under another name, unless it is resumed or, when resuming, done.
+    An earlier run of the same id is set aside under another name. With `runtime.resume` it is continued from its
+    checkpoint, or from its start if it was killed before the first one, and left as it is if it ended by itself.
     """
     device = environment.choose_device(runtime.device)
     corpus = load_corpus(config.data)
@@ -48,12 +53,12 @@ def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None)
     folder = runtime.out / identity
     with locked(runtime.out / ".locks" / identity) as mine:
         if not mine:
-            raise InputError(f"{folder}: another process is working on this run")
+            raise RunBusyError(f"{folder}: another process is working on this run")
         if (folder / "record.json").exists():
             earlier = read_record(folder)
             if runtime.resume and earlier.status in ("done", "diverged"):
                 return folder, earlier
-            if not (runtime.resume and (folder / CHECKPOINT).exists()):
+            if not runtime.resume or earlier.status == "failed":
                 _set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder, Run(config, runtime, corpus, device, folder).carry_out(progress)
@@ -70,12 +75,12 @@ def _set_aside(folder: Path) -> None:
 class Run:
     """One run in progress: its parts, its counters, and the loop."""
 
-    def __init__(
-        self, config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.device, folder: Path
-    ) -> None:
+    def __init__(self, config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.device, folder: Path) -> None:
         self.config, self.runtime, self.corpus, self.device, self.folder = config, runtime, corpus, device, folder
         self.skipped_in_a_row = 0
-        self.checkpoint = read_tensors(folder / CHECKPOINT) if runtime.resume and (folder / CHECKPOINT).exists() else None
+        self.checkpoint = (
+            read_tensors(folder / CHECKPOINT) if runtime.resume and (folder / CHECKPOINT).exists() else None
+        )
         threads = runtime.threads or environment.core_count()
         if self.checkpoint is not None:  # another number of threads would add in another order
             threads = self.checkpoint[1]["record"]["threads"]
@@ -113,7 +118,7 @@ class Run:
                 self.record.status = "failed"
             self.record.peak_memory_bytes = environment.peak_memory_bytes(self.device)
             if self.record.train_seconds:
-                done = (self.record.steps * self.config.train.batch_size * self.config.model.seq_len)
+                done = self.record.steps * self.config.train.batch_size * self.config.model.seq_len
                 self.record.tokens_per_second = done / self.record.train_seconds
             self.record.write(self.folder)
         if self.record.status in ("done", "diverged"):
@@ -205,7 +210,9 @@ class Run:
         record, optimizers = self.record, self.optimizers
         begin = time.perf_counter()
         optimizers.schedule(step=record.steps, progress=self._share_done())
-        x_BT, y_BT = (torch.from_numpy(ids.copy()).to(self.device, non_blocking=True) for ids in self.batches.at(record.steps))
+        x_BT, y_BT = (
+            torch.from_numpy(ids.copy()).to(self.device, non_blocking=True) for ids in self.batches.at(record.steps)
+        )
         with self.autocast:
             logits_BTV = self.model(x_BT)
         loss = loss_of(logits_BTV, y_BT)
@@ -237,7 +244,13 @@ class Run:
         seconds = time.perf_counter() - begin
         record.train_seconds += seconds
         lr = optimizers.hidden.param_groups[0]["lr"]
-        return {"step": record.steps, "loss": loss_value, "lr": lr, "grad_norm": grad_norm, "seconds": seconds} | figures
+        return {
+            "step": record.steps,
+            "loss": loss_value,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "seconds": seconds,
+        } | figures
 
     def _validate(self, *, final: bool) -> dict[str, float]:
         begin = time.perf_counter()
@@ -284,5 +297,3 @@ def transfer(source: Path, model: nn.Module) -> None:
         parameter.copy_(weights[name])
         moved += 1
     print(f"transferred {moved} tensors from {source}; embedding and head start fresh", file=sys.stderr)
-
-

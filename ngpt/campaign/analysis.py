@@ -1,0 +1,195 @@
+"""`reports/data/<campaign>.json` -> every number of the report: tables, intervals, verdicts. Pure, seeded, no torch."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.statistics import (
+    ArmComparison,
+    Array,
+    LrOptimum,
+    best_lr,
+    compare_to_baseline,
+    noise_floor,
+    paired_difference,
+    steps_to_reach,
+)
+from ngpt.campaign.verdict import Verdict, judge, name_winner
+
+BOOTSTRAP_SEED = 20241001
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSummary:
+    """One method over its grid and at its best rate."""
+
+    method: Method
+    tuning: Array
+    """metric on the tuning seeds, (seeds, rates); NaN where there is none"""
+    chosen_lr: float | None
+    optimum: LrOptimum | None
+    comparison: Array
+    """metric at the chosen rate on the comparison seeds, (seeds,)"""
+    against: ArmComparison | None
+    """against the baseline; None for the baseline itself"""
+    verdict: Verdict | None
+    speedup: Array
+    """share of the baseline's steps after which this method is at the baseline's final loss, (seeds,); inf: never"""
+    tokens_per_second: float | None
+    """median over the comparison runs"""
+    tokens_per_second_ratio: float | None
+    """median over seeds of its rate over the baseline's"""
+    telemetry: dict[str, tuple[Array, Array]]
+    """(steps, mean over the comparison seeds) by quantity"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """A campaign's numbers."""
+
+    summaries: list[MethodSummary]
+    baseline: MethodSummary
+    winner: str | None
+    noise_floor: float | None
+    """the baseline's spread over the comparison seeds"""
+    paired_noise: float | None
+    """spread of a paired difference over seeds, pooled over methods; None without two comparison seeds"""
+    idle: list[tuple[str, str]]
+    """pairs of arms whose weights are equal after one step"""
+    counts: dict[str, int]
+    """runs by status"""
+    complete: bool
+    """every planned run has ended by itself"""
+
+
+def analyse(campaign: Campaign, data: dict[str, Any]) -> Analysis:
+    """All figures of a report from its data."""
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    rows = data["runs"]
+    metric = campaign.rule.metric
+    compared = _comparison_table(campaign, rows, metric)
+    names = [method.name for method in campaign.methods]
+    baseline_column = names.index(campaign.baseline)
+    comparisons: dict[str, ArmComparison] = {}
+    winner = None
+    if len(compared) >= 2:
+        found = compare_to_baseline(compared, baseline_column, rng)
+        comparisons = {names[comparison.arm]: comparison for comparison in found}
+        best = name_winner(compared, baseline_column, campaign.rule, rng)
+        winner = None if best is None else names[best]
+    summaries = [
+        _summary(campaign, method, rows, metric, compared[:, column], comparisons.get(method.name), rng)
+        for column, method in enumerate(campaign.methods)
+    ]
+    finite = np.isfinite(compared[:, baseline_column]).sum() if len(compared) else 0
+    spreads = [c.difference.sd for c in comparisons.values() if c.difference is not None]
+    counts: dict[str, int] = defaultdict(int)
+    for row in rows:
+        counts[row["status"]] += 1
+    return Analysis(
+        summaries=summaries,
+        baseline=summaries[baseline_column],
+        winner=winner,
+        noise_floor=noise_floor(compared, baseline_column) if finite >= 2 else None,
+        paired_noise=float(np.sqrt(np.mean(np.square(spreads)))) if spreads else None,
+        idle=_idle_arms(rows),
+        counts=dict(counts),
+        complete=len(rows) == data["planned_runs"] and counts["done"] + counts["diverged"] == len(rows),
+    )
+
+
+def _comparison_table(campaign: Campaign, rows: list[dict[str, Any]], metric: str) -> Array:
+    """(seeds, methods) at each method's chosen rate; no rows before the comparison has begun."""
+    values = {(r["method"], r["seed"]): r.get(metric, math.nan) for r in rows if r["stage"] == "comparison"}
+    seeds = sorted({seed for _, seed in values})
+    table = [[values.get((method.name, seed), math.nan) for method in campaign.methods] for seed in seeds]
+    return np.array(table, dtype=np.float64).reshape(len(seeds), len(campaign.methods))
+
+
+def _summary(
+    campaign: Campaign,
+    method: Method,
+    rows: list[dict[str, Any]],
+    metric: str,
+    comparison: Array,
+    against: ArmComparison | None,
+    rng: np.random.Generator,
+) -> MethodSummary:
+    mine = [row for row in rows if row["method"] == method.name]
+    tuned = {(row["lr"], row["seed"]): row.get(metric, math.nan) for row in mine if row["stage"] == "tuning"}
+    seeds = sorted({seed for _, seed in tuned})
+    tuning = np.array([[tuned[lr, seed] for lr in method.lrs] for seed in seeds])
+    final = [row for row in mine if row["stage"] == "comparison"]
+    base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == campaign.baseline}
+    verdict = None
+    if method.name != campaign.baseline:
+        verdict = judge(
+            campaign.rule,
+            None if against is None else against.difference,
+            n_missing=0 if against is None else against.n_missing,
+            distinguishable=against is not None and against.distinguishable,
+        )
+    complete = len(tuning) and np.isfinite(tuning).all(axis=0).any()
+    speeds = [row["tokens_per_second"] for row in final if "tokens_per_second" in row]
+    ratios = [
+        row["tokens_per_second"] / base[row["seed"]]["tokens_per_second"]
+        for row in final
+        if "tokens_per_second" in row and "tokens_per_second" in base.get(row["seed"], {})
+    ]
+    return MethodSummary(
+        method=method,
+        tuning=tuning,
+        chosen_lr=final[0]["lr"] if final else None,
+        optimum=best_lr(method.lrs, tuning, rng, tolerance=campaign.rule.smallest_effect) if complete else None,
+        comparison=comparison,
+        against=against,
+        verdict=verdict,
+        speedup=np.array([_speedup(row, base.get(row["seed"])) for row in final]),
+        tokens_per_second=float(np.median(speeds)) if speeds else None,
+        tokens_per_second_ratio=float(np.median(ratios)) if ratios else None,
+        telemetry=_mean_telemetry(final),
+    )
+
+
+def _speedup(row: dict[str, Any], base: dict[str, Any] | None) -> float:
+    """Find the share of the baseline's steps that reaches its final loss on the same seed; inf: never reached."""
+    if base is None or "val" not in row or "final_val_loss" not in base:
+        return math.nan
+    return steps_to_reach(row["val"]["step"], row["val"]["loss"], base["final_val_loss"]) / base["steps"]
+
+
+def _mean_telemetry(rows: list[dict[str, Any]]) -> dict[str, tuple[Array, Array]]:
+    measured = [row["telemetry"] for row in rows if row.get("telemetry", {}).get("step")]
+    if not measured or any(t["step"] != measured[0]["step"] for t in measured):
+        return {}
+    names = set.intersection(*(set(t) for t in measured)) - {"step"}
+    step = np.array(measured[0]["step"], dtype=np.float64)
+    return {
+        name: (step, np.mean(np.array([t[name] for t in measured], dtype=np.float64), axis=0)) for name in sorted(names)
+    }
+
+
+def _idle_arms(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """C11: arms of one stage and seed whose weights after the first step are equal to the bit."""
+    seen: dict[tuple[str, int, str], str] = {}
+    idle = set()
+    for row in rows:
+        digest = row.get("first_step_sha256")
+        if digest:
+            key, name = (row["stage"], row["seed"], digest), f"{row['method']}, lr {row['lr']:g}"
+            if seen.setdefault(key, name) != name:
+                idle.add((seen[key], name))
+    return sorted(idle)
+
+
+def mean_interval(values: Array) -> tuple[float, float, float] | None:
+    """Mean and 95% t interval of a sample (n,); None for fewer than two finite values."""
+    finite = values[np.isfinite(values)]
+    if finite.size < 2:
+        return None
+    d = paired_difference(finite, np.zeros_like(finite), np.random.default_rng(0), resamples=0)
+    return d.mean, d.t_low, d.t_high

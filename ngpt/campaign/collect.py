@@ -1,0 +1,111 @@
+"""Run folders -> `reports/data/<campaign>.json`: all that a report is made of, and nothing that is judged. No torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ngpt.campaign.execute import finished_record
+from ngpt.campaign.plan import Plan, PlannedRun
+from ngpt.campaign.statistics import Array
+from ngpt.config import to_flags
+from ngpt.identity import code_digest
+from ngpt.training.record import RunRecord, read_metrics
+
+CURVE_POINTS = 50
+"""Points a training curve is averaged down to."""
+
+
+def losses_by_method(plan: Plan, runs: list[PlannedRun], out: Path, metric: str) -> dict[str, Array]:
+    """Tables (seeds, rates) of `metric` by method; NaN where a run has no result."""
+    values: dict[tuple[str, float, int], float] = {}
+    for run in runs:
+        record = finished_record(out, run.run_id)
+        value = getattr(record, metric) if record is not None else None
+        values[run.arm.method, run.arm.lr, run.seed] = np.nan if value is None else float(value)
+    seeds = sorted({run.seed for run in runs})
+    return {
+        method.name: np.array([[values[method.name, lr, seed] for lr in method.lrs] for seed in seeds])
+        for method in plan.campaign.methods
+    }
+
+
+def collect(plan: Plan, runs: list[PlannedRun], out: Path, *, command: str, failures: dict[str, str]) -> dict[str, Any]:
+    """Everything a report needs, as JSON. Runs without a finished record are listed as missing."""
+    rows, records = [], []
+    for run in runs:
+        record = finished_record(out, run.run_id)
+        row: dict[str, Any] = {
+            "stage": run.stage, "method": run.arm.method, "lr": run.arm.lr, "seed": run.seed, "run_id": run.run_id,
+            "status": "missing" if record is None else record.status,
+        }  # fmt: skip
+        if record is not None:
+            records.append(record)
+            row |= _figures(record) | _curves(read_metrics(out / run.run_id))
+        elif run.name in failures:
+            row |= {"status": "failed", "message": failures[run.name]}
+        rows.append(row)
+    first = runs[0].config
+    return {
+        "campaign": plan.campaign.name,
+        "preset": plan.preset,
+        "data": first.data.data,
+        "tokenizer": first.data.tokenizer,
+        "data_digest": plan.data_digest,
+        "code_digest": code_digest(),
+        "command": command,
+        "planned_runs": plan.count(),
+        "tuning_seeds": plan.tuning_seeds,
+        "comparison_seeds": plan.comparison_seeds,
+        "model": {"layers": first.model.n_layer, "width": first.model.n_embd, "context": first.model.seq_len,
+                  "arch": first.model.arch},
+        "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype},
+        "commands": {f"{run.arm.method}|{run.arm.lr}|{run.seed}": " ".join(to_flags(run.config)) for run in runs},
+        "environments": _environments(records),
+        "parameters": records[0].parameters if records else None,
+        "eval_tokens": records[0].eval_tokens if records else None,
+        "runs": rows,
+    }  # fmt: skip
+
+
+def _figures(record: RunRecord) -> dict[str, Any]:
+    kept = ("steps", "final_val_loss", "final_val_bpb", "tokens_per_second", "train_seconds", "eval_seconds")
+    figures = {name: value for name in kept if (value := getattr(record, name)) is not None}
+    digest = record.weights_sha256.get("first", "")
+    return figures | {"skipped_steps": record.skipped_steps, "first_step_sha256": digest[:16]}
+
+
+def _curves(metrics: list[dict[str, float]]) -> dict[str, Any]:
+    """Validation points as measured, the training loss averaged over equal stretches, telemetry as measured."""
+    val = [(row["step"], row["val_loss"]) for row in metrics if "val_loss" in row]
+    losses = np.array([(row["step"], row["loss"]) for row in metrics if "loss" in row])
+    stretches = np.array_split(losses, min(CURVE_POINTS, len(losses))) if len(losses) else []
+    telemetry = [row for row in metrics if "drift_max" in row]
+    names = sorted(
+        {name for row in telemetry for name in row}
+        - {"step", "loss", "lr", "grad_norm", "seconds", "val_loss", "val_bpb"}
+    )
+    return {
+        "val": {"step": [step for step, _ in val], "loss": [round(loss, 6) for _, loss in val]},
+        "train": {
+            "step": [float(s[:, 0].mean()) for s in stretches],
+            "loss": [round(float(s[:, 1].mean()), 5) for s in stretches],
+        },
+        "telemetry": {
+            "step": [row["step"] for row in telemetry],
+            **{name: [_rounded(row.get(name)) for row in telemetry] for name in names},
+        },
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _environments(records: list[RunRecord]) -> list[dict[str, Any]]:
+    """The different machines, versions and commits behind the runs, each with its number of runs."""
+    seen: dict[str, dict[str, Any]] = {}
+    for record in records:
+        content = {"device": record.device, "threads": record.threads, "commit": record.commit, **record.versions}
+        seen.setdefault(str(content), {**content, "runs": 0})["runs"] += 1
+    return list(seen.values())

@@ -1,0 +1,172 @@
+"""The command line of a campaign: plan, carry out, collect, report. What every script in `runners/` calls."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from ngpt.campaign.collect import collect, losses_by_method
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.execute import Outcome, execute, finished_record
+from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operations
+from ngpt.campaign.report import data_path, write_data, write_report
+from ngpt.command import Parser
+from ngpt.config import PRESETS, default_tokenizer
+from ngpt.data.corpus import load_corpus
+from ngpt.data.tokenizers import Tokenizer
+from ngpt.errors import InputError, exit_code_of
+from ngpt.files import replaced_atomically
+
+ASSUMED_FLOPS = 1e10
+"""Floating-point operations a second of one CPU core, for `--dry-run` where no finished run tells the speed."""
+
+
+def main(campaign: Campaign) -> None:
+    """Run the campaign as the command line says and exit."""
+    sys.exit(exit_code_of(lambda: carry_out(campaign, sys.argv[1:])))
+
+
+def build_parser(campaign: Campaign) -> Parser:
+    """The flags of a campaign."""
+    parser = Parser(description=campaign.question, allow_abbrev=False)
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default=campaign.preset, help="size of the runs (%(default)s)"
+    )
+    parser.add_argument("--data", help="as in train_architectural.py; the preset's if not given")
+    parser.add_argument("--tokenizer", choices=("auto", "bytes", "gpt2"), help="as in train_architectural.py")
+    parser.add_argument("--shards", type=int, help="as in train_architectural.py")
+    parser.add_argument("--steps", type=int, help="steps a run; the preset's if not given")
+    parser.add_argument(
+        "--seeds", type=int, default=campaign.tuning_seeds,
+        help=f"seeds an arm for choosing rates (%(default)s); the comparison has at least {campaign.comparison_seeds}",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, help="runs at once; one a core on CPUs, one on a GPU if not given")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs go (%(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="show plan, number of runs and estimated time")
+    parser.add_argument("--report-only", action="store_true", help="rebuild the report from what is there")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (%(default)s)")
+    return parser
+
+
+def carry_out(campaign: Campaign, arguments: list[str]) -> int:
+    """The whole campaign; returns the exit code: 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
+    given = build_parser(campaign).parse_args(arguments)
+    if given.seeds < 2 or (given.jobs is not None and given.jobs < 1):
+        raise InputError("--seeds must be at least 2 and --jobs at least 1")
+    names = ("data", "tokenizer", "shards", "steps")
+    overrides = {name: value for name in names if (value := getattr(given, name)) is not None}
+    first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
+    if given.report_only and not given.out.exists() and data_path(given.reports, campaign.name).exists():
+        path, _ = write_report(campaign, given.reports)  # a checkout without the runs: from the collected data
+        print(path)
+        return 0
+    plan = Plan(
+        campaign=campaign,
+        preset=given.preset,
+        overrides=overrides,
+        tuning_seeds=given.seeds,
+        comparison_seeds=max(campaign.comparison_seeds, given.seeds),
+        data_digest=load_corpus(first.data).digest,
+    )
+    jobs = given.jobs or _default_jobs(given.device)
+    if given.dry_run:
+        _show_plan(plan, given.out, jobs)
+        return 0
+
+    _require_writable(given.out, given.reports)
+    command = shlex.join(["python", f"runners/{campaign.name}.py", *arguments])
+    runs, outcome = _carry_out_runs(plan, given, jobs)
+    if not any(finished_record(given.out, run.run_id) for run in runs):
+        if outcome.interrupted:
+            return _interrupted(runs, plan, given.out)
+        raise InputError(f"no finished run of this campaign in {given.out}" + _first_message(outcome))
+    command = command.replace(" --report-only", "")
+    write_data(given.reports, collect(plan, runs, given.out, command=command, failures=outcome.failures))
+    path, analysis = write_report(campaign, given.reports)
+    if outcome.interrupted:
+        return _interrupted(runs, plan, given.out)
+    _print_answers(analysis)
+    print(path)
+    return 1 if outcome.failures or analysis.idle else 0
+
+
+def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[list[PlannedRun], Outcome]:
+    """Tuning, then the comparison at the rates it chose; with --report-only only what is already there."""
+    threads = 1 if _on_cpu(given.device) else 0
+    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, "device": given.device, "threads": threads}
+    runs = plan.tuning_runs()
+    print(
+        f"{plan.campaign.name}: {plan.count()} runs, {jobs} at a time; finished ones are not repeated", file=sys.stderr
+    )
+    outcome = Outcome() if given.report_only else execute(runs, **settings)
+    finished = all(finished_record(given.out, run.run_id) for run in runs)
+    if outcome.interrupted or not finished:
+        return runs, outcome
+    losses = losses_by_method(plan, runs, given.out, plan.campaign.rule.metric)
+    comparison = plan.comparison_runs(choose_rates(plan.campaign, losses))
+    if not given.report_only:
+        second = execute(comparison, **settings)
+        outcome = Outcome(outcome.failures | second.failures, second.interrupted)
+    return runs + comparison, outcome
+
+
+def _print_answers(analysis: Any) -> None:
+    for summary in analysis.summaries:
+        if summary.verdict is not None:
+            print(f"{summary.method.name}: {summary.verdict.label}. {summary.verdict.reason}")
+
+
+def _interrupted(runs: list[PlannedRun], plan: Plan, out: Path) -> int:
+    done = sum(finished_record(out, run.run_id) is not None for run in runs)
+    print(f"interrupted with {done} of {plan.count()} runs finished; the same command continues", file=sys.stderr)
+    return 130
+
+
+def _first_message(outcome: Outcome) -> str:
+    return f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
+
+
+def _require_writable(*folders: Path) -> None:
+    """Refuse before hours of runs, not after them."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replaced_atomically(folder / ".writable") as temporary:
+            temporary.touch()
+        (folder / ".writable").unlink()
+
+
+def _on_cpu(device: str) -> bool:
+    return device == "cpu" or (device == "auto" and not Path("/dev/nvidia0").exists())
+
+
+def _default_jobs(device: str) -> int:
+    return len(os.sched_getaffinity(0)) if _on_cpu(device) else 1
+
+
+def _show_plan(plan: Plan, out: Path, jobs: int) -> None:
+    """The plan, the number of runs, those already finished, and an estimate of the time."""
+    runs = plan.tuning_runs()
+    done = [record for run in runs if (record := finished_record(out, run.run_id))]
+    print(f"{plan.campaign.question}\n")
+    print(
+        f"preset {plan.preset}, data digest {plan.data_digest[:16]}, {plan.comparison_seeds} comparison seeds a method"
+    )
+    for run in runs:
+        state = "done" if finished_record(out, run.run_id) else "to do"
+        print(f"  {run.stage}  {run.run_id}  {run.name}  [{state}]")
+    for method in plan.campaign.methods:
+        print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
+    if done:
+        seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)
+        basis = f"from {len(done)} finished runs"
+    else:
+        config = runs[0].config
+        vocabulary = Tokenizer(default_tokenizer(config.data.data)).vocab_size
+        seconds = estimated_operations(config, vocabulary) / ASSUMED_FLOPS
+        basis = f"assuming {ASSUMED_FLOPS:.0e} operations a second"
+    remaining = plan.count() - len(done)
+    print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
+    print(f"estimated time: {remaining * seconds / jobs / 60:.1f} minutes")

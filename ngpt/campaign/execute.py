@@ -1,0 +1,205 @@
+"""Carrying out planned runs: each in a process of its own, a few at a time, resumable, with progress.
+
+The processes come from a fork server that has imported the trainer once, so that a run starts in milliseconds instead
+of the seconds that importing PyTorch takes. Each is in a process group of its own: Ctrl-C reaches only the runner,
+which asks every run to stop after its step and to leave a checkpoint.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ngpt.campaign.plan import PlannedRun
+from ngpt.config import RunConfig, Runtime
+from ngpt.errors import InputError
+from ngpt.training.record import RunRecord, read_record
+
+FINISHED = ("done", "diverged")
+PROGRESS_SECONDS = 0.2
+BUSY_SECONDS = 2.0
+
+
+def finished_record(out: Path, run_id: str) -> RunRecord | None:
+    """The record of a run that ended by itself, done or diverged; None if there is none (yet)."""
+    folder = out / run_id
+    if not (folder / "record.json").exists():
+        return None
+    record = read_record(folder)
+    return record if record.status in FINISHED else None
+
+
+@dataclass
+class Outcome:
+    """What happened to the runs that were asked for."""
+
+    failures: dict[str, str] = field(default_factory=dict)
+    """message by run name, of runs that ended without a result"""
+    interrupted: bool = False
+
+
+def execute(runs: list[PlannedRun], *, out: Path, jobs: int, device: str, threads: int) -> Outcome:
+    """Carry out the runs that are not finished yet, `jobs` at a time.
+
+    A run that another runner is working on is left to it and looked at again later. A failed run does not stop the
+    others.
+    """
+    pending = deque(run for run in runs if finished_record(out, run.run_id) is None)
+    return _Execution(out=out, jobs=jobs, device=device, threads=threads, total=len(runs)).carry_out(pending)
+
+
+@dataclass
+class _Worker:
+    run: PlannedRun
+    process: Any
+    connection: Connection
+    bar: "tqdm[Any]"
+    message: str = ""
+    busy: bool = False
+
+
+class _Execution:
+    def __init__(self, *, out: Path, jobs: int, device: str, threads: int, total: int) -> None:
+        self.out, self.jobs, self.device, self.threads = out, jobs, device, threads
+        self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            self.context.set_forkserver_preload(["ngpt.training.trainer"])
+        self.total = total
+        self.outcome = Outcome()
+        self.workers: dict[int, _Worker] = {}
+        self.not_before: dict[str, float] = {}
+
+    def carry_out(self, pending: "deque[PlannedRun]") -> Outcome:
+        hide = not sys.stderr.isatty()
+        done = self.total - len(pending)
+        with tqdm(total=self.total, initial=done, unit="run", desc="campaign", disable=hide, file=sys.stderr) as total:
+            try:
+                while pending or self.workers:
+                    self._start(pending)
+                    self._listen(pending, total)
+            except KeyboardInterrupt:
+                self._stop()
+                self.outcome.interrupted = True
+        return self.outcome
+
+    def _start(self, pending: "deque[PlannedRun]") -> None:
+        for slot in range(self.jobs):
+            if slot in self.workers or not pending:
+                continue
+            now = time.monotonic()
+            ready = next((run for run in pending if self.not_before.get(run.run_id, 0.0) <= now), None)
+            if ready is None:
+                return
+            pending.remove(ready)
+            runtime = Runtime(
+                out=self.out, name=ready.name, device=self.device, threads=self.threads, resume=True,  # type: ignore[arg-type]
+                keep_weights=False, progress=False,
+            )  # fmt: skip
+            receiver, sender = self.context.Pipe(duplex=False)
+            process = self.context.Process(target=_work, args=(ready.config, runtime, sender))
+            process.start()
+            sender.close()
+            bar = tqdm(
+                total=ready.config.train.steps, desc=f"  {ready.name}", unit="step", position=slot + 1, leave=False,
+                disable=not sys.stderr.isatty(), file=sys.stderr,
+            )  # fmt: skip
+            self.workers[slot] = _Worker(ready, process, receiver, bar)
+
+    def _listen(self, pending: "deque[PlannedRun]", total: "tqdm[Any]") -> None:
+        connections = {worker.connection: slot for slot, worker in self.workers.items()}
+        if not connections:  # every run left is with another runner
+            time.sleep(PROGRESS_SECONDS)
+            return
+        for connection in wait(list(connections), timeout=1.0):
+            slot = connections[connection]  # type: ignore[index]
+            worker = self.workers[slot]
+            try:
+                kind, content = worker.connection.recv()
+            except EOFError:
+                self._end(slot, pending, total)
+                continue
+            if kind == "step":
+                step, loss = content
+                worker.bar.update(step - worker.bar.n)
+                worker.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            elif kind == "busy":
+                worker.busy = True
+            else:
+                worker.message = content
+
+    def _end(self, slot: int, pending: "deque[PlannedRun]", total: "tqdm[Any]") -> None:
+        worker = self.workers.pop(slot)
+        worker.process.join()
+        worker.connection.close()
+        worker.bar.close()
+        run = worker.run
+        if worker.busy:
+            self.not_before[run.run_id] = time.monotonic() + BUSY_SECONDS
+            pending.append(run)
+            return
+        record = finished_record(self.out, run.run_id)
+        total.update()
+        if record is None:
+            message = worker.message or f"its process ended with code {worker.process.exitcode}"
+            self.outcome.failures[run.name] = message
+            shown = f"failed: {message}"
+        elif record.final_val_loss is None:
+            shown = f"{record.status}: {record.message}"
+        else:
+            shown = f"{record.final_val_loss:.4f} nats per token in {record.train_seconds:.1f} s"
+        tqdm.write(f"{run.name}: {shown}", file=sys.stderr)
+
+    def _stop(self) -> None:
+        """Ask every run to stop after its step; a second Ctrl-C ends them at once."""
+        tqdm.write("stopping: each run finishes its step and leaves a checkpoint", file=sys.stderr)
+        for round_ in range(2):
+            for worker in self.workers.values():
+                if worker.process.is_alive():
+                    worker.process.terminate()
+            try:
+                for worker in self.workers.values():
+                    while worker.process.is_alive():  # keep the pipe empty, or the run could not write to it
+                        with suppress(EOFError):
+                            while worker.connection.poll(0.1):
+                                worker.connection.recv()
+                        worker.process.join(timeout=0.1)
+                    worker.bar.close()
+                return
+            except KeyboardInterrupt:
+                if round_:
+                    raise
+
+
+def _work(config: RunConfig, runtime: Runtime, connection: Connection) -> None:
+    """One run, in its own process."""
+    os.setpgrp()
+    from ngpt.training.trainer import RunBusyError, train
+
+    last = 0.0
+
+    def report(step: int, loss: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PROGRESS_SECONDS:
+            return
+        last = now
+        try:
+            connection.send(("step", (step, loss)))
+        except BrokenPipeError:  # the runner is gone: stop as if asked to
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        train(config, runtime, report)
+    except RunBusyError:
+        connection.send(("busy", ""))
+    except (InputError, OSError) as error:
+        connection.send(("error", " ".join(str(error).split())))

@@ -1,0 +1,119 @@
+"""Analysis -> markdown. The words are in `templates/report.md.j2`; here are the numbers it prints. No torch."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ngpt.campaign.analysis import Analysis, MethodSummary, analyse, mean_interval
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.figures import draw_figures
+from ngpt.errors import InputError
+from ngpt.files import read_json, write_json, write_text
+
+TELEMETRY_COLUMNS = {
+    "rotation_hidden_rad": "rotation, hidden (rad/step)",
+    "rotation_embedding_rad": "rotation, embedding (rad/step)",
+    "rotation_head_rad": "rotation, head (rad/step)",
+    "radial_share_hidden": "radial share, hidden",
+    "drift_max": "largest drift before projection",
+    "orthogonality_error": "orthogonality error",
+    "gate_mean": "gate, mean",
+    "step_mean": "residual step, mean",
+}
+
+
+def data_path(reports: Path, name: str) -> Path:
+    """Where a campaign's collected data lie."""
+    return reports / "data" / f"{name}.json"
+
+
+def write_data(reports: Path, data: dict[str, Any]) -> None:
+    """Keep the collected data beside the report, atomically."""
+    path = data_path(reports, data["campaign"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, data, indent=None)
+
+
+def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
+    """Build report and figures from `reports/data/<campaign>.json`."""
+    data = read_json(data_path(reports, campaign.name))
+    if data.get("campaign") != campaign.name or not data.get("runs"):
+        raise InputError(f"{data_path(reports, campaign.name)}: not the data of this campaign")
+    analysis = analyse(campaign, data)
+    files = draw_figures(analysis, data, reports / "figures", campaign.name)
+    path = reports / campaign.report_name
+    write_text(path, render(campaign, analysis, data, files))
+    return path, analysis
+
+
+def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: dict[str, str]) -> str:
+    """The report's markdown."""
+    environment = Environment(
+        loader=PackageLoader("ngpt.campaign"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+        keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "signed": signed, "percent": percent, "mean_sd": mean_sd}
+    shown = [r.text for r in campaign.references if r.data == data["data"] and data["preset"] in r.presets]
+    return environment.get_template("report.md.j2").render(
+        campaign=campaign,
+        analysis=analysis,
+        data=data,
+        files=files,
+        references=shown,
+        columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in analysis.summaries)},
+        troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
+        command_of=_command_of(data),
+        speedups={s.method.name: speedup_text(s) for s in analysis.summaries},
+        settings=json.dumps({"model": data["model"], "training": data["training"]}),
+    )
+
+
+def _command_of(data: dict[str, Any]) -> Any:
+    """Flags of a method's run at a rate on the first seed for which there is one."""
+
+    def find(method: str, lr: float) -> str:
+        key = next(k for k in data["commands"] if k.startswith(f"{method}|{lr}|"))
+        return f"python train_architectural.py {data['commands'][key]}".strip()
+
+    return find
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Fixed digits, or a dash for what was not measured."""
+    return "–" if value is None or math.isnan(value) else "never" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """With its sign, and a real minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share as a whole percentage."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.0f}%"
+
+
+def mean_sd(values: np.ndarray) -> str:
+    """`2.4870 ± 0.0210`: mean and standard deviation over seeds."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return "–"
+    return f"{finite.mean():.4f}" + (f" ± {finite.std(ddof=1):.4f}" if finite.size > 1 else "")
+
+
+def speedup_text(summary: MethodSummary) -> str:
+    """Steps to the baseline's final loss as a share of the baseline's, over seeds, in words."""
+    share = summary.speedup[~np.isnan(summary.speedup)]
+    if share.size == 0:
+        return "–"
+    never = int(np.isinf(share).sum())
+    if never:
+        return f"not reached on {never} of {share.size} seeds"
+    interval = mean_interval(share)
+    if interval is None:
+        return percent(float(share[0]))
+    return f"{percent(interval[0])} [{percent(interval[1])}, {percent(interval[2])}]"
