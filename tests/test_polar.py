@@ -191,7 +191,7 @@ def test_zeros(method: Orthogonalizer) -> None:
     G = matrices((12, 20), torch.float32)
     G[3], G[:, 5] = 0.0, 0.0
     Q = polar.orthogonalize(G, **options)
-    noise = EPS64 if method == "svd" else 0.0  # the decomposition is not exact about zeros
+    noise = 8 * EPS64 if method == "svd" else 0.0  # the decomposition is not exact about zeros
     assert torch.isfinite(Q).all() and Q[3].abs().max() <= noise and Q[:, 5].abs().max() <= noise
     kept = [row for row in range(12) if row != 3]
     dense = polar.orthogonalize(G[kept], **options)
