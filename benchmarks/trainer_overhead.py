@@ -1,7 +1,7 @@
 """What a `tiny` run costs beyond forward, backward and optimizer step: `python benchmarks/trainer_overhead.py`.
 
-In one run, by wall clock: the trainer's overhead (batches, gradient norm, telemetry, metrics: everything in the training
-loop that is not forward, loss, backward, optimizer step or projection), validation's share, and peak memory.
+In one run, by wall clock: the trainer's overhead (batches, gradient norm, telemetry, metrics: everything in the loop
+that is not forward, loss, backward, optimizer step or projection), validation's share, and peak memory.
 """
 
 import sys
@@ -71,9 +71,7 @@ def main() -> None:
     LazyProjection.after_step = timed("step", LazyProjection.after_step)  # type: ignore[method-assign]
 
     results = {}
-    print(
-        f"{'optimizer':10} {'overhead':>9} {'validation':>11} {'forward':>8} {'backward':>9} {'step':>6} {'memory':>8}"
-    )
+    print("optimizer   overhead  validation  forward  backward   step   memory")
     for optimizer in ("muon", "adam"):
         runs = [measure(optimizer) for _ in range(3)]
         row = {name: sorted(run[name] for run in runs)[1] for name in runs[0]}

@@ -181,7 +181,7 @@ class TrainConfig:
     """if given, stop after this much training time, start-up, compilation and validation excluded"""
     batch_size: int = 8
     """sequences a step"""
-    eval_tokens: int = 8192
+    eval_tokens: int = 6144
     """validation tokens: the first so many of the validation split, the same for every run"""
     eval_every: int = 40
     """steps between validations; there is always one at the end"""

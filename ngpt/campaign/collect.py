@@ -80,13 +80,13 @@ def _curves(metrics: list[dict[str, float]]) -> dict[str, Any]:
     val = [(row["step"], row["val_loss"]) for row in metrics if "val_loss" in row]
     losses = np.array([(row["step"], row["loss"]) for row in metrics if "loss" in row])
     stretches = np.array_split(losses, min(CURVE_POINTS, len(losses))) if len(losses) else []
-    telemetry = [row for row in metrics if "drift_max" in row]
+    telemetry = [row for row in metrics if "orthogonality_error" in row or "drift_max" in row]
     names = sorted(
         {name for row in telemetry for name in row}
         - {"step", "loss", "lr", "grad_norm", "seconds", "val_loss", "val_bpb"}
     )
     return {
-        "val": {"step": [step for step, _ in val], "loss": [round(loss, 6) for _, loss in val]},
+        "val": {"step": [step for step, _ in val], "loss": [loss for _, loss in val]},
         "train": {
             "step": [float(s[:, 0].mean()) for s in stretches],
             "loss": [round(float(s[:, 1].mean()), 5) for s in stretches],

@@ -29,9 +29,9 @@ STYLE: dict[Any, Any] = {
 
 TELEMETRY_LABELS = {
     "rotation_hidden_rad": "rotation of hidden vectors\nper step [rad]",
-    "radial_share_hidden": "radial share of the update",
-    "drift_max": "largest | |w| - 1 | before projection",
-    "orthogonality_error": "orthogonality error of the update",
+    "radial_share_hidden": "radial share\nof hidden updates",
+    "drift_max": "largest | |w| - 1 |\nremoved by a projection",
+    "orthogonality_error": "orthogonality error\nof hidden updates",
 }
 
 

@@ -19,7 +19,7 @@ TELEMETRY_COLUMNS = {
     "rotation_embedding_rad": "rotation, embedding (rad/step)",
     "rotation_head_rad": "rotation, head (rad/step)",
     "radial_share_hidden": "radial share, hidden",
-    "drift_max": "largest drift before projection",
+    "drift_max": "largest drift a projection removed",
     "orthogonality_error": "orthogonality error",
     "gate_mean": "gate, mean",
     "step_mean": "residual step, mean",
@@ -67,9 +67,17 @@ def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: 
         columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in analysis.summaries)},
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=_command_of(data),
+        tuning_cells={s.method.name: _columns(s) for s in analysis.summaries},
         speedups={s.method.name: speedup_text(s) for s in analysis.summaries},
         settings=json.dumps({"model": data["model"], "training": data["training"]}),
     )
+
+
+def _columns(summary: MethodSummary) -> list[str]:
+    """Mean and spread of each rate of a method's grid."""
+    return [
+        mean_sd(summary.tuning[:, i] if len(summary.tuning) else np.empty(0)) for i in range(len(summary.method.lrs))
+    ]
 
 
 def _command_of(data: dict[str, Any]) -> Any:

@@ -48,7 +48,10 @@ class Verdict:
     label: Label
     effect: PairedDifference | None
     """Arm minus baseline; None where there are fewer than two pairs."""
+    why: str
+    """What decides, in words."""
     reason: str
+    """One sentence: the numbers, then `why`."""
     seeds_needed: int | None
     """For an inconclusive answer, about how many seeds would decide; None where no number up to 10,000 would, or where
     runs are missing and not seeds."""
@@ -71,7 +74,7 @@ def judge(
     missing = f", and {n_missing} of the arm's runs are missing" if n_missing else ""
     if difference is None:
         reason = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}."
-        return Verdict("inconclusive", None, reason, rule.seeds)
+        return Verdict("inconclusive", None, reason, reason, rule.seeds)
     needed = seeds_to_decide(difference, rule.smallest_effect)
     smallest = f"{rule.smallest_effect:g} {rule.unit}"
 
@@ -80,7 +83,7 @@ def judge(
             f"{rule.metric} differs from the baseline by {difference.mean:+.4g} {rule.unit} "
             f"({1 - LEVEL:.0%} interval {difference.t_low:+.4g} to {difference.t_high:+.4g}, {difference.n} seeds)"
         )
-        return Verdict(label, difference, f"{measured}: {why}.", seeds_needed)
+        return Verdict(label, difference, why, f"{measured}: {why}.", seeds_needed)
 
     if difference.n < rule.seeds:
         why = f"too few, the rule asks for {rule.seeds} complete pairs of seeds{missing}"

@@ -25,10 +25,13 @@ class LazyProjection:
             for name, parameter in model.named_parameters()
             if (spec := specs[name]).sphere_dim is not None
         ]
+        self.removed_drift: Tensor | None = None
+        """`drift` just before the latest projection of `after_step`"""
 
     def after_step(self, step: int) -> None:
         """Project if `step`, the number of steps made, is a multiple of K."""
         if step % self.every == 0:
+            self.removed_drift = self._drift()
             self.project()
 
     @torch.no_grad()
@@ -49,7 +52,13 @@ class LazyProjection:
                 for (_, parameter, _), weight in zip(self.points, kept, strict=True):
                     parameter.copy_(weight)
 
-    @torch.no_grad()
     def drift(self) -> float:
         """Largest | |w| - 1 | over all unit vectors: how far the weights are off the sphere now."""
-        return max(((sphere.norm(w, dim=dim) - 1).abs().max().item() for _, w, dim in self.points), default=0.0)
+        drift = self._drift()
+        return 0.0 if drift is None else drift.item()
+
+    @torch.no_grad()
+    def _drift(self) -> Tensor | None:
+        if not self.points:
+            return None
+        return torch.stack([(sphere.norm(w, dim=dim) - 1).abs().max() for _, w, dim in self.points]).max()

@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from ngpt import polar, sphere
 from ngpt.model.layers import GatedResidual, PaperResidual
 from ngpt.model.roles import ParameterSpec, Role
+from ngpt.optim.projection import LazyProjection
 
 
 class Telemetry:
     """Compares the weights before and after a step, by role."""
 
-    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec]) -> None:
+    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], projection: LazyProjection) -> None:
         self.model = model
+        self.projection = projection
         self.specs = specs
         self.before: dict[str, Tensor] = {}
 
@@ -26,18 +28,17 @@ class Telemetry:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Figures of the step since `remember`, before any projection, for each role on the sphere.
+        """Figures of the step since `remember`, for each role on the sphere.
 
         rotation_<role>_rad: mean angle between a vector before and after. radial_share_<role>: root of the share of
         the update's squared length that points along the vectors, which projection throws away.
-        drift_max: largest | |w| - 1 |. orthogonality_error: of the hidden matrices' updates, scaled to the Frobenius
+        drift_max: largest | |w| - 1 | that the latest lazy projection removed. orthogonality_error: of the hidden matrices' updates, scaled to the Frobenius
         norm of a polar factor; 0 if every update is a multiple of one. gate_*: the gates after the sigmoid; step_*:
         the effective residual step sizes.
         """
         angles: dict[Role, list[Tensor]] = {}
         radial: dict[Role, list[Tensor]] = {}
         length: dict[Role, list[Tensor]] = {}
-        drift: list[Tensor] = []
         errors: list[Tensor] = []
         for name, parameter in self.model.named_parameters():
             if name not in self.before:
@@ -49,7 +50,6 @@ class Telemetry:
             angles.setdefault(role, []).append(sphere.angle(x, sphere.project(parameter, dim=dim), dim=dim).flatten())
             radial.setdefault(role, []).append(sphere.inner(x, update, dim=dim).square().sum())
             length.setdefault(role, []).append(update.square().sum())
-            drift.append((sphere.norm(parameter, dim=dim) - 1).abs().max())
             if role == Role.HIDDEN:
                 k = min(update.shape)
                 norm = torch.linalg.matrix_norm(update)
@@ -60,8 +60,8 @@ class Telemetry:
             total = torch.stack(length[role]).sum()
             if total > 0:
                 figures[f"radial_share_{role}"] = (torch.stack(radial[role]).sum() / total).sqrt().item()
-        if drift:
-            figures["drift_max"] = torch.stack(drift).max().item()
+        if self.projection.removed_drift is not None:
+            figures["drift_max"] = self.projection.removed_drift.item()
         if errors:
             figures["orthogonality_error"] = torch.stack(errors).mean().item()
         self.before = {}

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -132,7 +133,7 @@ class Run:
         self.model = build_model(config.model, self.corpus.vocab_size, seed=config.seed).to(device)
         self.specs = parameter_specs(self.model)
         self.optimizers = build_optimizers(self.model, config)
-        self.telemetry = Telemetry(self.model, self.specs)
+        self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection)
         self.batches = Batches(
             self.corpus.train, batch_size=config.train.batch_size, seq_len=config.model.seq_len, seed=config.seed
         )
@@ -152,19 +153,25 @@ class Run:
             transfer(Path(config.train.init_from), self.model)
             self.optimizers.projection.project()
 
-    def _restore(self, tensors: dict[str, torch.Tensor], state: dict[str, object]) -> None:
+    def _restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         path = self.folder / CHECKPOINT
         kept = state["record"]
-        assert isinstance(kept, dict)
         if kept["digest"] != self.record.digest:
             raise InputError(f"{path}: the checkpoint of another configuration, data set or version of the code")
         unpack(path, tensors, self.model, self.optimizers.all)
         for name in ("steps", "train_seconds", "eval_seconds", "skipped_steps", "weights_sha256"):
             setattr(self.record, name, kept[name])
-        self.skipped_in_a_row = int(str(state["skipped_in_a_row"]))
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+        if state["removed_drift"] is not None:
+            self.optimizers.projection.removed_drift = torch.tensor(state["removed_drift"])
 
     def _save(self) -> None:
-        state = {"record": dataclasses.asdict(self.record), "skipped_in_a_row": self.skipped_in_a_row}
+        drift = self.optimizers.projection.removed_drift
+        state = {
+            "record": dataclasses.asdict(self.record),
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "removed_drift": None if drift is None else drift.item(),
+        }
         write_tensors(self.folder / CHECKPOINT, pack(self.model, self.optimizers.all), state)
 
     # --- loop --------------------------------------------------------------------------------------------------------

@@ -204,6 +204,16 @@ def test_agrees_with_the_oracle_for_every_orthogonalizer(method: Any) -> None:
     assert agrees_with_oracle(step_function, orthogonalize=reference)  # a wide matrix: "none" is factor 1, as None is
 
 
+def test_the_steps_write_to_no_argument() -> None:
+    W, G, M = (torch.tensor(sequence((3, 4, 6), seed=seed)[0]) for seed in range(3))
+    before = [W.clone(), G.clone(), M.clone()]
+    for result in (
+        steps.momentum(M, G, 0.9), steps.nesterov(M, G, 0.9), steps.decay(W, 0.1, 0.5), steps.linear_move(W, G, 0.1)
+    ):  # fmt: skip
+        assert all(result.data_ptr() != tensor.data_ptr() for tensor in (W, G, M))
+    assert all(torch.equal(a, b) for a, b in zip((W, G, M), before, strict=True))
+
+
 def test_adjust_lr_none_leaves_a_tall_step_as_it_is() -> None:
     shape = SHAPES["tall"]
     assert agrees_with_oracle(
@@ -344,7 +354,7 @@ def test_the_closure_is_called_once_with_gradients_on_and_its_loss_returned() ->
         loss = sum((parameter**2).sum() for parameter in parameters)
         optimizer.zero_grad()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     expected = sum(float((parameter.detach() ** 2).sum()) for parameter in parameters)
     assert optimizer.step(closure) == pytest.approx(expected, rel=1e-6)
