@@ -113,7 +113,7 @@ class OptimConfig:
     """what moves the hidden matrices"""
     lr: float = 0.03
     """learning rate of the hidden matrices; for Muon each unit vector's rotation in radians, to first order"""
-    aux_lr: float = 0.01
+    aux_lr: float = 0.005
     """AdamW learning rate of everything else; the same in every arm unless --aux-lr-ratio ties it to --lr"""
     aux_lr_ratio: float | None = None
     """if given, the rate of everything else is this times --lr, and --aux-lr is not used"""

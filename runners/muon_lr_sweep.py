@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+if __name__ == "__main__":  # the campaign's processes import this file as well, and need nothing from it
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from experiments.muon_lr_sweep import CAMPAIGN
+    from ngpt.campaign.command import main
 
-from experiments.muon_lr_sweep import CAMPAIGN  # noqa: E402 (the checkout need not be installed)
-from ngpt.campaign.command import main  # noqa: E402
-
-if __name__ == "__main__":
     main(CAMPAIGN)

@@ -85,9 +85,7 @@ def test_agrees_with_the_oracle(name: str, shape: tuple[int, ...], dim: int, dty
 def test_one_angle_for_all_vectors_and_kept_dimensions(shape: tuple[int, ...], dim: int) -> None:
     g = geometry(shape, dim, torch.float64)
     same = torch.full_like(g["theta"], 0.7)
-    assert torch.equal(
-        sphere.geodesic(g["x"], g["u"], 0.7, dim=dim), sphere.geodesic(g["x"], g["u"], same, dim=dim)
-    )
+    assert torch.equal(sphere.geodesic(g["x"], g["u"], 0.7, dim=dim), sphere.geodesic(g["x"], g["u"], same, dim=dim))
     assert torch.equal(
         sphere.transport(g["x"], g["u"], 0.7, g["v"], dim=dim), sphere.transport(g["x"], g["u"], same, g["v"], dim=dim)
     )

@@ -6,8 +6,6 @@ which asks every run to stop after its step and to leave a checkpoint.
 """
 
 import multiprocessing
-import os
-import signal
 import sys
 import time
 from collections import deque
@@ -20,12 +18,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ngpt.campaign.plan import PlannedRun
-from ngpt.config import RunConfig, Runtime
-from ngpt.errors import InputError
+from ngpt.campaign.worker import PROGRESS_SECONDS, carry_out_run
+from ngpt.config import Runtime
 from ngpt.training.record import RunRecord, read_record
 
 FINISHED = ("done", "diverged")
-PROGRESS_SECONDS = 0.2
 BUSY_SECONDS = 2.0
 
 
@@ -72,7 +69,7 @@ class _Execution:
         self.out, self.jobs, self.device, self.threads = out, jobs, device, threads
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
-            self.context.set_forkserver_preload(["ngpt.training.trainer"])
+            self.context.set_forkserver_preload(["ngpt.campaign.preload"])
         self.total = total
         self.outcome = Outcome()
         self.workers: dict[int, _Worker] = {}
@@ -105,7 +102,7 @@ class _Execution:
                 keep_weights=False, progress=False,
             )  # fmt: skip
             receiver, sender = self.context.Pipe(duplex=False)
-            process = self.context.Process(target=_work, args=(ready.config, runtime, sender))
+            process = self.context.Process(target=carry_out_run, args=(ready.config, runtime, sender))
             process.start()
             sender.close()
             bar = tqdm(
@@ -177,29 +174,3 @@ class _Execution:
             except KeyboardInterrupt:
                 if round_:
                     raise
-
-
-def _work(config: RunConfig, runtime: Runtime, connection: Connection) -> None:
-    """One run, in its own process."""
-    os.setpgrp()
-    from ngpt.training.trainer import RunBusyError, train
-
-    last = 0.0
-
-    def report(step: int, loss: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < PROGRESS_SECONDS:
-            return
-        last = now
-        try:
-            connection.send(("step", (step, loss)))
-        except BrokenPipeError:  # the runner is gone: stop as if asked to
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    try:
-        train(config, runtime, report)
-    except RunBusyError:
-        connection.send(("busy", ""))
-    except (InputError, OSError) as error:
-        connection.send(("error", " ".join(str(error).split())))

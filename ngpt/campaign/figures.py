@@ -89,7 +89,8 @@ def _loss_against_lr(analysis: Analysis, path: Path) -> None:
         xscale="log", xlabel="learning rate of the hidden matrices", ylabel="final validation loss [nats per token]"
     )
     axes.set_title("Mean and 95% interval over seeds; dotted: best rate, shaded: its interval", fontsize=9)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     figure.savefig(path)
     plt.close(figure)
 
@@ -107,7 +108,8 @@ def _loss_curves(analysis: Analysis, data: dict[str, Any], path: Path) -> None:
             _band(axes, [row[kind] for row in rows], _colour(index), label)
     left.set(xlabel="step", ylabel="training loss [nats per token]")
     right.set(xlabel="step", ylabel="validation loss [nats per token]")
-    right.legend(fontsize=8)
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize=8)
     figure.suptitle("Each method at its best rate, on the comparison seeds: mean, and range over seeds", fontsize=9)
     figure.savefig(path)
     plt.close(figure)

@@ -31,10 +31,10 @@ class Telemetry:
         """Figures of the step since `remember`, for each role on the sphere.
 
         rotation_<role>_rad: mean angle between a vector before and after. radial_share_<role>: root of the share of
-        the update's squared length that points along the vectors, which projection throws away.
-        drift_max: largest | |w| - 1 | that the latest lazy projection removed. orthogonality_error: of the hidden matrices' updates, scaled to the Frobenius
-        norm of a polar factor; 0 if every update is a multiple of one. gate_*: the gates after the sigmoid; step_*:
-        the effective residual step sizes.
+        the update's squared length that points along the vectors, which projection throws away. drift_max: largest
+        | |w| - 1 | that the latest lazy projection removed. orthogonality_error: of the hidden matrices' updates,
+        scaled to the Frobenius norm of a polar factor; 0 if every update is a multiple of one. gate_*: the gates
+        after the sigmoid; step_*: the effective residual step sizes.
         """
         angles: dict[Role, list[Tensor]] = {}
         radial: dict[Role, list[Tensor]] = {}

@@ -105,7 +105,11 @@ def test_the_schedule_sets_muons_momentum() -> None:
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
 @pytest.mark.parametrize("arch", ["gated-ngpt", "gated-literal"])
 def test_a_step_is_the_oracles_for_every_parameter(arch: str, optimizer: str) -> None:
-    model, config = setup(arch=arch, optimizer=optimizer, lr=0.01, aux_lr=0.003, weight_decay=0.1)
+    muon = {"momentum": 0.95, "nesterov": True, "orthogonalizer": "newton-schulz", "ns_steps": 5}
+    model, config = setup(
+        arch=arch, optimizer=optimizer, lr=0.01, aux_lr=0.003, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95,
+        dtype="float32", **(muon | {"adjust_lr_fn": "original"} if optimizer == "muon" else {}),
+    )  # fmt: skip
     built = build_optimizers(model, config)
     hidden = set(names_of(model, built.hidden))
     start = {name: parameter.detach().double().numpy() for name, parameter in model.named_parameters()}

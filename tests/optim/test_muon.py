@@ -24,7 +24,7 @@ from ngpt.optim.projection import LazyProjection
 
 Array = np.ndarray
 STEPS = 20
-SHAPES = {"wide": (16, 32), "tall": (32, 16), "square": (24, 24)}
+SHAPES = {"wide": (8, 16), "tall": (16, 8), "square": (12, 12)}
 QUINTIC = (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)
 
 GROWTH = 485
@@ -63,8 +63,8 @@ OPTIONS = [
 
 
 def both(dtype: torch.dtype, options: dict[str, Any]) -> list[list[list[Tensor]]]:
-    """The weights of SimpleMuon and of torch's, two matrices of each shape in one optimizer."""
-    shapes = [shape for shape in SHAPES.values() for _ in range(2)]
+    """The weights of SimpleMuon and of torch's, matrices of several shapes, two of them the same, in one optimizer."""
+    shapes = [(16, 32), (32, 16), (16, 32), (24, 24)]
     sequences = [sequence(shape, seed=seed) for seed, shape in enumerate(shapes)]
     gradients = [tensors(step, dtype) for step in zip(*(gradients for _, gradients in sequences), strict=True)]
     traces = []

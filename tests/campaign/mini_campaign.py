@@ -1,0 +1,25 @@
+"""A campaign small enough for a test."""
+
+from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.verdict import Rule
+
+SMALL = {
+    "n_embd": 16, "n_layer": 1, "n_head": 2, "seq_len": 16, "batch_size": 2, "eval_tokens": 64, "eval_every": 4,
+    "telemetry_every": 4, "aux_lr": 0.01,
+}  # fmt: skip
+
+CAMPAIGN = Campaign(
+    name="mini",
+    title="A small campaign",
+    question="Does Muon beat Adam here?",
+    claim="Nothing is claimed.",
+    methods=(
+        Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.01, 0.03, 0.1)),
+        Method(name="Adam", fields={"optimizer": "adam"}, lrs=(0.003, 0.01, 0.03)),
+    ),
+    baseline="Adam",
+    rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=2),
+    tuning_seeds=2,
+    comparison_seeds=2,
+    fields=SMALL,
+)

@@ -1,0 +1,167 @@
+"""A whole campaign through its command: plan, interruption, resume, kill, report; and its refusals."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.plan import Plan
+from ngpt.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mini_campaign import CAMPAIGN
+
+SCRIPT = Path(__file__).with_name("mini.py")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{i} bottles of beer on the wall, {i * 7 % 13} of them green.\n" for i in range(400)))
+    return path
+
+
+def command(folder: Path, *flags: str) -> list[str]:
+    data = str(folder / "text.txt")
+    return [
+        sys.executable,
+        str(SCRIPT),
+        "--data",
+        data,
+        "--out",
+        str(folder / "runs"),
+        "--reports",
+        str(folder / "r"),
+        *flags,
+    ]
+
+
+def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=240)
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """Modification time of the record of each finished run."""
+    records = [
+        path for path in (folder / "runs").glob("*/record.json") if json.loads(path.read_text())["status"] == "done"
+    ]
+    return {path.parent.name: path.stat().st_mtime_ns for path in records}
+
+
+def test_a_campaign_interrupted_killed_and_continued(tmp_path: Path, text: Path) -> None:
+    plan = run(tmp_path, "--dry-run", "--steps", "40")
+    assert plan.returncode == 0 and "16 runs, 0 finished" in plan.stdout and "estimated time" in plan.stdout
+    assert not (tmp_path / "runs").exists()
+
+    for number, enough in ((signal.SIGINT, 3), (signal.SIGKILL, 7)):
+        process = subprocess.Popen(
+            command(tmp_path, "--steps", "40"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while len(finished(tmp_path)) < enough and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        _, error = process.communicate(timeout=60)
+        if number == signal.SIGINT:
+            assert process.returncode == 130 and b"the same command continues" in error, error
+        before = finished(tmp_path)
+        assert enough <= len(before) < 16
+
+    result = run(tmp_path, "--steps", "40")
+    assert result.returncode == 0, result.stderr
+    after = finished(tmp_path)
+    assert len(after) == 16 and before.items() <= after.items(), "a finished run was repeated"
+    assert sum(path.is_dir() for path in (tmp_path / "runs").iterdir()) == 17, "16 runs and the folder of locks"
+
+    report = Path(result.stdout.splitlines()[-1])
+    content = report.read_text()
+    assert report.name == "MINI_REPORT.md" and "16 planned: 16 done" in content
+    assert all(
+        (report.parent / "figures" / f"mini_{kind}.png").stat().st_size > 10_000
+        for kind in ("loss_curves", "telemetry")
+    )
+
+    report.unlink()
+    again = run(tmp_path, "--steps", "40", "--report-only")
+    assert again.returncode == 0 and report.read_text() == content and finished(tmp_path) == after
+
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")  # a checkout without its runs: the report from its data
+    report.unlink()
+    assert run(tmp_path, "--steps", "40", "--report-only").returncode == 0 and report.read_text() == content
+
+
+def test_two_runners_on_one_folder_share_the_work(tmp_path: Path, text: Path) -> None:
+    flags = ("--steps", "12", "--jobs", "1")
+    both = [
+        subprocess.Popen(command(tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert len(finished(tmp_path)) == 16
+    assert outputs[0][0].splitlines()[:-1] == outputs[1][0].splitlines()[:-1]
+
+
+def test_two_arms_of_one_configuration_are_refused() -> None:
+    same = dataclasses.replace(CAMPAIGN.methods[0], name="Muon again")
+    campaign = dataclasses.replace(CAMPAIGN, methods=(*CAMPAIGN.methods, same))
+    plan = Plan(campaign=campaign, preset="tiny", overrides={}, tuning_seeds=2, comparison_seeds=2, data_digest="0")
+    with pytest.raises(
+        InputError, match="two arms are the same configuration: 'Muon, lr 0.01' and 'Muon again, lr 0.01'"
+    ):
+        plan.tuning_runs()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "SGD"}, "baseline"),
+        ({"comparison_seeds": 1}, "asks for 2 seeds"),
+        ({"methods": (CAMPAIGN.methods[0], Method(name="Adam", fields={}, lrs=(0.1,)))}, "grid of the same size"),
+    ],
+)
+def test_an_experiment_that_cannot_be_judged_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CAMPAIGN, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--seeds", "1"), "--seeds must be at least 2"),
+        (("--preset", "huge"), "invalid choice"),
+        (("--steps", "-3"), "--steps must be positive"),
+        (("--data", "nowhere.txt"), "no such file"),
+        (("--out", "text.txt/runs"), "text.txt"),
+        (("--report-only",), "no finished run"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(tmp_path: Path, text: Path, flags: tuple[str, ...], message: str) -> None:
+    result = subprocess.run(command(tmp_path, *flags), capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: ")
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_pairing_gives_all_arms_of_a_seed_the_same_batches_and_initialisation() -> None:
+    plan = Plan(campaign=CAMPAIGN, preset="tiny", overrides={}, tuning_seeds=2, comparison_seeds=2, data_digest="0")
+    runs = plan.tuning_runs()
+    assert {run.seed for run in runs} == {0, 1}
+    for run in runs:
+        twin = next(other for other in runs if other.seed == run.seed and other.arm.method != run.arm.method)
+        assert (run.config.model, run.config.train, run.config.data) == (
+            twin.config.model,
+            twin.config.train,
+            twin.config.data,
+        )
+    chosen = {run.arm.method: run.arm for run in runs}
+    assert not {run.seed for run in runs} & {run.seed for run in plan.comparison_runs(chosen)}
+
+
+def test_a_campaign_is_a_value() -> None:
+    assert isinstance(CAMPAIGN, Campaign) and CAMPAIGN.report_name == "MINI_REPORT.md"

@@ -1,0 +1,146 @@
+"""Analysis and report on made-up data: what is computed, and that every kind of trouble is shown."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ngpt.campaign.analysis import analyse
+from ngpt.campaign.definition import COMPARISON_SEED
+from ngpt.campaign.report import write_data, write_report
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mini_campaign import CAMPAIGN
+
+SEEDS = 4
+
+
+def row(stage: str, method: str, lr: float, seed: int, loss: float, **change: Any) -> dict[str, Any]:
+    curve = {"step": [4, 8], "loss": [loss + 1.0, loss]}
+    return {
+        "stage": stage, "method": method, "lr": lr, "seed": seed, "run_id": f"{method}-{lr}-s{seed}", "status": "done",
+        "steps": 8, "final_val_loss": loss, "tokens_per_second": 100.0 if method == "Muon" else 200.0,
+        "train_seconds": 9.0, "eval_seconds": 1.0, "skipped_steps": 0, "first_step_sha256": f"{method}{lr}{seed}",
+        "val": curve, "train": curve,
+        "telemetry": {"step": [4, 8], "rotation_hidden_rad": [lr, lr], "drift_max": [0.1, 0.1]},
+    } | change  # fmt: skip
+
+
+def made_up(gain: float = 0.1, noise: float = 0.01) -> dict[str, Any]:
+    """Muon ends `gain` below Adam; each method's middle rate is its best, by a parabola in log lr."""
+    draw = np.random.default_rng(5)
+    rows = []
+    for method in CAMPAIGN.methods:
+        base = 2.0 - (gain if method.name == "Muon" else 0.0)
+        for seed in range(SEEDS):
+            for lr in method.lrs:
+                bend = 0.3 * math.log10(lr / method.lrs[1]) ** 2
+                rows.append(row("tuning", method.name, lr, seed, base + bend + noise * draw.normal()))
+            final = base + noise * draw.normal()
+            rows.append(row("comparison", method.name, method.lrs[1], COMPARISON_SEED + seed, final))
+    environment = {"device": "cpu", "threads": 1, "commit": "abc", "python": "3", "torch": "2", "numpy": "2"}
+    return {
+        "campaign": "mini", "preset": "tiny", "data": "text.txt", "tokenizer": "bytes", "data_digest": "d" * 64,
+        "code_digest": "c" * 64, "command": "python runners/mini.py", "planned_runs": len(rows), "tuning_seeds": SEEDS,
+        "comparison_seeds": SEEDS, "model": {"layers": 1, "width": 16, "context": 16, "arch": "gated-ngpt"},
+        "training": {"steps": 8, "batch": 2, "dtype": "float32"}, "parameters": 1000, "eval_tokens": 64,
+        "commands": {f"{r['method']}|{r['lr']}|{r['seed']}": "--flag" for r in rows},
+        "environments": [environment | {"runs": len(rows)}], "runs": rows,
+    }  # fmt: skip
+
+
+def report(data: dict[str, Any], folder: Path) -> str:
+    write_data(folder, data)
+    path, _ = write_report(CAMPAIGN, folder)
+    return path.read_text()
+
+
+def test_the_numbers_of_a_report() -> None:
+    data = made_up()
+    analysis = analyse(CAMPAIGN, data)
+    muon, adam = analysis.summaries
+    compared = [r for r in data["runs"] if r["stage"] == "comparison"]
+    difference = np.mean([r["final_val_loss"] for r in compared if r["method"] == "Muon"]) - np.mean(
+        [r["final_val_loss"] for r in compared if r["method"] == "Adam"]
+    )
+    assert muon.verdict is not None and muon.verdict.effect is not None and adam.verdict is None
+    assert muon.verdict.effect.mean == pytest.approx(difference, abs=1e-12)
+    assert muon.verdict.label == "supported" and analysis.winner == "Muon" and analysis.complete
+    assert muon.optimum is not None and muon.optimum.lr == pytest.approx(0.03, rel=0.1) and not muon.optimum.at_edge
+    assert muon.tokens_per_second_ratio == pytest.approx(0.5)
+    # Muon's curve falls by 1 over steps 4 to 8 and ends about 0.1 lower: at Adam's final loss after 8 - 0.4 steps
+    assert np.mean(muon.speedup) == pytest.approx((8 - 4 * -difference) / 8, abs=0.005)
+    assert np.all(adam.speedup == 1.0)
+
+
+@pytest.mark.parametrize(
+    ("gain", "noise", "label"), [(-0.1, 0.01, "refuted"), (0.0, 1e-4, "refuted"), (0.0, 0.2, "inconclusive")]
+)
+def test_no_effect_is_not_a_win(gain: float, noise: float, label: str, tmp_path: Path) -> None:
+    data = made_up(gain, noise)
+    analysis = analyse(CAMPAIGN, data)
+    assert analysis.winner is None and analysis.summaries[0].verdict is not None
+    assert analysis.summaries[0].verdict.label == label
+    text = report(data, tmp_path)
+    assert f"**Muon against Adam: {label}.**" in text and "No winner by the rule." in text
+
+
+def test_the_first_paragraph_answers_and_the_same_data_give_the_same_text(tmp_path: Path) -> None:
+    text = report(made_up(), tmp_path)
+    lines = [line for line in text.splitlines() if line]
+    assert lines[1] == f"**{CAMPAIGN.question}**" and lines[2].startswith("**Muon against Adam: supported.**")
+    assert "95% interval [" in lines[2] and "4 paired seeds" in lines[2]
+    assert report(made_up(), tmp_path) == text
+
+
+def test_trouble_is_shown(tmp_path: Path) -> None:
+    data = made_up()
+    runs = data["runs"]
+    for name in ("final_val_loss", "val", "tokens_per_second"):
+        del runs[2][name]
+    runs[2] |= {"status": "diverged", "skipped_steps": 11}
+    runs[0] = {k: runs[0][k] for k in ("stage", "method", "lr", "seed", "run_id")} | {
+        "status": "failed",
+        "message": "no space",
+    }
+    text = report(data, tmp_path)
+    assert "> **Incomplete: 31 of 32 runs have ended.**" in text
+    assert "| diverged | 11 |" in text and "failed: no space" in text
+
+
+def test_a_comparison_run_that_diverged_is_no_evidence_for_its_method(tmp_path: Path) -> None:
+    data = made_up(gain=1.0)
+    final = next(r for r in data["runs"] if r["stage"] == "comparison" and r["method"] == "Muon")
+    del final["final_val_loss"]
+    final["status"] = "diverged"
+    analysis = analyse(CAMPAIGN, data)
+    assert analysis.winner is None and analysis.summaries[0].verdict is not None
+    assert analysis.summaries[0].verdict.label == "inconclusive"
+    assert "missing" in report(data, tmp_path)
+
+
+def test_a_flag_without_effect_is_shown(tmp_path: Path) -> None:
+    data = made_up()
+    for r in data["runs"]:
+        if r["method"] == "Muon" and r["lr"] == 0.1:
+            r["first_step_sha256"] = f"Muon0.03{r['seed']}"
+    assert analyse(CAMPAIGN, data).idle == [("Muon, lr 0.03", "Muon, lr 0.1")]
+    assert "> **Invalid: a flag had no effect.**" in report(data, tmp_path)
+
+
+def test_a_report_before_the_comparison_says_what_there_is(tmp_path: Path) -> None:
+    data = made_up()
+    data["runs"] = [r for r in data["runs"] if r["stage"] == "tuning"]
+    text = report(data, tmp_path)
+    assert "Incomplete" in text and "inconclusive" in text and "Best rate of Muon" in text
+
+
+def test_a_report_of_methods_that_never_finished(tmp_path: Path) -> None:
+    data = made_up()
+    keep = ("stage", "method", "lr", "seed", "run_id")
+    data["runs"] = [{k: r[k] for k in keep} | {"status": "missing"} for r in data["runs"] if r["stage"] == "tuning"]
+    data |= {"environments": [], "parameters": None, "eval_tokens": None}
+    assert "0 of 32 runs have ended" in report(data, tmp_path)

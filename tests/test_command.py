@@ -1,0 +1,354 @@
+"""The command line: its frozen flags, flags -> configuration -> flags, and one clear line for everything wrong.
+
+`python tests/test_command.py` rewrites tests/golden/flags.txt.
+"""
+
+import argparse
+import dataclasses
+import doctest
+import json
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import ngpt.config
+from ngpt.command import build_parser, main, parse
+from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, field_docs, from_dict, resolve, to_flags
+from ngpt.data.shards import write_shard
+from ngpt.errors import InputError, exit_code_of
+from ngpt.training.record import read_record
+from ngpt.training.trainer import CHECKPOINT, train
+
+ROOT = Path(__file__).parents[1]
+FLAGS = Path(__file__).parent / "golden" / "flags.txt"
+TINY = [
+    "--n-embd",
+    "16",
+    "--n-layer",
+    "1",
+    "--seq-len",
+    "16",
+    "--batch-size",
+    "2",
+    "--steps",
+    "5",
+    "--eval-tokens",
+    "64",
+]
+ARCHS = typing.get_args(ngpt.config.Arch)
+
+
+# --- flags -----------------------------------------------------------------------------------------------------------
+
+
+def flag_list() -> str:
+    """One flag a line, with its choices."""
+    lines = []
+    for action in build_parser()._actions:
+        values = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.metavar or ""
+        lines.append(f"{' '.join(action.option_strings)} {values}".strip())
+    return "\n".join(lines) + "\n"
+
+
+def test_the_flags_are_the_frozen_ones() -> None:
+    assert flag_list() == FLAGS.read_text(), "if this is intended: python tests/test_command.py"
+
+
+def test_every_field_is_a_flag_with_its_documentation_as_help() -> None:
+    options = {action.dest: action for action in build_parser()._actions}
+    for kind in (*SECTIONS.values(), Runtime):
+        docs = field_docs(kind)
+        assert set(docs) == {field.name for field in dataclasses.fields(kind)} and all(docs.values())
+        for name, text in docs.items():
+            assert (options[name].help or "").replace("%%", "%").startswith(text)
+            assert options[name].default is argparse.SUPPRESS
+    assert all(field_docs(RunConfig)[name] for name in ("preset", "seed"))
+    assert len({field.name for kind in SECTIONS.values() for field in dataclasses.fields(kind)}) == sum(
+        len(dataclasses.fields(kind)) for kind in SECTIONS.values()
+    ), "a field's name says which section it is in"
+    assert " ".join(field_docs(Runtime)["out"].split()) in " ".join(build_parser().format_help().split())
+
+
+def test_the_examples_in_the_documentation() -> None:
+    assert doctest.testmod(ngpt.config) == (0, 2)
+
+
+def check_round_trip(config: RunConfig) -> None:
+    given_back, runtime = parse(to_flags(config))
+    assert given_back == config and runtime == Runtime()
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_flags_and_configuration_round_trip(preset: str, optimizer: str, arch: str) -> None:
+    config = resolve(preset, seed=7, optimizer=optimizer, arch=arch)
+    check_round_trip(config)
+    assert (config.optim.optimizer, config.model.arch, config.seed, config.preset) == (optimizer, arch, 7, preset)
+    assert to_flags(resolve(preset)) == ([] if preset == "tiny" else ["--preset", preset])
+
+
+def values_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a field by its type, most of them valid."""
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return st.sampled_from(kinds)
+    if kinds:
+        return st.none() | values_of(next(kind for kind in kinds if kind is not type(None)))
+    strategies = {
+        bool: st.booleans(),
+        int: st.integers(1, 300),
+        float: st.floats(1e-12, 0.999) | st.floats(-1e-3, 1e3),
+        str: st.sampled_from(["stdlib", "fineweb10b", "hf:some/name", "a folder/text.txt", "tokens.bin"]),
+    }
+    return strategies[hint]
+
+
+OVERRIDES = st.lists(
+    st.one_of(
+        *(
+            st.tuples(st.just(name), values_of(hint))
+            for kind in SECTIONS.values()
+            for name, hint in typing.get_type_hints(kind).items()
+        )
+    ),
+    max_size=5,
+).map(dict)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(preset=st.sampled_from(list(PRESETS)), seed=st.integers(0, 2**63 - 1), overrides=OVERRIDES)
+def test_any_configuration_round_trips(preset: str, seed: int, overrides: dict[str, Any]) -> None:
+    try:
+        config = resolve(preset, seed=seed, **overrides)
+    except InputError:
+        assume(False)
+    flat = ngpt.config.flatten(config)
+    assert all(flat[name] == value for name, value in overrides.items() if value != "auto")
+    check_round_trip(config)
+
+
+def test_a_small_negative_number_is_a_value_and_no_flag() -> None:
+    check_round_trip(resolve(gate_init=-1e-5))
+
+
+@pytest.mark.parametrize("name", ["steps", "n_embd", "seed", "warmup_steps"])
+def test_an_enormous_number_is_taken_or_refused(name: str) -> None:
+    with suppress(InputError):
+        check_round_trip(resolve(**{name: 10**400}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda c: c.pop("model"), lambda c: c.pop("seed"), lambda c: c["optim"].pop("lr"),
+     lambda c: c["optim"].update(x=1), lambda c: c["model"].update(n_head="four"),
+     lambda c: c["model"].update(n_head=5), lambda c: c.update(optim=None)],
+)  # fmt: skip
+def test_what_is_no_configuration_is_refused(change: Callable[[dict[str, Any]], object]) -> None:
+    content = dataclasses.asdict(resolve())
+    change(content)
+    with pytest.raises(InputError):
+        from_dict(content)
+
+
+# --- one line and exit code 2 ----------------------------------------------------------------------------------------
+
+
+def complaint(command: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which `command` ends, after checking that it is one and that the exit code is 2."""
+    capsys.readouterr()
+
+    def run() -> int:
+        command()
+        return 0
+
+    try:
+        code: Any = exit_code_of(run)
+    except SystemExit as ended:
+        code = ended.code
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith("error: ") and captured.err.endswith("\n") and captured.err.count("\n") == 1
+    assert "\r" not in captured.err and "Traceback" not in captured.err
+    return captured.err
+
+
+WRONG_FLAGS = [
+    "--no-such-flag 3", "stray", "--n-lay 3", "--lr", "--optimizer sgd", "--dtype float16", "--preset huge",
+    "--lr -1", "--lr 0", "--lr nan", "--lr inf", "--lr much", "--aux-lr -1", "--aux-lr-ratio 0", "--grad-clip 0",
+    "--n-embd 30", "--n-head 0", "--n-embd 4", "--n-layer -1", "--seq-len 0", "--alpha 0", "--gate-init nan",
+    "--steps 0", "--steps 1.5", "--steps 1e3", "--batch-size 0", "--eval-tokens 0", "--eval-every 0", "--log-every 0",
+    "--telemetry-every -1", "--max-skipped-in-a-row 0", "--time-budget-seconds 0", "--time-budget-seconds nan",
+    "--momentum 1", "--momentum -0.1", "--momentum-start 1", "--adam-beta2 1", "--weight-decay -0.1",
+    "--ns-steps 0", "--lazy-proj-freq 0", "--warmup-steps -1", "--decay-share 0 --schedule wsd",
+    "--lr-floor 1 --schedule linear", "--ns-steps 4 --orthogonalizer you", "--seed -1", "--seed 9223372036854775808",
+    "--seed x", "--shards 0 --data fineweb10b", "--tokenizer bytes --data fineweb10b", "--threads -1", "--save-every 0",
+]  # fmt: skip
+
+WITHOUT_EFFECT = [
+    "--momentum 0.9 --optimizer adam", "--momentum-start 0.9 --optimizer adam", "--nesterov --optimizer adam",
+    "--no-nesterov --optimizer adam", "--orthogonalizer svd --optimizer adam", "--ns-steps 3 --optimizer adam",
+    "--adjust-lr-fn none --optimizer adam", "--momentum-warmup-steps 9 --optimizer adam", "--momentum-warmup-steps 9",
+    "--ns-steps 3 --orthogonalizer svd", "--alpha 0.2 --arch gpt", "--gate-init 1 --arch gpt",
+    "--gate-init 1 --arch ngpt", "--lazy-proj-freq 3 --arch gpt", "--decay-share 0.5", "--lr-floor 0.1",
+    "--decay-share 0.5 --schedule cosine", "--aux-lr 0.1 --aux-lr-ratio 0.1", "--aux-lr 0.1 --preset 155m-literal",
+    "--shards 2", "--steps 10 --time-budget-seconds 5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG_FLAGS + WITHOUT_EFFECT, ids=lambda text: text[:60])
+def test_wrong_flags_are_named(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(lambda: parse(arguments.split()), capsys)
+    name = arguments.split()[0].replace("--no-nesterov", "--nesterov")
+    assert name in line
+    assert ("no effect" in line) == (arguments in WITHOUT_EFFECT)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of text, good and bad."""
+    text = "".join(f"line {i} of the text\n" for i in range(200))
+    (tmp_path / "good.txt").write_text(text)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("short")
+    (tmp_path / "latin.txt").write_bytes(text.encode() + b"\xe4\n")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (tmp_path / "text.pdf").write_text(text)
+    (tmp_path / "folder").mkdir()
+    tokens = np.arange(500, dtype=np.uint16)
+    write_shard(tmp_path / "good.bin", tokens)
+    content = (tmp_path / "good.bin").read_bytes()
+    (tmp_path / "magic.bin").write_bytes(b"\1" + content[1:])
+    (tmp_path / "truncated.bin").write_bytes(content[:-10])
+    write_shard(tmp_path / "beyond.bin", np.append(tokens, np.uint16(50257)))
+    return tmp_path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets.config
+    import huggingface_hub.constants
+
+    for module in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def torch_as_it_was() -> Iterator[None]:
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(before)
+    torch.set_num_threads(threads)
+
+
+def arguments_for(files: Path, data: str = "good.txt", out: str = "runs", *more: str) -> list[str]:
+    return [*TINY, "--data", str(files / data), "--out", str(files / out), "--threads", "1", "--no-progress", *more]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("absent.txt", "no such file"),
+        ("empty.txt", "tokens"),
+        ("short.txt", "tokens"),
+        ("latin.txt", "not UTF-8"),
+        ("bad.jsonl", "line 2"),
+        ("text.pdf", "unknown kind"),
+        ("folder", "'train'"),
+        ("magic.bin", "magic"),
+        ("truncated.bin", "truncated"),
+        ("beyond.bin", "50257"),
+    ],
+)
+def test_bad_data_are_named(files: Path, data: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(lambda: main(arguments_for(files, data)), capsys)
+    assert str(files / data) in line and reason in line
+    assert not (files / "runs").exists()
+
+
+@pytest.mark.parametrize("data", ["fineweb10b", "hf:none"])
+def test_an_unreachable_hub(data: str, offline: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(lambda: main([*TINY, "--data", data, "--out", str(tmp_path / "runs"), "--no-progress"]), capsys)
+    assert f"--data {data}" in line
+
+
+def test_no_cuda(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = complaint(lambda: main([*arguments_for(files), "--device", "cuda"]), capsys)
+    assert "--device cuda" in line
+
+
+@pytest.mark.parametrize("out", ["good.txt", "good.txt/below", "good.txt/deep/below"])
+def test_a_folder_that_cannot_be_written(files: Path, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(lambda: main(arguments_for(files, out=out)), capsys)
+    assert str(files / "good.txt") in line
+
+
+def test_a_damaged_checkpoint_or_record_on_resume(
+    files: Path, capsys: pytest.CaptureFixture[str], torch_as_it_was: None
+) -> None:
+    arguments = arguments_for(files, "good.txt", "runs", "--save-every", "1")
+
+    def interrupt(step: int, _: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(*parse(arguments), interrupt)
+    (folder,) = (files / "runs").glob("muon-*")
+    for name, position in ((CHECKPOINT, -9), (CHECKPOINT, 300), ("record.json", 40)):
+        good = (folder / name).read_bytes()
+        bad = bytearray(good)
+        bad[position] ^= 1
+        (folder / name).write_bytes(bad)
+        line = complaint(lambda: main([*arguments, "--resume"]), capsys)
+        assert str(folder / name) in line
+        (folder / name).write_bytes(good)
+    assert main([*arguments, "--resume"]) == 0
+
+
+def test_a_run_that_works(files: Path, capsys: pytest.CaptureFixture[str], torch_as_it_was: None) -> None:
+    """The folder is the last line on standard output; progress goes to standard error."""
+    arguments = [flag for flag in arguments_for(files) if flag != "--no-progress"]
+    assert main(arguments) == 0
+    output, errors = capsys.readouterr()
+    folder = Path(output.splitlines()[-1])
+    record = read_record(folder)
+    assert folder.parent == files / "runs" and record.status == "done"
+    assert f"{record.final_val_loss:.4f}" in output and "5 steps" in output
+    assert "/5" in errors and "loss" not in output.splitlines()[-1]
+    assert main([*arguments, "--no-progress", "--name", "quiet"]) == 0
+    assert "/5" not in capsys.readouterr().err
+
+
+def test_the_real_command_ends_in_one_line(tmp_path: Path) -> None:
+    """In processes of their own, which run at the same time."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    cases = [["--no-such-flag"], ["--data", str(tmp_path / "absent.txt")], ["--data", "fineweb10b"]]
+    pipe = subprocess.PIPE
+    options: dict[str, Any] = dict(stdout=pipe, stderr=pipe, text=True, env=environment, cwd=tmp_path)
+    running = [
+        subprocess.Popen([sys.executable, ROOT / "train_architectural.py", *case, "--out", tmp_path], **options)
+        for case in cases
+    ]
+    results = [(*process.communicate(timeout=120), process.returncode) for process in running]
+    for case, (output, errors, code) in zip(cases, results, strict=True):
+        assert (code, output, errors.count("\n")) == (2, "", 1), errors
+        assert errors.startswith("error: ") and case[-1] in errors
+
+
+if __name__ == "__main__":
+    FLAGS.write_text(flag_list())

@@ -1,0 +1,144 @@
+"""A run's identity: everything that can change its numbers, and nothing else."""
+
+import dataclasses
+import importlib.util
+import shutil
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngpt import identity
+from ngpt.config import SECTIONS, RunConfig, resolve
+from ngpt.identity import CODE, run_digest, run_id
+
+PACKAGE = Path(identity.__file__).parent
+NOT_IN_IT = {"data.data", "data.shards"}
+OTHER: dict[str, Any] = {"n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5}
+FIELDS = [f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)]
+
+
+def changed(config: RunConfig, name: str) -> RunConfig:
+    """`config` with another valid value of one field."""
+    section, field = name.split(".")
+    owner = getattr(config, section)
+    hint = typing.get_type_hints(type(owner))[field]
+    value = getattr(owner, field)
+    if field in OTHER:
+        other = OTHER[field]
+    elif isinstance(value, bool):
+        other = not value
+    elif typing.get_origin(hint) is typing.Literal:
+        other = next(choice for choice in typing.get_args(hint) if choice not in (value, "you"))
+    elif value is None:
+        other = {float: 0.5, str: "runs/another"}[typing.get_args(hint)[0]]
+    elif isinstance(value, str):
+        other = value + ".txt"
+    else:
+        other = value + 1 if isinstance(value, int) else value / 2 + 0.01
+    assert other != value
+    return dataclasses.replace(config, **{section: dataclasses.replace(owner, **{field: other})})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_counts_but_the_place_of_the_data(name: str) -> None:
+    config = resolve()
+    same = run_digest(changed(config, name), "data") == run_digest(config, "data")
+    assert same == (name in NOT_IN_IT)
+    assert (run_id(changed(config, name), "data") == run_id(config, "data")) == same
+
+
+def test_data_and_seed() -> None:
+    config = resolve(optimizer="adam")
+    seeds = [dataclasses.replace(config, seed=seed) for seed in (0, 1, 2**62)]
+    assert len({run_digest(c, "data") for c in seeds}) == 1, "the runs of one arm"
+    assert len({run_id(c, "data") for c in seeds}) == 3
+    assert run_digest(config, "data") != run_digest(config, "other data")
+    assert run_id(config, "data") == f"adam-{run_digest(config, 'data')[:10]}-s0"
+
+
+def test_the_preset_is_a_name_and_no_difference() -> None:
+    config = resolve("tiny", **SAME)
+    assert run_digest(config, "data") == run_digest(resolve("trinity", **SAME), "data")
+
+
+SAME: dict[str, Any] = dict(
+    n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, eval_every=200, ns_steps=10, lr=0.01
+)
+
+
+# --- the code --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package to be changed."""
+    return shutil.copytree(PACKAGE, tmp_path / "ngpt", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def digest_of(package: Path) -> str:
+    """What `code_digest` gives in a copy of the package."""
+    spec = importlib.util.spec_from_file_location("copied_identity", package / "identity.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.code_digest())
+
+
+def edit(change: Callable[[str], str]) -> Callable[[Path], None]:
+    return lambda path: path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8") and None
+
+
+NOT_CODE = {
+    "a comment": edit(lambda text: "# a comment\n" + text.replace("\n\n", "\n\n# another\n", 1)),
+    "documentation": edit(lambda text: text.replace('"""', '"""Other words: ', 1)),
+    "formatting": edit(lambda text: text.replace("\n\n", "\n\n\n\n")),
+    "a string in the middle": edit(lambda text: text + '\n"""A remark."""\n'),
+}
+AS_CODE = {
+    "a statement": edit(lambda text: text + "\nx = 1\n"),
+    "a number": edit(lambda text: text + "\nf(1)\n"),
+    "another name": lambda path: path.rename(path.with_name("renamed.py")) and None,
+    "one file less": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("change", NOT_CODE)
+def test_words_are_not_code(package: Path, change: str) -> None:
+    for path in sorted(package.rglob("*.py")):
+        NOT_CODE[change](path)
+    assert digest_of(package) == identity.code_digest()
+
+
+PARTS = ["config.py", "sphere.py", "polar.py", "data/batches.py", "model/layers.py", "optim/muon.py",
+         "training/trainer.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [*((name, "a statement") for name in PARTS), *(("optim/muon.py", change) for change in AS_CODE)],
+)
+def test_every_part_that_computes_counts(package: Path, name: str, change: str) -> None:
+    AS_CODE[change](package / name)
+    assert digest_of(package) != identity.code_digest()
+
+
+@pytest.mark.parametrize("name", ["data/another.py", "kernels/deep/another.py"])
+def test_a_new_file_counts(package: Path, name: str) -> None:
+    (package / name).parent.mkdir(parents=True, exist_ok=True)
+    (package / name).write_text("x = 2\n")
+    assert digest_of(package) != identity.code_digest()
+
+
+def test_what_does_not_compute_does_not_count(package: Path) -> None:
+    for name in ("command.py", "errors.py", "files.py", "identity.py", "campaign/statistics.py", "__init__.py"):
+        AS_CODE["a statement"](package / name)
+    assert digest_of(package) == identity.code_digest()
+
+
+def test_every_part_of_the_package_is_one_or_the_other() -> None:
+    """A new part of the package has to be put on one of the two lists."""
+    elsewhere = {"__init__.py", "errors.py", "files.py", "identity.py", "command.py", "campaign", "__pycache__"}
+    assert {path.name for path in PACKAGE.iterdir()} - elsewhere <= set(CODE)

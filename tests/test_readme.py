@@ -1,0 +1,80 @@
+"""README and reports say what is there: tree, commands, generated tables and generated reports."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments import CAMPAIGNS
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.index import results_table, with_results
+from ngpt.campaign.report import write_report
+from ngpt.command import parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+
+
+def test_the_tree_is_the_repository() -> None:
+    tree = re.search(r"```\n(train_architectural.*?)```", README, re.S)
+    assert tree is not None
+    folder, named = "", set()
+    for line in tree.group(1).splitlines():
+        name = line.split()[0]
+        folder = "" if not line.startswith(" ") else folder
+        named.add(folder + name)
+        folder = name if not line.startswith(" ") else folder
+    present = {p.name + "/" * p.is_dir() for p in ROOT.iterdir()} | {
+        f"ngpt/{p.name}" + "/" * p.is_dir() for p in (ROOT / "ngpt").iterdir()
+    }
+    assert named <= present, named - present
+    unnamed = {
+        name for name in present if name.startswith("ngpt/") and not name.endswith(("__pycache__/", "__init__.py"))
+    }
+    assert unnamed <= named, f"not in the README's tree: {unnamed - named}"
+
+
+def test_linked_files_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_two_commands_install_and_run() -> None:
+    first, second = BLOCKS[:2]
+    assert first.count("\n") == second.count("\n") == 1
+    assert "runners/muon_lr_sweep.py" in first and "pytest" in second and "'.[test]'" in second
+
+
+@pytest.mark.parametrize(
+    "line", [line for block in BLOCKS for line in block.splitlines() if "train_architectural" in line]
+)
+def test_single_run_commands_parse(line: str) -> None:
+    parse(shlex.split(line, comments=True)[2:])
+
+
+@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda campaign: campaign.name)
+def test_each_campaign_has_experiment_runner_and_report(campaign: Campaign) -> None:
+    assert (ROOT / "experiments" / f"{campaign.name}.py").exists()
+    assert f"`python runners/{campaign.name}.py`" in README
+    assert (ROOT / "runners" / f"{campaign.name}.py").exists()
+    assert (ROOT / "reports" / campaign.report_name).exists()
+
+
+@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda campaign: campaign.name)
+def test_published_reports_are_what_their_data_give(campaign: Campaign, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    name = f"data/{campaign.name}.json"
+    (tmp_path / name).write_bytes((ROOT / "reports" / name).read_bytes())
+    path, _ = write_report(campaign, tmp_path)
+    published = (ROOT / "reports" / campaign.report_name).read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == published, "rebuild it: python runners/<name>.py --report-only"
+
+
+def test_generated_tables_are_current() -> None:
+    reports = ROOT / "reports"
+    assert README == with_results(README, results_table(CAMPAIGNS, reports, "reports/")), (
+        "python -m ngpt.campaign.index"
+    )
+    assert (reports / "README.md").read_text(encoding="utf-8").endswith(results_table(CAMPAIGNS, reports, ""))

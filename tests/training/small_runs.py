@@ -1,0 +1,159 @@
+"""Runs of a tenth of a second, and the same command in processes that can be killed at a chosen place."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngpt.command import main
+from ngpt.config import RunConfig, Runtime, resolve, to_flags
+from ngpt.errors import exit_code_of
+from ngpt.training import metrics, trainer
+from ngpt.training.record import RunRecord, read_metrics, read_record
+from ngpt.training.trainer import CHECKPOINT, train
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = dict(
+    n_embd=32, n_layer=1, n_head=4, seq_len=32, batch_size=4, steps=12, lr=0.02, aux_lr=0.01,
+    lazy_proj_freq=5, eval_tokens=512, eval_every=5, telemetry_every=4,
+)  # fmt: skip
+VAL = ["the first document of the validation text\n" * 9, "größer ≤ and the second " * 20]
+
+
+def small(data: str, **fields: Any) -> RunConfig:
+    """The configuration of a run of a tenth of a second."""
+    values = {"data": data} | SMALL
+    if fields.get("arch") == "gpt":
+        del values["lazy_proj_freq"]
+    if "time_budget_seconds" in fields:
+        del values["steps"]
+    values |= fields
+    return resolve(seed=values.pop("seed", 0), **values)
+
+
+def start(
+    config: RunConfig, out: Path, progress: trainer.Progress | None = None, **runtime: Any
+) -> tuple[Path, RunRecord]:
+    """Carry out one run in this process."""
+    return train(config, Runtime(out=out, threads=1, progress=False, **runtime), progress)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """The metrics without the one column that is not reproducible."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in read_metrics(folder)]
+
+
+def outcome(folder: Path) -> tuple[Any, ...]:
+    """Everything that two runs of the same bits agree in."""
+    record = read_record(folder)
+    return record.status, record.steps, record.final_val_loss, record.weights_sha256, record.skipped_steps, rows(folder)
+
+
+Undisturbed = Callable[[RunConfig], tuple[Any, ...]]
+
+# --- the command in processes of its own -----------------------------------------------------------------------------
+
+PLACES = ["after a step", "inside a row", "before a rename", "after a rename"]
+
+
+def die_at(place: str, count: int) -> None:
+    """Make this process kill itself at the `count`-th passage of a place, without any clean-up."""
+    passages = itertools.count(1)
+
+    def passed() -> None:
+        if next(passages) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    step, replace, write = trainer.Run._step, os.replace, metrics.MetricsFile.write
+
+    def step_and_die(run: trainer.Run) -> dict[str, float]:
+        row = step(run)
+        passed()
+        return row
+
+    def write_and_die(file: metrics.MetricsFile, row: dict[str, float]) -> None:
+        file.file.write(json.dumps(row)[:20])
+        file.file.flush()
+        passed()
+        file.file.seek(file.file.tell() - 20)
+        file.file.truncate()
+        write(file, row)
+
+    def replace_and_die(old: Path, new: Path) -> None:
+        if place == "before a rename" and new.name == CHECKPOINT:
+            passed()
+        replace(old, new)
+        if place == "after a rename" and new.name == CHECKPOINT:
+            passed()
+
+    if place == "after a step":
+        trainer.Run._step = step_and_die  # type: ignore[method-assign]
+    elif place == "inside a row":
+        metrics.MetricsFile.write = write_and_die  # type: ignore[method-assign]
+    else:
+        os.replace = replace_and_die  # type: ignore[assignment]
+
+
+def command(arguments: list[str], errors: Path, death: tuple[str, int] | None, file_bytes: int | None) -> None:
+    """Run the command in this process, with its standard error in a file."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    if death is not None:
+        die_at(*death)
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    sys.exit(exit_code_of(lambda: main(arguments)))
+
+
+def flags(config: RunConfig, out: Path, *more: str) -> list[str]:
+    """The command line that gives `config`, with a checkpoint every 3 steps."""
+    return [*to_flags(config), "--out", str(out), "--threads", "1", "--save-every", "3", "--no-progress", *more]
+
+
+class Child:
+    """The command in a process of its own; forked from one that has imported torch, so that it starts at once."""
+
+    def __init__(
+        self, arguments: list[str], errors: Path, death: tuple[str, int] | None = None, file_bytes: int | None = None
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["ngpt.training.trainer", "torch._dynamo", "pytest"])
+        self.errors = errors
+        self.process = context.Process(target=command, args=(arguments, errors, death, file_bytes))
+        self.process.start()
+
+    def exit_code(self) -> int | None:
+        self.process.join(60)
+        return self.process.exitcode
+
+
+def wait_for_rows(out: Path, count: int) -> None:
+    """Wait until the metrics in `out` have so many lines."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if sum(path.read_bytes().count(b"\n") for path in out.glob("*/metrics.jsonl")) >= count:
+            return
+        time.sleep(0.002)
+    raise TimeoutError
+
+
+def killed(config: RunConfig, out: Path, at: int = 8) -> Path:
+    """The folder of a run that was interrupted in step `at`, with its last checkpoint."""
+
+    def interrupt(step: int, _: float) -> None:
+        if step == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(config, out, interrupt, save_every=3)
+    (folder,) = out.glob(f"*-s{config.seed}")
+    assert (folder / CHECKPOINT).is_file() and read_record(folder).status == "killed"
+    return folder

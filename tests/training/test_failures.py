@@ -1,0 +1,149 @@
+"""Runs in which something goes wrong: bad gradients, failures, a full disk, too little text; the record says which."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import Child, flags, killed, rows, small, start
+from torch import Tensor
+
+from ngpt.command import main
+from ngpt.errors import InputError
+from ngpt.training import trainer
+from ngpt.training.checkpoint import pack, tensors_sha256
+from ngpt.training.record import read_record
+from ngpt.training.trainer import CHECKPOINT, WEIGHTS
+
+
+def nan_loss(loss: Tensor) -> Tensor:
+    return loss * math.nan
+
+
+def infinite_loss(loss: Tensor) -> Tensor:
+    return loss + math.inf
+
+
+def nan_gradient(loss: Tensor) -> Tensor:
+    return loss + (0 * loss).sqrt()
+
+
+BAD = [nan_loss, infinite_loss, nan_gradient]
+
+
+def poison(patch: pytest.MonkeyPatch, bad: Callable[[Tensor], Tensor], steps: range | set[int]) -> None:
+    """Spoil the loss of some steps, counted from 1; validation is not touched."""
+    calls, clean = itertools.count(1), trainer.loss_of
+    patch.setattr(trainer, "loss_of", lambda *args: (bad if next(calls) in steps else torch.clone)(clean(*args)))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_gradient_is_skipped_and_counted(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: SimpleNamespace, bad: Any, optimizer: str
+) -> None:
+    poison(monkeypatch, bad, {1, 6, 7})
+    digests: list[str] = []
+    folder, record = start(
+        small(data, optimizer=optimizer, lazy_proj_freq=100),
+        tmp_path,
+        lambda *_: digests.append(tensors_sha256(pack(parts.model, parts.optimizers.all))),
+    )
+    assert (record.status, record.skipped_steps, record.steps) == ("done", 3, 12)
+    assert json.loads((folder / "record.json").read_text())["skipped_steps"] == 3
+    changed = [one != other for one, other in itertools.pairwise(digests)]
+    assert [step for step, moved in enumerate(changed, 2) if not moved] == [6, 7], "weights and state stay as they were"
+    assert all(bool(torch.isfinite(weight).all()) for weight in load_file(folder / WEIGHTS).values())
+    missing = {row["step"] for row in rows(folder) if not {"loss", "grad_norm"} <= set(row)}
+    assert missing == {1, 6, 7} and [row["step"] for row in rows(folder)] == list(range(1, 13))
+
+
+def test_a_skipped_step_is_still_projected_in_its_turn(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: SimpleNamespace
+) -> None:
+    """`ngpt.optim.projection`: after every K-th step counted from the start of the run, K = 5 here."""
+    poison(monkeypatch, nan_loss, {5})
+    drift: list[float] = []
+    start(small(data), tmp_path, lambda *_: drift.append(parts.optimizers.projection.drift()))
+    assert min(drift[0:4]) > 1e-6
+    assert drift[4] < 1e-6 and drift[9] < 1e-6
+
+
+@pytest.mark.parametrize(("most", "steps", "skipped"), [(1, 2, 1), (3, 6, 4)])
+def test_too_many_in_a_row_is_divergence(
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    most: int,
+    steps: int,
+    skipped: int,
+) -> None:
+    """`--max-skipped-in-a-row`: after so many steps in a row without a finite gradient the run ends as diverged."""
+    arguments = flags(small(data, max_skipped_in_a_row=most), tmp_path)
+    with monkeypatch.context() as patch:
+        poison(patch, nan_loss, {2, *range(4, 100)})
+        assert main(arguments) == 1
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    record = read_record(folder)
+    assert (record.status, record.steps, record.skipped_steps) == ("diverged", steps, skipped) and record.message
+    assert {"final_val_loss", "final_val_bpb"}.isdisjoint(json.loads((folder / "record.json").read_text()))
+    assert main([*arguments, "--resume"]) == 1 and read_record(folder) == record, "it is not tried again"
+
+
+def test_a_run_that_resumes_remembers_what_it_skipped(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        poison(patch, nan_loss, {2, 6})
+        killed(small(data), tmp_path, at=7)
+    _, record = start(small(data), tmp_path, resume=True)
+    assert (record.status, record.skipped_steps, record.steps) == ("done", 2, 12)
+
+
+def test_a_failure_is_recorded(data: str, tmp_path: Path) -> None:
+    def fail(step: int, _: float) -> None:
+        raise ZeroDivisionError("of the test")
+
+    with pytest.raises(ZeroDivisionError):
+        start(small(data), tmp_path, fail)
+    (folder,) = tmp_path.glob("muon-*")
+    record = read_record(folder)
+    assert (record.status, record.steps) == ("failed", 1) and "of the test" in (record.message or "")
+
+
+def test_bad_input_found_late_is_recorded_with_its_reason(data: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        start(small(data, init_from=str(tmp_path / "absent")), tmp_path / "runs")
+    (folder,) = (tmp_path / "runs").glob("muon-*")
+    record = read_record(folder)
+    assert record.status == "failed" and str(tmp_path / "absent") in (record.message or "")
+
+
+def test_a_full_disk_is_one_clear_line(data: str, tmp_path: Path) -> None:
+    """A limit on the size of a file lets the record be written, but no weights."""
+    child = Child(flags(small(data), tmp_path / "runs"), tmp_path / "errors", file_bytes=60_000)
+    assert child.exit_code() == 2
+    (line,) = (tmp_path / "errors").read_text().splitlines()
+    assert line.startswith("error: ") and CHECKPOINT in line
+    (folder,) = (tmp_path / "runs").glob("muon-*")
+    assert read_record(folder).status == "failed"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.jsonl", "record.json"]
+
+
+@pytest.mark.parametrize(("name", "count"), [("train", 32), ("val", 32), ("train", 0), ("val", 0)])
+def test_a_corpus_without_a_window_is_refused(tmp_path: Path, name: str, count: int) -> None:
+    """A window of 32 needs 33 tokens: 32 bytes behind the separator."""
+    (tmp_path / "train.txt").write_text("x" * 32)
+    (tmp_path / "val.txt").write_text("x" * 32)
+    start(small(str(tmp_path), steps=1), tmp_path / "runs")
+    (tmp_path / f"{name}.txt").write_text("x" * max(0, count - 1))
+    with pytest.raises(InputError, match=f"{count} {name}") as caught:
+        start(small(str(tmp_path), steps=1), tmp_path / "more")
+    assert str(tmp_path) in str(caught.value) and not (tmp_path / "more").exists()

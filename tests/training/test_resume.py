@@ -1,0 +1,151 @@
+"""Killed at any moment and resumed to the same bits; and what a resume refuses to load."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_runs import PLACES, ROOT, Child, Undisturbed, flags, killed, outcome, small, start, wait_for_rows
+
+from ngpt.errors import InputError
+from ngpt.training.record import read_metrics, read_record
+from ngpt.training.trainer import CHECKPOINT, WEIGHTS
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_9_and_resume_ends_in_the_same_bits(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, optimizer: str, seed: int
+) -> None:
+    ramp = {"momentum_start": 0.5} if optimizer == "muon" else {}
+    config = small(data, optimizer=optimizer, steps=24, seed=seed, **ramp)
+    generator = random.Random(f"{optimizer} {seed}")
+    for number, place in enumerate(generator.sample(PLACES, 4)):
+        count = generator.randint(1, 2 if "rename" in place else 4)
+        child = Child(flags(config, tmp_path / "runs", "--resume"), tmp_path / "errors", (place, count))
+        assert child.exit_code() == -signal.SIGKILL, (number, place, count)
+    folder, _ = start(config, tmp_path / "runs", resume=True)
+    assert outcome(folder) == undisturbed(config)
+    assert [row["step"] for row in read_metrics(folder)] == list(range(1, 25))
+    assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()].count(folder.name) == 1
+    assert not (folder / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_kill_from_outside_at_a_random_moment(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, number: signal.Signals
+) -> None:
+    config = small(data, steps=100)
+    generator = random.Random(number)
+    rows_seen = 0
+    for _ in range(2):
+        child = Child(flags(config, tmp_path / "runs", "--resume"), tmp_path / "errors")
+        rows_seen += generator.randint(5, 30)
+        wait_for_rows(tmp_path / "runs", rows_seen)
+        assert child.process.pid is not None
+        os.kill(child.process.pid, number)
+        assert child.exit_code() == (130 if number == signal.SIGTERM else -number)
+    folder, _ = start(config, tmp_path / "runs", resume=True)
+    assert outcome(folder) == undisturbed(config)
+
+
+def test_ctrl_c_saves_and_says_so(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """The real command, interrupted; a second process continues it."""
+    config = small(data, steps=100)
+    arguments = [sys.executable, ROOT / "train_architectural.py", *flags(config, tmp_path / "runs", "--name", "A b")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_rows(tmp_path / "runs", 4)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    (folder,) = (tmp_path / "runs").glob("muon-*")
+    assert (process.returncode, errors) == (130, "")
+    assert output.splitlines()[-1] == str(folder) and "--resume" in output
+    record = read_record(folder)
+    assert (record.status, record.name) == ("killed", "A b")
+    steps = [row["step"] for row in read_metrics(folder)]
+    assert steps == list(range(1, record.steps + 1)) and 4 <= record.steps < 100
+    assert (folder / CHECKPOINT).is_file() and not (folder / WEIGHTS).exists()
+    raw = json.loads((folder / "record.json").read_text())
+    assert {"final_val_loss", "final_val_bpb"}.isdisjoint(raw) and "final" not in raw["weights_sha256"]
+
+    resumed = []
+    start(config, tmp_path / "runs", lambda step, _: resumed.append(step), resume=True)
+    assert resumed[0] == record.steps + 1, "an interrupted run loses no step"
+    assert outcome(folder) == undisturbed(config)
+
+
+def test_a_finished_run_is_not_repeated_by_resume(data: str, tmp_path: Path) -> None:
+    config = small(data)
+    folder, record = start(config, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again, found = start(config, tmp_path, lambda *_: pytest.fail("trained again"), resume=True)
+    assert (again, found) == (folder, record)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_an_existing_run_is_set_aside(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small(data, steps=2)
+    outcomes = []
+    for _ in range(3):
+        folder, _ = start(config, tmp_path)
+        (folder / "mark").write_text(str(len(outcomes)))
+        outcomes.append(outcome(folder))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    marks = {path.name: (path / "mark").read_text() for path in tmp_path.glob("muon-*")}
+    assert marks == {f"{folder.name}.1": "0", f"{folder.name}.2": "1", folder.name: "2"}
+    assert f"{folder}.2" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_second_process_on_the_same_run_refuses(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    config = small(data)
+    codes: list[int | None] = []
+
+    def meanwhile(step: int, _: float) -> None:
+        if step == 7:
+            for more in ([], ["--resume"]):
+                codes.append(Child(flags(config, tmp_path / "runs", *more), tmp_path / "errors").exit_code())
+
+    folder, _ = start(config, tmp_path / "runs", meanwhile)
+    assert codes == [2, 2] and "another process" in (tmp_path / "errors").read_text()
+    assert outcome(folder) == undisturbed(config)
+
+
+def foreign_file(data: str, folder: Path, tmp_path: Path) -> None:
+    done, _ = start(small(data), tmp_path / "other")
+    (done / WEIGHTS).rename(folder / CHECKPOINT)
+
+
+def of_another_seed(data: str, folder: Path, tmp_path: Path) -> None:
+    (killed(small(data, seed=1), tmp_path / "other") / CHECKPOINT).rename(folder / CHECKPOINT)
+
+
+def of_another_arm(data: str, folder: Path, tmp_path: Path) -> None:
+    (killed(small(data, lr=0.01), tmp_path / "other") / CHECKPOINT).rename(folder / CHECKPOINT)
+
+
+def flipped(data: str, folder: Path, tmp_path: Path) -> None:
+    content = bytearray((folder / CHECKPOINT).read_bytes())
+    content[-100] ^= 1
+    (folder / CHECKPOINT).write_bytes(content)
+
+
+def beyond_ascii(data: str, folder: Path, tmp_path: Path) -> None:
+    content = bytearray((folder / "metrics.jsonl").read_bytes())
+    content[20] = 0xFF
+    (folder / "metrics.jsonl").write_bytes(content)
+
+
+@pytest.mark.parametrize("replace", [foreign_file, of_another_seed, of_another_arm, flipped, beyond_ascii])
+def test_resume_refuses_what_is_not_its_own(
+    data: str, tmp_path: Path, replace: Callable[[str, Path, Path], None]
+) -> None:
+    folder = killed(small(data), tmp_path / "runs")
+    replace(data, folder, tmp_path)
+    with pytest.raises(InputError) as caught:
+        start(small(data), tmp_path / "runs", lambda *_: pytest.fail("trained"), resume=True)
+    assert str(folder / ("metrics.jsonl" if replace is beyond_ascii else CHECKPOINT)) in str(caught.value)
