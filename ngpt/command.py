@@ -101,14 +101,21 @@ def main(arguments: list[str] | None = None) -> int:
     config, runtime = parse(arguments)
     from ngpt.training.trainer import train  # after the flags: a wrong flag should not wait for torch
 
-    total = config.train.steps
-    with tqdm(total=total, unit="step", file=sys.stderr, disable=not runtime.progress, leave=False) as bar:
+    bar: tqdm[NoReturn] | None = None
 
-        def show(step: int, loss: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+    def show(step: int, loss: float) -> None:
+        nonlocal bar
+        if bar is None:  # not before there is something to show
+            total = config.train.steps if config.train.time_budget_seconds is None else None
+            bar = tqdm(total=total, initial=step - 1, unit="step", file=sys.stderr, leave=False)
+        bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        bar.update(step - bar.n)
 
-        folder, record = train(config, runtime, show)
+    try:
+        folder, record = train(config, runtime, show if runtime.progress else None)
+    finally:
+        if bar is not None:
+            bar.close()
 
     print(f"{record.name}: {record.status}, {record.steps} steps, seed {record.seed}, {record.parameters:,} parameters")
     if record.final_val_loss is not None:

@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import textwrap
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,7 @@ def _require(condition: bool, message: str) -> None:
 def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value is None or (math.isfinite(value) and value > 0), f"{flag_name(name)} must be positive: {value}")
+        _require(value is None or 0 < value < 2**63, f"{flag_name(name)} must be positive: {value}")
 
 
 def _require_share(config: Any, *names: str) -> None:
@@ -155,7 +156,7 @@ class OptimConfig:
         _require_positive(self, "momentum_warmup_steps", "grad_clip")
         _require_share(self, "momentum", "momentum_start", "adam_beta1", "adam_beta2", "lr_floor")
         _require(0 < self.decay_share <= 1, f"--decay-share must lie in (0, 1]: {self.decay_share}")
-        _require(self.warmup_steps >= 0, f"--warmup-steps must not be negative: {self.warmup_steps}")
+        _require(0 <= self.warmup_steps < 2**63, f"--warmup-steps must not be negative: {self.warmup_steps}")
         _require(
             math.isfinite(self.weight_decay) and self.weight_decay >= 0,
             f"--weight-decay must not be negative: {self.weight_decay}",
@@ -347,6 +348,14 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
         not ("aux_lr" in overrides and config.optim.aux_lr_ratio is not None),
         "--aux-lr has no effect with --aux-lr-ratio",
     )
+    _require(
+        "shards" not in overrides or config.data.data == "fineweb10b",
+        f"--shards has no effect with --data {config.data.data}",
+    )
+    _require(
+        "steps" not in overrides or config.train.time_budget_seconds is None,
+        "--steps has no effect with --time-budget-seconds",
+    )
     return config
 
 
@@ -365,9 +374,20 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return flat
 
 
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type; a whole number is also a float."""
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    kinds = typing.get_args(hint) or (hint,)
+    return type(value) in kinds or (float in kinds and type(value) is int)
+
+
 def from_dict(content: dict[str, Any]) -> RunConfig:
     """The inverse of `dataclasses.asdict(config)`; unknown or missing fields raise InputError."""
     try:
+        for section, kind in SECTIONS.items():
+            for name, hint in typing.get_type_hints(kind).items():
+                _require(_is_a(content[section][name], hint), f"not a run configuration: {section}.{name}")
         sections = {section: kind(**content[section]) for section, kind in SECTIONS.items()}
         return RunConfig(preset=content["preset"], seed=content["seed"], **sections)
     except (KeyError, TypeError) as error:
@@ -391,8 +411,8 @@ def field_docs(kind: type) -> dict[str, str]:
 def to_flags(config: RunConfig) -> list[str]:
     """The shortest command line that gives `config`, for a report to print.
 
-    >>> to_flags(resolve("tiny", optimizer="adam", lr=0.01, seed=3))
-    ['--optimizer', 'adam', '--lr', '0.01', '--seed', '3']
+    >>> to_flags(resolve("tiny", optimizer="adam", lr=0.02, seed=3))
+    ['--optimizer', 'adam', '--lr', '0.02', '--seed', '3']
     """
     flat = flatten(config)
     chosen: dict[str, Any] = {}
@@ -406,5 +426,6 @@ def to_flags(config: RunConfig) -> list[str]:
         if isinstance(value, bool):
             flags.append(flag_name(name) if value else flag_name("no_" + name))
         else:
-            flags += [flag_name(name), "none" if value is None else f"{value}"]
+            text = "none" if value is None else f"{value}"
+            flags += [f"{flag_name(name)}={text}"] if text.startswith("-") else [flag_name(name), text]
     return flags + (["--seed", str(config.seed)] if config.seed else [])

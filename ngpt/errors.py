@@ -10,6 +10,11 @@ class InputError(Exception):
     """Something outside the program is wrong (a flag, a file, the machine). Its text is one clear line."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of a foreign error's text, or its kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def exit_code_of(command: Callable[[], int]) -> int:
     """Run `command`; an InputError, or the system refusing a file, becomes one line on standard error and code 2."""
     try:

@@ -45,14 +45,18 @@ def write_json(path: Path, content: dict[str, Any], *, indent: int | None = 1) -
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote. Raises InputError, naming the file, if it is absent, cut off or changed."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not JSON, not UTF-8, or NaN
         raise InputError(f"{path}: truncated or damaged: {error}") from error
     if not isinstance(body, dict) or body.pop("checksum", None) != _checksum(body):
         raise InputError(f"{path}: damaged: its content does not match its checksum")
     return body
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -123,10 +123,14 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def exact_polar(G: Tensor) -> Tensor:
-    """U V' from the singular value decomposition in float64: the oracle, slow. Null directions give zero, not noise."""
+    """U V' by singular value decomposition in float64, which it also returns: the oracle, slow.
+
+    Null directions, to the rounding of a float32 gradient (of float64 if G is), give zero instead of noise.
+    """
+    eps = torch.finfo(torch.float64 if G.dtype == torch.float64 else torch.float32).eps
     U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
-    rank = S > S.amax(dim=-1, keepdim=True) * max(G.shape[-2:]) * torch.finfo(G.dtype).eps
-    return ((U * rank.unsqueeze(-2)) @ Vh).to(G.dtype)
+    rank = S > S.amax(dim=-1, keepdim=True) * max(G.shape[-2:]) * eps
+    return (U * rank.unsqueeze(-2)) @ Vh
 
 
 def orthogonality_error(O: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ Source of the formulas: N. Boumal, An Introduction to Optimization on Smooth Man
 import torch
 from torch import Tensor
 
-UNIT_TINY = 1e-30
-"""A vector no longer than this has no direction; it is left as it is instead of being divided by its length."""
+UNIT_TINY = 1e-18
+"""A vector no longer than this has no direction: its square is near the end of float32's range. It is left as it is."""
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -23,14 +23,20 @@ def norm(x: Tensor, *, dim: int) -> Tensor:
     return torch.linalg.vector_norm(_wide(x), dim=dim, keepdim=True)
 
 
+def inverse_length(x: Tensor, *, dim: int) -> Tensor:
+    """1 / |x| for each vector along `dim`, which stays as a dimension of size 1; 1 where x has no direction."""
+    length = norm(x, dim=dim)
+    return torch.where(length > UNIT_TINY, 1 / length.clamp_min(UNIT_TINY), 1.0)
+
+
 def inner(x: Tensor, y: Tensor, *, dim: int) -> Tensor:
     """Inner product <x, y> along `dim`, which stays as a dimension of size 1, in at least float32."""
     return (_wide(x) * _wide(y)).sum(dim=dim, keepdim=True)
 
 
 def project(x: Tensor, *, dim: int) -> Tensor:
-    """The nearest point of the sphere: x / |x|. A zero vector stays zero, and its gradient is finite."""
-    return (_wide(x) / norm(x, dim=dim).clamp_min(UNIT_TINY)).to(x.dtype)
+    """The nearest point of the sphere: x / |x|. A vector without direction (zero) stays; its gradient is finite."""
+    return (_wide(x) * inverse_length(x, dim=dim)).to(x.dtype)
 
 
 def tangent(x: Tensor, v: Tensor, *, dim: int) -> Tensor:

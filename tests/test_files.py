@@ -54,8 +54,17 @@ def test_a_failure_inside_leaves_the_old_file_and_nothing_else(
 def test_what_is_written_reaches_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(("fsync", os.fstat(fd).st_size)), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(("replace", a.stat().st_size)), replace(a, b)))
+
+    def synced(fd: int) -> None:
+        calls.append(("fsync", os.fstat(fd).st_size))
+        fsync(fd)
+
+    def replaced(old: Path, new: Path) -> None:
+        calls.append(("replace", old.stat().st_size))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
     write_text(tmp_path / "file.txt", "12345")
     assert calls[:2] == [("fsync", 5), ("replace", 5)]
 

@@ -87,20 +87,23 @@ def digest_of(package: Path) -> str:
     return str(module.code_digest())
 
 
-def edit(change: Callable[[str], str]) -> Callable[[Path], None]:
-    return lambda path: path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8") and None
+Change = Callable[[Path], object]
 
 
-NOT_CODE = {
+def edit(change: Callable[[str], str]) -> Change:
+    return lambda path: path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+NOT_CODE: dict[str, Change] = {
     "a comment": edit(lambda text: "# a comment\n" + text.replace("\n\n", "\n\n# another\n", 1)),
     "documentation": edit(lambda text: text.replace('"""', '"""Other words: ', 1)),
     "formatting": edit(lambda text: text.replace("\n\n", "\n\n\n\n")),
     "a string in the middle": edit(lambda text: text + '\n"""A remark."""\n'),
 }
-AS_CODE = {
+AS_CODE: dict[str, Change] = {
     "a statement": edit(lambda text: text + "\nx = 1\n"),
     "a number": edit(lambda text: text + "\nf(1)\n"),
-    "another name": lambda path: path.rename(path.with_name("renamed.py")) and None,
+    "another name": lambda path: path.rename(path.with_name("renamed.py")),
     "one file less": Path.unlink,
 }
 

@@ -75,6 +75,6 @@ def test_published_reports_are_what_their_data_give(campaign: Campaign, tmp_path
 def test_generated_tables_are_current() -> None:
     reports = ROOT / "reports"
     assert README == with_results(README, results_table(CAMPAIGNS, reports, "reports/")), (
-        "python -m ngpt.campaign.index"
+        "python -m experiments"
     )
     assert (reports / "README.md").read_text(encoding="utf-8").endswith(results_table(CAMPAIGNS, reports, ""))

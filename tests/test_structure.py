@@ -28,7 +28,7 @@ LEVELS: list[set[str]] = [
 ONLY: dict[tuple[str, str], set[str]] = {
     ("ngpt.optim", "ngpt.model"): {"ngpt.model.roles"},
     ("ngpt.campaign", "ngpt.training"): {"ngpt.training.record"},
-    ("ngpt.campaign.execute", "ngpt.training"): {"ngpt.training.record", "ngpt.training.trainer"},
+    ("ngpt.campaign.execute", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
 }
 """Where a part, or one file of it, may know another part only by some of its modules."""
 

@@ -18,9 +18,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ngpt.campaign.plan import PlannedRun
-from ngpt.campaign.worker import PROGRESS_SECONDS, carry_out_run
 from ngpt.config import Runtime
 from ngpt.training.record import RunRecord, read_record
+from ngpt.training.worker import PROGRESS_SECONDS, carry_out_run
 
 FINISHED = ("done", "diverged")
 BUSY_SECONDS = 2.0
@@ -69,7 +69,7 @@ class _Execution:
         self.out, self.jobs, self.device, self.threads = out, jobs, device, threads
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
-            self.context.set_forkserver_preload(["ngpt.campaign.preload"])
+            self.context.set_forkserver_preload(["ngpt.training.preload"])
         self.total = total
         self.outcome = Outcome()
         self.workers: dict[int, _Worker] = {}

@@ -8,6 +8,7 @@ count once.
 import hashlib
 import json
 import os
+import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from ngpt.config import DataConfig, default_tokenizer
 from ngpt.data.shards import read_shard
 from ngpt.data.tokenizers import GPT2_VOCAB, Tokenizer, Tokens
-from ngpt.errors import InputError
+from ngpt.errors import InputError, first_line
 
 VALIDATION_SHARE = 0.05
 FINEWEB_REPO = "kjj0/fineweb10B-gpt2"
@@ -80,8 +81,8 @@ def _from_documents(name: str, documents: Iterable[bytes], tokenizer: Tokenizer)
 def _split_tail(document: bytes) -> tuple[list[bytes], list[bytes]]:
     """Cut one document into its first 95% and its last 5%, at the end of a line if there is one near."""
     at = int(len(document) * (1 - VALIDATION_SHARE))
-    line_end = document.find(b"\n", at)
-    at = line_end + 1 if 0 <= line_end < len(document) - 1 else at
+    line_end = document.find(b"\n", at, at + len(document) // 100)
+    at = line_end + 1 if line_end >= 0 else at
     while 0 < at < len(document) and document[at] & 0xC0 == 0x80:  # not inside a UTF-8 character
         at += 1
     return [document[:at]], [document[at:]]
@@ -132,9 +133,7 @@ def _file_documents(path: Path) -> Iterator[bytes]:
         try:
             column = pyarrow.parquet.read_table(path, columns=["text"])["text"]
         except (pyarrow.lib.ArrowException, KeyError) as error:
-            raise InputError(
-                f"{path}: not a parquet file with a column 'text': {str(error).splitlines()[0]}"
-            ) from error
+            raise InputError(f"{path}: not a parquet file with a column 'text': {first_line(error)}") from error
         yield from (str(row).encode() for row in column.to_pylist() if row)
 
 
@@ -163,11 +162,14 @@ def _hub_documents(name: str) -> Iterator[bytes]:
     try:
         rows = datasets.load_dataset(name, split="train")
     except Exception as error:  # the library raises many kinds; each means that there is no such data here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"--data hf:{name} could not be loaded: {reason}") from error
+        raise InputError(f"--data hf:{name} could not be loaded: {first_line(error)}") from error
     if "text" not in (rows.column_names or []):
         raise InputError(f"--data hf:{name} has no column 'text', only {', '.join(rows.column_names or [])}")
-    yield from (row["text"].encode() for row in rows if row["text"])
+    for row in rows:
+        if not isinstance(row["text"], str | None):
+            raise InputError(f"--data hf:{name} has a column 'text' of {type(row['text']).__name__}, not of text")
+        if row["text"]:
+            yield row["text"].encode("utf-8", "replace")
 
 
 # --- files and folders -----------------------------------------------------------------------------------------------
@@ -186,8 +188,8 @@ def _from_file(path: Path, tokenizer: Tokenizer) -> Corpus:
 def _from_folder(path: Path, tokenizer: Tokenizer) -> Corpus:
     """Files with `train` in their name are for training, files with `val` for validation."""
     files = sorted(file for file in path.iterdir() if file.suffix in (*TEXT_SUFFIXES, ".bin"))
-    val = [file for file in files if "val" in file.stem.lower()]
-    train = [file for file in files if "train" in file.stem.lower() and file not in val]
+    val = [file for file in files if _has_word(file, "val")]
+    train = [file for file in files if _has_word(file, "train") and file not in val]
     if not train or not val:
         missing = "train" if not train else "val"
         raise InputError(f"{path}: no .txt, .jsonl, .parquet or .bin file with '{missing}' in its name")
@@ -199,6 +201,11 @@ def _from_folder(path: Path, tokenizer: Tokenizer) -> Corpus:
         return _from_shards(path.name, train, val, byte_lengths=None)
     train_documents, val_documents = ([d for file in part for d in _file_documents(file)] for part in (train, val))
     return _encoded(path.name, train_documents, val_documents, tokenizer)
+
+
+def _has_word(file: Path, start: str) -> bool:
+    """Whether a word of the file's name begins with `start`: not "val" in "retrieval_train.txt"."""
+    return any(word.startswith(start) for word in re.findall("[a-z]+", file.stem.lower()))
 
 
 def _from_shards(name: str, train: list[Path], val: list[Path], byte_lengths: NDArray[np.int64] | None) -> Corpus:
@@ -218,9 +225,10 @@ def _token_corpus(name: str, train: list[Tokens], val: list[Tokens], byte_length
 
 
 def _document_start(tokens: Tokens, near: int) -> int:
-    """The last start of a document at or before `near`; `near` itself if that would leave no training tokens."""
-    starts = np.flatnonzero(tokens[:near] == GPT2_VOCAB - 1)
-    return int(starts[-1]) if len(starts) and starts[-1] > 0 else near
+    """The last start of a document in the twentieth of the tokens before `near`; `near` itself if there is none."""
+    first = near - int(len(tokens) * VALIDATION_SHARE)
+    starts = np.flatnonzero(tokens[first : near + 1] == GPT2_VOCAB - 1)
+    return first + int(starts[-1]) if len(starts) and first + starts[-1] > 0 else near
 
 
 def _require_gpt2(path: Path, tokenizer: Tokenizer) -> None:
@@ -242,8 +250,7 @@ def _fetch_fineweb(shards: int) -> tuple[list[Path], list[Path]]:
     try:
         paths = [Path(hf_hub_download(FINEWEB_REPO, name, repo_type="dataset")) for name in names]
     except Exception as error:  # HTTP, file-system and offline errors of several libraries: all mean "not fetched"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"--data fineweb10b could not be fetched from the hub: {reason}") from error
+        raise InputError(f"--data fineweb10b could not be fetched from the hub: {first_line(error)}") from error
     return paths[:-1], paths[-1:]
 
 
@@ -258,7 +265,7 @@ def _digest(tokenizer: str, train: list[Tokens], val: list[Tokens]) -> str:
     """SHA-256 of the tokenizer's name and of both streams, however they are cut into shards."""
     digest = hashlib.sha256(tokenizer.encode())
     for part in (train, val):
-        digest.update(b"|")
+        digest.update(f"|{sum(len(tokens) for tokens in part)}|".encode())
         for tokens in part:
             digest.update(np.ascontiguousarray(tokens, "<u2").data)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ngpt.errors import InputError
+from ngpt.errors import InputError, first_line
 
 Tokens = NDArray[np.uint16]
 
@@ -61,5 +61,4 @@ def _gpt2():  # type: ignore[no-untyped-def]
     try:
         return tiktoken.get_encoding("gpt2")
     except Exception as error:  # tiktoken lets whatever its HTTP client raises through
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"GPT-2's vocabulary is not cached and could not be fetched: {reason}") from error
+        raise InputError(f"GPT-2's vocabulary is not cached and could not be fetched: {first_line(error)}") from error

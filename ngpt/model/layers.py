@@ -39,9 +39,8 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        wide = x.float() if x.dtype != torch.float64 else x
-        inverse = 1 / torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_min(sphere.UNIT_TINY)
-        y = wide * inverse
+        inverse = sphere.inverse_length(x, dim=-1)
+        y = x * inverse
         ctx.save_for_backward(y, inverse)
         ctx.dtype = x.dtype  # type: ignore[attr-defined]
         return y

@@ -55,27 +55,18 @@ class SimpleMuon(torch.optim.Optimizer):
             "ns_steps": ns_steps,
             "adjust_lr_fn": adjust_lr_fn,
             "orthogonalizer": orthogonalizer,
-            "polar_dtype": str(polar_dtype).removeprefix("torch."),
+            "polar_dtype": polar_dtype,
         }
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own; every group is validated, the first ones included."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for name in ("lr", "weight_decay"):
-            if not 0.0 <= float(group[name]) < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative: {group[name]}")
-        if not 0.0 <= group["momentum"] < 1.0:
-            raise ValueError(f"momentum must lie in [0, 1): {group['momentum']}")
-        if group["orthogonalizer"] != "svd":
-            polar.coefficients(group["orthogonalizer"], group["ns_steps"])
-        if getattr(torch, group["polar_dtype"]) not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-            raise ValueError(f"unknown polar_dtype: {group['polar_dtype']}")
-        for parameter in group["params"]:
-            if parameter.ndim != 2:
-                raise ValueError(f"SimpleMuon moves matrices, not a parameter of shape {tuple(parameter.shape)}")
-            steps.shape_factor(parameter.shape, group["adjust_lr_fn"])
+        try:
+            _validate(self.param_groups[-1])
+        except ValueError:
+            del self.param_groups[-1]
+            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -109,6 +100,23 @@ class SimpleMuon(torch.optim.Optimizer):
         for parameter, buffer, W_i, M_i in zip(parameters, buffers, W, M, strict=True):
             parameter.copy_(W_i)
             buffer.copy_(M_i)
+
+
+def _validate(group: dict[str, Any]) -> None:
+    for name in ("lr", "weight_decay"):
+        if not 0.0 <= float(group[name]) < float("inf"):
+            raise ValueError(f"{name} must be finite and not negative: {group[name]}")
+    if not 0.0 <= group["momentum"] < 1.0:
+        raise ValueError(f"momentum must lie in [0, 1): {group['momentum']}")
+    if group["orthogonalizer"] != "svd":
+        polar.coefficients(group["orthogonalizer"], group["ns_steps"])
+    group["polar_dtype"] = str(group["polar_dtype"]).removeprefix("torch.")
+    if group["polar_dtype"] not in ("bfloat16", "float16", "float32", "float64"):
+        raise ValueError(f"unknown polar_dtype: {group['polar_dtype']}")
+    for parameter in group["params"]:
+        if parameter.ndim != 2:
+            raise ValueError(f"SimpleMuon moves matrices, not a parameter of shape {tuple(parameter.shape)}")
+        steps.shape_factor(parameter.shape, group["adjust_lr_fn"])
 
 
 def _same_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ngpt.errors import InputError
+from ngpt.errors import InputError, first_line
 from ngpt.files import replaced_atomically
+from ngpt.optim.muon import SimpleMuon
 
 VERSION = "1"
 
@@ -33,7 +34,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], state: dict[str, An
     text = json.dumps(state, sort_keys=True)
     metadata = {"version": VERSION, "state": text, "sha256": _checksum(content, text)}
     with replaced_atomically(path) as temporary:
-        save_file(content, temporary, metadata)
+        try:
+            save_file(content, temporary, metadata)
+        except SafetensorError as error:  # the library's only word for a full disk
+            raise InputError(f"{path}: could not be written: {first_line(error)}") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,15 +74,43 @@ def unpack(
     path: Path, tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
     """The inverse of `pack`, in place. Raises InputError, naming the file, unless names and shapes all fit."""
+    states = _states(path, tensors, optimizers)
     load_weights(path, {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}, model)
     for label, optimizer in optimizers.items():
         content = optimizer.state_dict()
-        content["state"] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(f"{label}."):
-                _, index, key = name.split(".", 2)
-                content["state"].setdefault(int(index), {})[key] = tensor
+        content["state"] = states[label]
         optimizer.load_state_dict(content)
+
+
+STATE_KEYS: dict[type, set[str]] = {
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    SimpleMuon: {"momentum_buffer"},
+}
+"""What an optimizer keeps for each of its parameters."""
+
+
+def _states(
+    path: Path, tensors: Mapping[str, Tensor], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, dict[int, dict[str, Tensor]]]:
+    """Each optimizer's state by parameter index; all of it or, before the first step, none. Raises InputError."""
+    states: dict[str, dict[int, dict[str, Tensor]]] = {label: {} for label in optimizers}
+    for name, tensor in tensors.items():
+        label, _, rest = name.partition(".")
+        index, _, key = rest.partition(".")
+        if label in states and index.isdigit():
+            states[label].setdefault(int(index), {})[key] = tensor
+        elif label != "model":
+            raise InputError(f"{path}: {name} belongs to no part of this run")
+    for label, optimizer in optimizers.items():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        shapes = {
+            index: {key: () if key == "step" else tuple(parameter.shape) for key in STATE_KEYS[type(optimizer)]}
+            for index, parameter in enumerate(parameters)
+        }
+        found = {index: {key: tuple(t.shape) for key, t in state.items()} for index, state in states[label].items()}
+        if found not in ({}, shapes):
+            raise InputError(f"{path}: the state of its {label} optimizer is not that of this run's")
+    return states
 
 
 @torch.no_grad()

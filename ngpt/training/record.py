@@ -80,7 +80,10 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The lines of `metrics.jsonl`; a last line that a kill cut off is left out, a damaged one elsewhere raises."""
     path = folder / "metrics.jsonl"
     rows: list[dict[str, float]] = []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: damaged: {error}") from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)

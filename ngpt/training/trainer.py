@@ -83,6 +83,8 @@ class Run:
             read_tensors(folder / CHECKPOINT) if runtime.resume and (folder / CHECKPOINT).exists() else None
         )
         threads = runtime.threads or environment.core_count()
+        if self.checkpoint is not None and self.checkpoint[1].get("record", {}).get("run_id") != folder.name:
+            raise InputError(f"{folder / CHECKPOINT}: the checkpoint of another run")
         if self.checkpoint is not None:  # another number of threads would add in another order
             threads = self.checkpoint[1]["record"]["threads"]
         environment.prepare(runtime, device, threads)
@@ -108,15 +110,11 @@ class Run:
         try:
             self._build()
             self._loop(progress)
-        except InputError:
-            raise
         except BaseException as error:
             self.record.status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.record.message = f"{type(error).__name__}: {error}"
+            self.record.message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             raise
         finally:
-            if self.record.status == "running":
-                self.record.status = "failed"
             self.record.peak_memory_bytes = environment.peak_memory_bytes(self.device)
             if self.record.train_seconds:
                 done = self.record.steps * self.config.train.batch_size * self.config.model.seq_len
@@ -156,8 +154,6 @@ class Run:
     def _restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         path = self.folder / CHECKPOINT
         kept = state["record"]
-        if kept["digest"] != self.record.digest:
-            raise InputError(f"{path}: the checkpoint of another configuration, data set or version of the code")
         unpack(path, tensors, self.model, self.optimizers.all)
         for name in ("steps", "train_seconds", "eval_seconds", "skipped_steps", "weights_sha256"):
             setattr(self.record, name, kept[name])
@@ -193,7 +189,7 @@ class Run:
                 row = self._step()
                 if progress is not None:
                     progress(record.steps, row["loss"])
-                if self.skipped_in_a_row > settings.max_skipped_in_a_row:
+                if self.skipped_in_a_row >= settings.max_skipped_in_a_row:
                     metrics.write(row)
                     record.status = "diverged"
                     record.message = f"{self.skipped_in_a_row} steps in a row without a finite gradient"
@@ -241,10 +237,10 @@ class Run:
             optimizers.move()
             if watched:
                 figures = self.telemetry.measure()
-            optimizers.projection.after_step(record.steps)
         else:
             self.skipped_in_a_row += 1
             record.skipped_steps += 1
+        optimizers.projection.after_step(record.steps)
         optimizers.zero_grad()
         if record.steps == 1:
             record.weights_sha256["first"] = self._weights_digest()

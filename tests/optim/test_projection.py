@@ -110,6 +110,18 @@ def test_drift_is_the_largest_distance_from_the_sphere(name: str, dim: int, fact
     assert projection.drift() == pytest.approx(abs(factor - 1), abs=8 * EPS)
 
 
+def test_a_projection_of_the_schedule_keeps_the_drift_that_it_removed() -> None:
+    model, projection = loose("gated-ngpt", every=2)
+    projection.project()
+    assert projection.removed_drift is None
+    for step, factor, removed in ((1, 1.5, None), (2, 0.5, 0.25), (3, 4.0, 0.25), (4, 0.5, 1.0)):
+        with torch.no_grad():
+            model.head.weight.mul_(factor)
+        projection.after_step(step)
+        kept = projection.removed_drift
+        assert kept is None if removed is None else kept.item() == pytest.approx(removed, abs=8 * EPS)
+
+
 def test_the_control_has_no_sphere_to_drift_from() -> None:
     model, projection = loose("gpt")
     assert projection.points == [] and projection.drift() == 0.0

@@ -10,6 +10,7 @@ import torch
 from small_runs import VAL, Undisturbed, outcome, start
 
 from ngpt.config import RunConfig, to_flags
+from ngpt.optim.build import build_optimizers
 from ngpt.training import trainer
 
 
@@ -27,12 +28,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(autouse=True)
 def torch_as_it_was() -> Iterator[None]:
     """A run sets threads and determinism for its whole process."""
-    before, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    threads = torch.get_num_threads()
+    settings: Any = torch.utils.deterministic
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    filled = settings.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(before)
-    torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.set_num_threads(threads)
+    settings.fill_uninitialized_memory = filled
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +54,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Model and optimizers of the run to come."""
-    found, build = SimpleNamespace(), trainer.build_optimizers
+    found, build = SimpleNamespace(), build_optimizers
 
     def keep(model: torch.nn.Module, config: RunConfig) -> Any:
         found.model, found.optimizers = model, build(model, config)

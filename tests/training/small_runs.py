@@ -96,9 +96,9 @@ def die_at(place: str, count: int) -> None:
             passed()
 
     if place == "after a step":
-        trainer.Run._step = step_and_die  # type: ignore[method-assign]
+        trainer.Run._step = step_and_die  # type: ignore[assignment, method-assign]
     elif place == "inside a row":
-        metrics.MetricsFile.write = write_and_die  # type: ignore[method-assign]
+        metrics.MetricsFile.write = write_and_die  # type: ignore[assignment, method-assign]
     else:
         os.replace = replace_and_die  # type: ignore[assignment]
 
@@ -135,11 +135,16 @@ class Child:
         return self.process.exitcode
 
 
+def count_rows(out: Path) -> int:
+    """Lines of metrics in `out`."""
+    return sum(path.read_bytes().count(b"\n") for path in out.glob("*/metrics.jsonl"))
+
+
 def wait_for_rows(out: Path, count: int) -> None:
     """Wait until the metrics in `out` have so many lines."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if sum(path.read_bytes().count(b"\n") for path in out.glob("*/metrics.jsonl")) >= count:
+        if count_rows(out) >= count:
             return
         time.sleep(0.002)
     raise TimeoutError

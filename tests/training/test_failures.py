@@ -18,6 +18,7 @@ from ngpt.command import main
 from ngpt.errors import InputError
 from ngpt.training import trainer
 from ngpt.training.checkpoint import pack, tensors_sha256
+from ngpt.training.evaluation import loss_of
 from ngpt.training.record import read_record
 from ngpt.training.trainer import CHECKPOINT, WEIGHTS
 
@@ -39,7 +40,7 @@ BAD = [nan_loss, infinite_loss, nan_gradient]
 
 def poison(patch: pytest.MonkeyPatch, bad: Callable[[Tensor], Tensor], steps: range | set[int]) -> None:
     """Spoil the loss of some steps, counted from 1; validation is not touched."""
-    calls, clean = itertools.count(1), trainer.loss_of
+    calls, clean = itertools.count(1), loss_of
     patch.setattr(trainer, "loss_of", lambda *args: (bad if next(calls) in steps else torch.clone)(clean(*args)))
 
 
@@ -105,6 +106,21 @@ def test_a_run_that_resumes_remembers_what_it_skipped(
         killed(small(data), tmp_path, at=7)
     _, record = start(small(data), tmp_path, resume=True)
     assert (record.status, record.skipped_steps, record.steps) == ("done", 2, 12)
+
+
+def test_divergence_is_counted_across_a_kill(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(data, max_skipped_in_a_row=4)
+    with monkeypatch.context() as patch:
+        poison(patch, nan_loss, range(5, 100))
+        _, undisturbed = start(config, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        poison(patch, nan_loss, {5, 6})
+        killed(config, tmp_path / "killed", at=7)
+    with monkeypatch.context() as patch:
+        poison(patch, nan_loss, range(1, 100))
+        _, resumed = start(config, tmp_path / "killed", resume=True)
+    assert resumed.status == undisturbed.status == "diverged" and resumed.skipped_steps >= 4
+    assert (resumed.steps, resumed.skipped_steps) == (undisturbed.steps, undisturbed.skipped_steps)
 
 
 def test_a_failure_is_recorded(data: str, tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_runs import PLACES, ROOT, Child, Undisturbed, flags, killed, outcome, small, start, wait_for_rows
+import torch
+from small_runs import PLACES, ROOT, Child, Undisturbed, count_rows, flags, killed, outcome, small, start, wait_for_rows
 
+from ngpt.config import Runtime
 from ngpt.errors import InputError
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.trainer import CHECKPOINT, WEIGHTS
+from ngpt.training.trainer import CHECKPOINT, WEIGHTS, train
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
@@ -42,11 +45,10 @@ def test_a_kill_from_outside_at_a_random_moment(
 ) -> None:
     config = small(data, steps=100)
     generator = random.Random(number)
-    rows_seen = 0
     for _ in range(2):
+        target = count_rows(tmp_path / "runs") + generator.randint(5, 20)
         child = Child(flags(config, tmp_path / "runs", "--resume"), tmp_path / "errors")
-        rows_seen += generator.randint(5, 30)
-        wait_for_rows(tmp_path / "runs", rows_seen)
+        wait_for_rows(tmp_path / "runs", target)
         assert child.process.pid is not None
         os.kill(child.process.pid, number)
         assert child.exit_code() == (130 if number == signal.SIGTERM else -number)
@@ -57,7 +59,11 @@ def test_a_kill_from_outside_at_a_random_moment(
 def test_ctrl_c_saves_and_says_so(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
     """The real command, interrupted; a second process continues it."""
     config = small(data, steps=100)
-    arguments = [sys.executable, ROOT / "train_architectural.py", *flags(config, tmp_path / "runs", "--name", "A b")]
+    arguments = [
+        sys.executable,
+        str(ROOT / "train_architectural.py"),
+        *flags(config, tmp_path / "runs", "--name", "A b"),
+    ]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for_rows(tmp_path / "runs", 4)
         process.send_signal(signal.SIGINT)
@@ -79,6 +85,33 @@ def test_ctrl_c_saves_and_says_so(data: str, tmp_path: Path, undisturbed: Undist
     assert outcome(folder) == undisturbed(config)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_step_comes_too_late(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, number: signal.Signals
+) -> None:
+    config = small(data)
+    before = signal.getsignal(number)
+    folder, _ = start(config, tmp_path, lambda step, _: signal.raise_signal(number) if step == 12 else None)
+    assert outcome(folder) == undisturbed(config)
+    assert signal.getsignal(number) is before, "the handlers are those of before"
+
+
+def test_a_resumed_run_keeps_its_threads(data: str, tmp_path: Path) -> None:
+    """Another number of threads would add in another order."""
+    seen: list[tuple[int, bool]] = []
+
+    def look(step: int, _: float) -> None:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        if step == 5 and len(seen) == 5:
+            raise KeyboardInterrupt
+
+    config = small(data)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, Runtime(out=tmp_path, threads=2, progress=False, save_every=3), look)
+    _, record = train(config, Runtime(out=tmp_path, threads=1, progress=False, resume=True), look)
+    assert seen == [(2, True)] * (5 + 9) and record.threads == 2 and record.status == "done"
+
+
 def test_a_finished_run_is_not_repeated_by_resume(data: str, tmp_path: Path) -> None:
     config = small(data)
     folder, record = start(config, tmp_path)
@@ -90,7 +123,7 @@ def test_a_finished_run_is_not_repeated_by_resume(data: str, tmp_path: Path) -> 
 
 def test_an_existing_run_is_set_aside(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = small(data, steps=2)
-    outcomes = []
+    outcomes: list[Any] = []
     for _ in range(3):
         folder, _ = start(config, tmp_path)
         (folder / "mark").write_text(str(len(outcomes)))

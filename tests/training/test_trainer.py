@@ -75,6 +75,13 @@ def test_measuring_does_not_change_training(
     assert all(losses[row["step"]] == row["loss"] for row in changed[-1])
 
 
+def test_validation_sees_the_weights_on_the_sphere(data: str, undisturbed: Undisturbed) -> None:
+    """In the middle of a run as at its end, however long ago the last projection was."""
+    drifted = undisturbed(small(data, lazy_proj_freq=100))[-1]
+    ended = undisturbed(small(data, lazy_proj_freq=100, steps=5))
+    assert [row["val_loss"] for row in drifted if row["step"] == 5] == [ended[2]]
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
 def test_the_projection_frequency_changes_training(data: str, undisturbed: Undisturbed, optimizer: str) -> None:
     finals = {undisturbed(small(data, optimizer=optimizer, lazy_proj_freq=k))[3]["final"] for k in (1, 5, 7)}

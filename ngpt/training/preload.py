@@ -3,7 +3,7 @@
 `torch._dynamo` is imported because PyTorch's optimizers import it when they are built, which takes seconds.
 """
 
-import torch._dynamo
+import torch._dynamo  # noqa: F401
 
 import ngpt.training.trainer  # noqa: F401
 from ngpt.identity import code_digest
