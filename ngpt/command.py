@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from tqdm import tqdm
 
 from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, field_docs, flag_name, resolve
-from ngpt.errors import EXIT_BAD_INPUT
+from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,4 +127,4 @@ def main(arguments: list[str] | None = None) -> int:
     if record.message:
         print(record.message)
     print(folder)
-    return {"done": 0, "killed": 130}.get(record.status, 1)
+    return {"done": 0, "killed": EXIT_INTERRUPTED}.get(record.status, 1)

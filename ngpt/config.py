@@ -188,7 +188,7 @@ class TrainConfig:
     """steps between validations; there is always one at the end"""
     log_every: int = 1
     """steps between lines in metrics.jsonl"""
-    telemetry_every: int = 20
+    telemetry_every: int = 40
     """steps between measurements of rotation, radial share, drift and orthogonality; 0: never"""
     max_skipped_in_a_row: int = 10
     """after so many steps in a row without a finite gradient the run ends as diverged"""

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from ngpt.config import RunConfig
+from ngpt.files import read_json
 
 CODE = ("config.py", "sphere.py", "polar.py", "kernels", "data", "model", "optim", "training")
 """Parts of the package that can change a run's numbers."""
@@ -46,6 +47,9 @@ def run_digest(config: RunConfig, data_digest: str) -> str:
     """Digest of everything but the seed that can change a run's result; equal for the runs of one arm."""
     content = dataclasses.asdict(config)
     del content["seed"], content["preset"], content["data"]["data"], content["data"]["shards"]
+    if config.train.init_from is not None:  # the weights, not the place where they lie
+        source = read_json(Path(config.train.init_from) / "record.json")
+        content["train"]["init_from"] = source.get("weights_sha256", {}).get("final")
     parts = [json.dumps(content, sort_keys=True), data_digest, code_digest()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -16,7 +16,7 @@ from ngpt.command import Parser
 from ngpt.config import PRESETS, default_tokenizer
 from ngpt.data.corpus import load_corpus
 from ngpt.data.tokenizers import Tokenizer
-from ngpt.errors import InputError, exit_code_of
+from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
 from ngpt.files import replaced_atomically
 
 ASSUMED_FLOPS = 1e10
@@ -122,7 +122,7 @@ def _print_answers(analysis: Any) -> None:
 def _interrupted(runs: list[PlannedRun], plan: Plan, out: Path) -> int:
     done = sum(finished_record(out, run.run_id) is not None for run in runs)
     print(f"interrupted with {done} of {plan.count()} runs finished; the same command continues", file=sys.stderr)
-    return 130
+    return EXIT_INTERRUPTED
 
 
 def _first_message(outcome: Outcome) -> str:

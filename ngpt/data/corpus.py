@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def load_corpus(config: DataConfig) -> Corpus:
         return _from_documents("stdlib", _stdlib_documents(), tokenizer)
     if config.data == "fineweb10b":
         train, val = _fetch_fineweb(config.shards)
-        return _from_shards("fineweb10b", train, val, byte_lengths=Tokenizer("gpt2").byte_lengths())
+        return _from_shards("fineweb10b", train, val, byte_lengths=_gpt2_byte_lengths())
     if config.data.startswith("hf:"):
         return _from_documents(config.data, _hub_documents(config.data.removeprefix("hf:")), tokenizer)
     path = Path(config.data)
@@ -252,6 +253,15 @@ def _fetch_fineweb(shards: int) -> tuple[list[Path], list[Path]]:
     except Exception as error:  # HTTP, file-system and offline errors of several libraries: all mean "not fetched"
         raise InputError(f"--data fineweb10b could not be fetched from the hub: {first_line(error)}") from error
     return paths[:-1], paths[-1:]
+
+
+def _gpt2_byte_lengths() -> NDArray[np.int64] | None:
+    """Byte lengths of GPT-2's tokens, or None with a note: the tokens are there even if the vocabulary is not."""
+    try:
+        return Tokenizer("gpt2").byte_lengths()
+    except InputError as error:
+        print(f"note: no bits per byte: {error}", file=sys.stderr)
+        return None
 
 
 def _quiet_hub() -> None:

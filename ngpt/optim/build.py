@@ -44,8 +44,10 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self.hidden.zero_grad(set_to_none=True)
-        self.aux.zero_grad(set_to_none=True)
+        for optimizer in (self.hidden, self.aux):
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
 
 def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:

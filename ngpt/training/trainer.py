@@ -62,6 +62,8 @@ def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None)
             if not runtime.resume or earlier.status == "failed":
                 _set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*"):  # temporary files of a killed process: nobody else is here
+            leftover.unlink()
         return folder, Run(config, runtime, corpus, device, folder).carry_out(progress)
 
 
@@ -129,6 +131,7 @@ class Run:
     def _build(self) -> None:
         config, device = self.config, self.device
         self.model = build_model(config.model, self.corpus.vocab_size, seed=config.seed).to(device)
+        self.parameters = list(self.model.parameters())
         self.specs = parameter_specs(self.model)
         self.optimizers = build_optimizers(self.model, config)
         self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection)
@@ -169,6 +172,7 @@ class Run:
             "removed_drift": None if drift is None else drift.item(),
         }
         write_tensors(self.folder / CHECKPOINT, pack(self.model, self.optimizers.all), state)
+        self.record.write(self.folder)
 
     # --- loop --------------------------------------------------------------------------------------------------------
 
@@ -220,9 +224,9 @@ class Run:
             logits_BTV = self.model(x_BT)
         loss = loss_of(logits_BTV, y_BT)
         loss.backward()
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        loss_value, grad_norm = loss.item(), norm.item()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norms = torch._foreach_norm(gradients)  # torch.nn.utils.get_total_norm without its grouping by device
+        loss_value, grad_norm = loss.item(), torch.linalg.vector_norm(torch.stack(norms)).item()
         record.steps += 1
         every = self.config.train.telemetry_every
         watched = every > 0 and (record.steps % every == 0 or record.steps == 1)
@@ -230,8 +234,8 @@ class Run:
         if math.isfinite(grad_norm) and math.isfinite(loss_value):
             self.skipped_in_a_row = 0
             limit = self.config.optim.grad_clip
-            if limit is not None:
-                torch._foreach_mul_(gradients, min(1.0, limit / (grad_norm + 1e-6)))
+            if limit is not None and grad_norm > limit:
+                torch._foreach_mul_(gradients, limit / (grad_norm + 1e-6))
             if watched:
                 self.telemetry.remember()
             optimizers.move()

@@ -215,7 +215,7 @@ def test_hf_without_text_is_refused(tmp_path: Path, problem: str, monkeypatch: p
         write_rows(tmp_path / "set/train.jsonl", essays(3), column="content")
     if problem == "numbers":
         (tmp_path / "set/train.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
-    with pytest.raises(InputError, match=f"--data hf:{name} ") as caught:
+    with pytest.raises(InputError, match=f"--data hf:{name}") as caught:
         hub(name, monkeypatch, tmp_path / "cache")
     assert "\n" not in str(caught.value)
 
