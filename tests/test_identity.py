@@ -12,10 +12,13 @@ import pytest
 
 from ngpt import identity
 from ngpt.config import SECTIONS, RunConfig, resolve
+from ngpt.errors import InputError
+from ngpt.files import write_json
 from ngpt.identity import CODE, run_digest, run_id
 
 PACKAGE = Path(identity.__file__).parent
 NOT_IN_IT = {"data.data", "data.shards"}
+BY_CONTENT = {"train.init_from"}
 OTHER: dict[str, Any] = {"n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5}
 FIELDS = [f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)]
 
@@ -42,12 +45,23 @@ def changed(config: RunConfig, name: str) -> RunConfig:
     return dataclasses.replace(config, **{section: dataclasses.replace(owner, **{field: other})})
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in BY_CONTENT])
 def test_every_field_counts_but_the_place_of_the_data(name: str) -> None:
     config = resolve()
     same = run_digest(changed(config, name), "data") == run_digest(config, "data")
     assert same == (name in NOT_IN_IT)
     assert (run_id(changed(config, name), "data") == run_id(config, "data")) == same
+
+
+def test_transferred_weights_count_and_not_their_place(tmp_path: Path) -> None:
+    digests = []
+    for place, weights in (("a", "1" * 64), ("b", "2" * 64), ("c", "1" * 64)):
+        (tmp_path / place).mkdir()
+        write_json(tmp_path / place / "record.json", {"weights_sha256": {"final": weights}})
+        digests.append(run_digest(resolve(init_from=str(tmp_path / place)), "data"))
+    assert digests[0] == digests[2] != digests[1] and run_digest(resolve(), "data") not in digests
+    with pytest.raises(InputError, match="absent"):
+        run_digest(resolve(init_from=str(tmp_path / "absent")), "data")
 
 
 def test_data_and_seed() -> None:

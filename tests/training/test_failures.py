@@ -135,11 +135,12 @@ def test_a_failure_is_recorded(data: str, tmp_path: Path) -> None:
 
 
 def test_bad_input_found_late_is_recorded_with_its_reason(data: str, tmp_path: Path) -> None:
+    source, _ = start(small(data), tmp_path / "source", keep_weights=False)
     with pytest.raises(InputError):
-        start(small(data, init_from=str(tmp_path / "absent")), tmp_path / "runs")
+        start(small(data, init_from=str(source)), tmp_path / "runs")
     (folder,) = (tmp_path / "runs").glob("muon-*")
     record = read_record(folder)
-    assert record.status == "failed" and str(tmp_path / "absent") in (record.message or "")
+    assert record.status == "failed" and str(source / WEIGHTS) in (record.message or "")
 
 
 def test_a_full_disk_is_one_clear_line(data: str, tmp_path: Path) -> None:
