@@ -15,7 +15,7 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.results import save
+from benchmarks.saved import save
 from ngpt.training.environment import core_count
 
 STEPS = {"float32": 60, "bfloat16": 6}

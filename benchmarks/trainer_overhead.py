@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.results import save
+from benchmarks.saved import save
 from ngpt.config import Runtime, resolve
 from ngpt.optim.build import Optimizers
 from ngpt.optim.projection import LazyProjection

@@ -1,15 +1,32 @@
-"""`python -m experiments`: rewrite `reports/README.md` and the results table of `README.md` from the reports' data."""
+"""`python -m experiments`: rewrite `reports/README.md` and the generated sections of `README.md` from their data."""
 
+import sys
 from pathlib import Path
-
-from experiments import CAMPAIGNS
-from ngpt.campaign.index import results_table, with_results, write_index
-from ngpt.files import write_text
 
 ROOT = Path(__file__).parents[1]
 
-if __name__ == "__main__":
+
+def readme_with_sections(readme: str) -> str:
+    """README with every generated section made anew."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.saved import readme_tables
+    from experiments import CAMPAIGNS
+    from ngpt.campaign.index import results_table, with_section
+
+    readme = with_section(readme, "results", results_table(CAMPAIGNS, ROOT / "reports", "reports/"))
+    return with_section(readme, "speed", readme_tables())
+
+
+def main() -> None:
+    """Write both files."""
+    from experiments import CAMPAIGNS
+    from ngpt.campaign.index import write_index
+    from ngpt.files import write_text
+
     write_index(CAMPAIGNS, ROOT / "reports")
-    table = results_table(CAMPAIGNS, ROOT / "reports", "reports/")
-    readme = ROOT / "README.md"
-    write_text(readme, with_results(readme.read_text(encoding="utf-8"), table))
+    path = ROOT / "README.md"
+    write_text(path, readme_with_sections(path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from experiments import CAMPAIGNS
+from experiments.__main__ import readme_with_sections
 from ngpt.campaign.definition import Campaign
-from ngpt.campaign.index import results_table, with_results
+from ngpt.campaign.index import results_table
 from ngpt.campaign.report import write_report
 from ngpt.command import parse
 
@@ -74,7 +75,5 @@ def test_published_reports_are_what_their_data_give(campaign: Campaign, tmp_path
 
 def test_generated_tables_are_current() -> None:
     reports = ROOT / "reports"
-    assert README == with_results(README, results_table(CAMPAIGNS, reports, "reports/")), (
-        "python -m experiments"
-    )
+    assert README == readme_with_sections(README), "python -m experiments"
     assert (reports / "README.md").read_text(encoding="utf-8").endswith(results_table(CAMPAIGNS, reports, ""))

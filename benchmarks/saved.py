@@ -1,0 +1,49 @@
+"""A benchmark's results: `benchmarks/results/<name>.json`, with the machine they were measured on; README's tables."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from ngpt.files import read_json, write_json
+from ngpt.training import environment
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def processor() -> str:
+    """The processor's name as Linux gives it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def save(name: str, content: dict[str, Any]) -> None:
+    """Keep `content` with processor, cores, versions and commit."""
+    machine = {"processor": processor(), "cores": environment.core_count(), "commit": environment.commit()}
+    FOLDER.mkdir(exist_ok=True)
+    write_json(FOLDER / f"{name}.json", {**content, "machine": machine | environment.versions()})
+    print(f"wrote {FOLDER / name}.json")
+
+
+def readme_tables() -> str:
+    """The tables of README's section on speed, from the files of results."""
+    throughput, overhead = (read_json(FOLDER / f"{name}.json") for name in ("campaign_throughput", "trainer_overhead"))
+    machine = throughput["machine"]
+    lines = [
+        f"Measured on {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, "
+        f"by `{throughput['command']}` and `{overhead['command']}`, medians of {throughput['median_of']}:",
+        "",
+        "| runs at once | threads a run | precision | throughput against one run, one thread, float32 |",
+        "|---|---|---|---|",
+    ]
+    for row in throughput["rows"]:
+        lines.append(f"| {row['jobs']} | {row['threads']} | {row['dtype']} | {row['ratio']:.2f} |")
+    lines += [
+        "",
+        "| `tiny` run | trainer's overhead | validation's share | optimizer step | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in overhead["rows"].items():
+        shares = " | ".join(f"{row[key]:.1%}" for key in ("overhead_share", "validation_share", "step_share"))
+        lines.append(f"| {name} | {shares} | {row['peak_memory_mb']:.0f} MB |")
+    return "\n".join(lines) + "\n"
