@@ -6,14 +6,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def readme_with_sections(readme: str) -> str:
-    """README with every generated section made anew."""
+def readme_with_sections(readme: str, reports: Path = ROOT / "reports") -> str:
+    """README with every generated section made anew, the results from the data in `reports`."""
     sys.path.insert(0, str(ROOT))
     from benchmarks.saved import readme_tables
     from experiments import CAMPAIGNS
     from ngpt.campaign.index import results_table, with_section
 
-    readme = with_section(readme, "results", results_table(CAMPAIGNS, ROOT / "reports", "reports/"))
+    readme = with_section(readme, "results", results_table(CAMPAIGNS, reports, "reports/"))
     return with_section(readme, "speed", readme_tables())
 
 

@@ -4,12 +4,14 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ngpt.campaign.collect import collect, losses_by_method
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execute import Outcome, execute, finished_record
+from ngpt.campaign.index import write_index
 from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operations
 from ngpt.campaign.report import data_path, write_data, write_report
 from ngpt.command import Parser
@@ -23,9 +25,9 @@ ASSUMED_FLOPS = 1e10
 """Floating-point operations a second of one CPU core, for `--dry-run` where no finished run tells the speed."""
 
 
-def main(campaign: Campaign) -> None:
-    """Run the campaign as the command line says and exit."""
-    sys.exit(exit_code_of(lambda: carry_out(campaign, sys.argv[1:])))
+def main(campaign: Campaign, index: Sequence[Campaign] = ()) -> None:
+    """Run the campaign as the command line says, list its answer with those of `index`, and exit."""
+    sys.exit(exit_code_of(lambda: carry_out(campaign, sys.argv[1:], index)))
 
 
 def build_parser(campaign: Campaign) -> Parser:
@@ -51,7 +53,7 @@ def build_parser(campaign: Campaign) -> Parser:
     return parser
 
 
-def carry_out(campaign: Campaign, arguments: list[str]) -> int:
+def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign] = ()) -> int:
     """The whole campaign; returns the exit code: 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
     given = build_parser(campaign).parse_args(arguments)
     if given.seeds < 2 or (given.jobs is not None and given.jobs < 1):
@@ -86,6 +88,7 @@ def carry_out(campaign: Campaign, arguments: list[str]) -> int:
     command = command.replace(" --report-only", "")
     write_data(given.reports, collect(plan, runs, given.out, command=command, failures=outcome.failures))
     path, analysis = write_report(campaign, given.reports)
+    write_index(index or [campaign], given.reports)
     if outcome.interrupted:
         return _interrupted(runs, plan, given.out)
     _print_answers(analysis)
