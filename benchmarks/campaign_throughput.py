@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.saved import save
-from ngpt.training.environment import core_count
+from ngpt.machine import core_count
 
 STEPS = {"float32": 60, "bfloat16": 6}
 """Steps a run: enough for seconds of training in each precision on a CPU without bfloat16 units."""

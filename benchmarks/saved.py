@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.files import read_json, write_json
+from ngpt.machine import core_count
 from ngpt.training import environment
 
 FOLDER = Path(__file__).parent / "results"
@@ -19,7 +20,7 @@ def processor() -> str:
 
 def save(name: str, content: dict[str, Any]) -> None:
     """Keep `content` with processor, cores, versions and commit."""
-    machine = {"processor": processor(), "cores": environment.core_count(), "commit": environment.commit()}
+    machine = {"processor": processor(), "cores": core_count(), "commit": environment.commit()}
     FOLDER.mkdir(exist_ok=True)
     write_json(FOLDER / f"{name}.json", {**content, "machine": machine | environment.versions()})
     print(f"wrote {FOLDER / name}.json")

@@ -13,8 +13,9 @@ CAMPAIGN = Campaign(
         "lazy projection to the sphere every 7 steps. Everything else (embedding, head, gates, scalars) is moved by "
         "the same AdamW at the same rate in every arm, so that the sweep is one of the hidden matrices' rate alone. "
         "Predicted: Muon ends lower, because on a sphere the length of a gradient means nothing and Muon spends its "
-        "step equally on all directions of a matrix. Muon's grid is the earlier attempt's; Adam's has the same size "
-        "and spans its own optimum."
+        "step equally on all directions of a matrix. Muon's grid is the earlier attempt's; Adam's has the same size. "
+        "Pilot runs on seeds 0, 1, 10 and 11 showed where Adam's optimum lies, and that 0.005 is the best of 0.005, "
+        "0.01 and 0.02 for everything else, under Muon as under Adam."
     ),
     methods=(
         Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.001, 0.003, 0.01, 0.023, 0.05, 0.1)),

@@ -1,7 +1,7 @@
 """What a run is: frozen dataclasses, presets, validation, and the same thing as command-line flags. No torch.
 
-Every field of `ModelConfig`, `DataConfig`, `OptimConfig` and `TrainConfig` can change a result, so all of them enter
-the run's digest (`ngpt.identity`). `Runtime` holds what cannot: device, paths, logging.
+Every field of `ModelConfig`, `DataConfig`, `OptimConfig` and `TrainConfig` changes a result or what is measured of it,
+so all of them enter the run's digest (`ngpt.identity`). `Runtime` holds the rest: device, paths, checkpoints.
 
 The string below a field is its documentation: what it is and in which unit. `train_architectural.py --help` prints it.
 """
@@ -113,7 +113,7 @@ class OptimConfig:
     optimizer: Literal["adam", "muon"] = "muon"
     """what moves the hidden matrices"""
     lr: float = 0.03
-    """learning rate of the hidden matrices; for Muon each unit vector's rotation in radians, to first order"""
+    """learning rate of the hidden matrices; for Muon the length of a step of a unit row of the polar factor"""
     aux_lr: float = 0.005
     """AdamW learning rate of everything else; the same in every arm unless --aux-lr-ratio ties it to --lr"""
     aux_lr_ratio: float | None = None
@@ -148,8 +148,8 @@ class OptimConfig:
     """wsd only: share of the run spent in the final linear decay"""
     lr_floor: float = 0.0
     """share of the peak rate at which the schedule ends"""
-    grad_clip: float | None = 1.0
-    """clip the global gradient norm to this; none: no clipping (Muon itself is invariant to the gradient's scale)"""
+    grad_clip: float | None = None
+    """clip the global gradient norm to this; none: no clipping, so that no matrix scales another one's gradient"""
 
     def __post_init__(self) -> None:
         _require_positive(self, "lr", "aux_lr", "aux_lr_ratio", "ns_steps", "lazy_proj_freq")
@@ -183,7 +183,7 @@ class TrainConfig:
     batch_size: int = 8
     """sequences a step"""
     eval_tokens: int = 6144
-    """validation tokens: the first so many of the validation split, the same for every run"""
+    """validation tokens, in windows spread evenly over the validation split, the same for every run"""
     eval_every: int = 40
     """steps between validations; there is always one at the end"""
     log_every: int = 1
@@ -258,13 +258,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, eval_every=200, ns_steps=10,
     ),
     "155m": dict(
-        n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400, eval_tokens=1_048_576,
-        eval_every=50, aux_lr=0.003, data="fineweb10b", dtype="bfloat16",
+        n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400, eval_tokens=262_144,
+        eval_every=100, aux_lr=0.003, data="fineweb10b", dtype="bfloat16",
     ),
     "155m-literal": dict(
         arch="gated-literal", n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400,
-        eval_tokens=1_048_576, eval_every=50, data="fineweb10b", lr=0.003, aux_lr_ratio=0.3, nesterov=False,
-        orthogonalizer="newton-schulz-cubic", adjust_lr_fn="none", grad_clip=None,
+        eval_tokens=262_144, eval_every=100, data="fineweb10b", lr=0.003, aux_lr_ratio=0.3, nesterov=False,
+        orthogonalizer="newton-schulz-cubic", adjust_lr_fn="none",
     ),
 }  # fmt: skip
 """Each preset as its difference to the field defaults."""

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS: list[set[str]] = [
-    {"ngpt.errors"},
+    {"ngpt.errors", "ngpt.machine"},
     {"ngpt.files", "ngpt.config"},
     {"ngpt.identity", "ngpt.sphere"},
     {"ngpt.kernels"},

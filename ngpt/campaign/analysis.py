@@ -39,6 +39,8 @@ class MethodSummary:
     verdict: Verdict | None
     speedup: Array
     """share of the baseline's steps after which this method is at the baseline's final loss, (seeds,); inf: never"""
+    time_share: Array
+    """the same as a share of the baseline's training time, as measured on this machine, (seeds,)"""
     tokens_per_second: float | None
     """median over the comparison runs"""
     tokens_per_second_ratio: float | None
@@ -122,18 +124,21 @@ def _summary(
     mine = [row for row in rows if row["method"] == method.name]
     tuned = {(row["lr"], row["seed"]): row.get(metric, math.nan) for row in mine if row["stage"] == "tuning"}
     seeds = sorted({seed for _, seed in tuned})
-    tuning = np.array([[tuned[lr, seed] for lr in method.lrs] for seed in seeds])
+    tuning = np.array([[tuned.get((lr, seed), math.nan) for lr in method.lrs] for seed in seeds])
     final = [row for row in mine if row["stage"] == "comparison"]
     base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == campaign.baseline}
     verdict = None
     if method.name != campaign.baseline:
+        missing = [r for r in rows if r["stage"] == "comparison" and metric not in r]
         verdict = judge(
             campaign.rule,
             None if against is None else against.difference,
-            n_missing=0 if against is None else against.n_missing,
+            n_missing=len({r["seed"] for r in missing if r["method"] in (method.name, campaign.baseline)}),
             distinguishable=against is not None and against.distinguishable,
         )
+        verdict = _tempered(verdict, campaign, method, rows)
     complete = len(tuning) and np.isfinite(tuning).all(axis=0).any()
+    speedups = [_speedup(row, base.get(row["seed"])) for row in final]
     speeds = [row["tokens_per_second"] for row in final if "tokens_per_second" in row]
     ratios = [
         row["tokens_per_second"] / base[row["seed"]]["tokens_per_second"]
@@ -148,11 +153,31 @@ def _summary(
         comparison=comparison,
         against=against,
         verdict=verdict,
-        speedup=np.array([_speedup(row, base.get(row["seed"])) for row in final]),
+        speedup=np.array(speedups),
+        time_share=np.array(
+            [
+                s * _seconds_a_step(r) / _seconds_a_step(base[r["seed"]]) if s == s else s
+                for s, r in zip(speedups, final, strict=True)
+            ]
+        ),
         tokens_per_second=float(np.median(speeds)) if speeds else None,
         tokens_per_second_ratio=float(np.median(ratios)) if ratios else None,
         telemetry=_mean_telemetry(final),
     )
+
+
+def _tempered(verdict: Verdict, campaign: Campaign, method: Method, rows: list[dict[str, Any]]) -> Verdict:
+    """A verdict that an untuned rate could explain is inconclusive.
+
+    A baseline at the edge of its grid cannot be beaten for certain, nor can a method at the edge of its own be refuted.
+    """
+    suspect = {"supported": campaign.baseline, "refuted": method.name}.get(verdict.label)
+    chosen = {r["lr"] for r in rows if r["stage"] == "comparison" and r["method"] == suspect}
+    grid = next((m.lrs for m in campaign.methods if m.name == suspect), ())
+    if not chosen & {*grid[:1], *grid[-1:]}:
+        return verdict
+    why = f"would be {verdict.label}, but the best rate of {suspect} may lie beyond its grid"
+    return Verdict("inconclusive", verdict.effect, why, f"{verdict.reason} But: {why}.", None)
 
 
 def _speedup(row: dict[str, Any], base: dict[str, Any] | None) -> float:
@@ -162,24 +187,28 @@ def _speedup(row: dict[str, Any], base: dict[str, Any] | None) -> float:
     return steps_to_reach(row["val"]["step"], row["val"]["loss"], base["final_val_loss"]) / base["steps"]
 
 
+def _seconds_a_step(row: dict[str, Any]) -> float:
+    return float(row["train_seconds"] / row["steps"])
+
+
 def _mean_telemetry(rows: list[dict[str, Any]]) -> dict[str, tuple[Array, Array]]:
-    measured = [row["telemetry"] for row in rows if row.get("telemetry", {}).get("step")]
+    measured = [row["telemetry"] for row in rows if row["status"] == "done" and row["telemetry"]["step"]]
     if not measured or any(t["step"] != measured[0]["step"] for t in measured):
         return {}
     names = set.intersection(*(set(t) for t in measured)) - {"step"}
     step = np.array(measured[0]["step"], dtype=np.float64)
     return {
-        name: (step, np.mean(np.array([t[name] for t in measured], dtype=np.float64), axis=0)) for name in sorted(names)
+        name: (step, np.array([t[name] for t in measured], dtype=np.float64).mean(axis=0)) for name in sorted(names)
     }
 
 
 def _idle_arms(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """C11: arms of one stage and seed whose weights after the first step are equal to the bit."""
+    """C11: arms of one stage and seed with equal weights, to the bit, after the first step and at the end."""
     seen: dict[tuple[str, int, str], str] = {}
     idle = set()
     for row in rows:
-        digest = row.get("first_step_sha256")
-        if digest:
+        digest = row.get("first_sha256", "") + row.get("final_sha256", "")
+        if "final_sha256" in row:
             key, name = (row["stage"], row["seed"], digest), f"{row['method']}, lr {row['lr']:g}"
             if seen.setdefault(key, name) != name:
                 idle.add((seen[key], name))

@@ -10,7 +10,7 @@ from ngpt.campaign.plan import Plan, PlannedRun
 from ngpt.campaign.statistics import Array
 from ngpt.config import to_flags
 from ngpt.identity import code_digest
-from ngpt.training.record import RunRecord, read_metrics
+from ngpt.training.record import RunRecord, read_metrics, read_record
 
 CURVE_POINTS = 50
 """Points a training curve is averaged down to."""
@@ -30,7 +30,9 @@ def losses_by_method(plan: Plan, runs: list[PlannedRun], out: Path, metric: str)
     }
 
 
-def collect(plan: Plan, runs: list[PlannedRun], out: Path, *, command: str, failures: dict[str, str]) -> dict[str, Any]:
+def collect(
+    plan: Plan, runs: list[PlannedRun], out: Path, *, command: str, jobs: int, failures: dict[str, str]
+) -> dict[str, Any]:
     """Everything a report needs, as JSON. Runs without a finished record are listed as missing."""
     rows, records = [], []
     for run in runs:
@@ -42,7 +44,10 @@ def collect(plan: Plan, runs: list[PlannedRun], out: Path, *, command: str, fail
         if record is not None:
             records.append(record)
             row |= _figures(record) | _curves(read_metrics(out / run.run_id))
-        elif run.name in failures:
+        elif (out / run.run_id / "record.json").exists():
+            unfinished = read_record(out / run.run_id)
+            row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
+        if run.name in failures:
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
     first = runs[0].config
@@ -53,13 +58,17 @@ def collect(plan: Plan, runs: list[PlannedRun], out: Path, *, command: str, fail
         "tokenizer": first.data.tokenizer,
         "data_digest": plan.data_digest,
         "code_digest": code_digest(),
+        "definition": plan.campaign.digest,
         "command": command,
-        "planned_runs": plan.count(),
+        "jobs": jobs,
+        "planned_runs": len(runs) if any(run.stage == "comparison" for run in runs) else plan.count(),
         "tuning_seeds": plan.tuning_seeds,
         "comparison_seeds": plan.comparison_seeds,
         "model": {"layers": first.model.n_layer, "width": first.model.n_embd, "context": first.model.seq_len,
                   "arch": first.model.arch},
-        "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype},
+        "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
+                     "schedule": first.optim.schedule, "aux_lr": first.optim.resolved_aux_lr,
+                     "projection_every": first.optim.lazy_proj_freq, "grad_clip": first.optim.grad_clip},
         "commands": {f"{run.arm.method}|{run.arm.lr}|{run.seed}": " ".join(to_flags(run.config)) for run in runs},
         "environments": _environments(records),
         "parameters": records[0].parameters if records else None,
@@ -71,8 +80,8 @@ def collect(plan: Plan, runs: list[PlannedRun], out: Path, *, command: str, fail
 def _figures(record: RunRecord) -> dict[str, Any]:
     kept = ("steps", "final_val_loss", "final_val_bpb", "tokens_per_second", "train_seconds", "eval_seconds")
     figures = {name: value for name in kept if (value := getattr(record, name)) is not None}
-    digest = record.weights_sha256.get("first", "")
-    return figures | {"skipped_steps": record.skipped_steps, "first_step_sha256": digest[:16]}
+    digests = {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
+    return figures | {"skipped_steps": record.skipped_steps} | digests
 
 
 def _curves(metrics: list[dict[str, float]]) -> dict[str, Any]:

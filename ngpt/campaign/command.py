@@ -1,7 +1,6 @@
 """The command line of a campaign: plan, carry out, collect, report. What every script in `runners/` calls."""
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.campaign.collect import collect, losses_by_method
-from ngpt.campaign.definition import Campaign
+from ngpt.campaign.definition import MOST_SEEDS, Campaign
 from ngpt.campaign.execute import Outcome, execute, finished_record
 from ngpt.campaign.index import write_index
 from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operations
@@ -20,6 +19,7 @@ from ngpt.data.corpus import load_corpus
 from ngpt.data.tokenizers import Tokenizer
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
 from ngpt.files import replaced_atomically
+from ngpt.machine import core_count, has_nvidia_gpu
 
 ASSUMED_FLOPS = 1e10
 """Floating-point operations a second of one CPU core, for `--dry-run` where no finished run tells the speed."""
@@ -56,15 +56,11 @@ def build_parser(campaign: Campaign) -> Parser:
 def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign] = ()) -> int:
     """The whole campaign; returns the exit code: 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
     given = build_parser(campaign).parse_args(arguments)
-    if given.seeds < 2 or (given.jobs is not None and given.jobs < 1):
-        raise InputError("--seeds must be at least 2 and --jobs at least 1")
+    if not 2 <= given.seeds <= MOST_SEEDS or (given.jobs is not None and given.jobs < 1):
+        raise InputError(f"--seeds must be 2 to {MOST_SEEDS}, and --jobs at least 1")
     names = ("data", "tokenizer", "shards", "steps")
     overrides = {name: value for name in names if (value := getattr(given, name)) is not None}
     first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
-    if given.report_only and not given.out.exists() and data_path(given.reports, campaign.name).exists():
-        path, _ = write_report(campaign, given.reports)  # a checkout without the runs: from the collected data
-        print(path)
-        return 0
     plan = Plan(
         campaign=campaign,
         preset=given.preset,
@@ -81,31 +77,42 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
     _require_writable(given.out, given.reports)
     command = shlex.join(["python", f"runners/{campaign.name}.py", *arguments])
     runs, outcome = _carry_out_runs(plan, given, jobs)
-    if not any(finished_record(given.out, run.run_id) for run in runs):
+    found = sum(finished_record(given.out, run.run_id) is not None for run in runs)
+    if given.report_only and not found and data_path(given.reports, campaign.name).exists():
+        return _finish(campaign, given, index)  # a checkout without the runs: from the collected data
+    if not found:
         if outcome.interrupted:
             return _interrupted(runs, plan, given.out)
         raise InputError(f"no finished run of this campaign in {given.out}" + _first_message(outcome))
     command = command.replace(" --report-only", "")
-    write_data(given.reports, collect(plan, runs, given.out, command=command, failures=outcome.failures))
+    write_data(given.reports, collect(plan, runs, given.out, command=command, jobs=jobs, failures=outcome.failures))
+    if outcome.interrupted:
+        write_report(campaign, given.reports)
+        return _interrupted(runs, plan, given.out)
+    return _finish(campaign, given, index)
+
+
+def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Campaign]) -> int:
+    """Report and index from the collected data; the answers and, last, the report's path on standard output."""
     path, analysis = write_report(campaign, given.reports)
     write_index(index or [campaign], given.reports)
-    if outcome.interrupted:
-        return _interrupted(runs, plan, given.out)
-    _print_answers(analysis)
+    for summary in analysis.summaries:
+        if summary.verdict is not None:
+            print(f"{summary.method.name}: {summary.verdict.label}. {summary.verdict.reason}")
     print(path)
-    return 1 if outcome.failures or analysis.idle else 0
+    return 1 if analysis.idle or analysis.counts.get("failed") else 0
 
 
 def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[list[PlannedRun], Outcome]:
     """Tuning, then the comparison at the rates it chose; with --report-only only what is already there."""
-    threads = 1 if _on_cpu(given.device) else 0
-    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, "device": given.device, "threads": threads}
+    device, threads = ("cpu", 1) if _on_cpu(given.device) else (given.device, 0)
+    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, "device": device, "threads": threads}
     runs = plan.tuning_runs()
     print(
         f"{plan.campaign.name}: {plan.count()} runs, {jobs} at a time; finished ones are not repeated", file=sys.stderr
     )
     outcome = Outcome() if given.report_only else execute(runs, **settings)
-    finished = all(finished_record(given.out, run.run_id) for run in runs)
+    finished = all(run.name in outcome.failures or finished_record(given.out, run.run_id) for run in runs)
     if outcome.interrupted or not finished:
         return runs, outcome
     losses = losses_by_method(plan, runs, given.out, plan.campaign.rule.metric)
@@ -114,12 +121,6 @@ def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[l
         second = execute(comparison, **settings)
         outcome = Outcome(outcome.failures | second.failures, second.interrupted)
     return runs + comparison, outcome
-
-
-def _print_answers(analysis: Any) -> None:
-    for summary in analysis.summaries:
-        if summary.verdict is not None:
-            print(f"{summary.method.name}: {summary.verdict.label}. {summary.verdict.reason}")
 
 
 def _interrupted(runs: list[PlannedRun], plan: Plan, out: Path) -> int:
@@ -142,11 +143,11 @@ def _require_writable(*folders: Path) -> None:
 
 
 def _on_cpu(device: str) -> bool:
-    return device == "cpu" or (device == "auto" and not Path("/dev/nvidia0").exists())
+    return device == "cpu" or (device == "auto" and not has_nvidia_gpu())
 
 
 def _default_jobs(device: str) -> int:
-    return len(os.sched_getaffinity(0)) if _on_cpu(device) else 1
+    return core_count() if _on_cpu(device) else 1
 
 
 def _show_plan(plan: Plan, out: Path, jobs: int) -> None:

@@ -1,5 +1,6 @@
 """What an experiment file states, before any run: question, methods with their grids, baseline, rule. No torch."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,9 +8,20 @@ from typing import Any
 from ngpt.campaign.verdict import Rule
 from ngpt.config import RunConfig, resolve
 
-TUNING_SEED = 0
-COMPARISON_SEED = 1000
-"""First seed of each stage: no seed on which a rate is chosen is one on which methods are compared."""
+MOST_SEEDS = 1000
+
+
+def tuning_seeds(number: int) -> range:
+    """Seeds on which rates are chosen."""
+    return range(number)
+
+
+def comparison_seeds(number: int) -> range:
+    """Seeds on which methods are compared: none of them chooses a rate, and no two numbers of seeds share one.
+
+    So a comparison that is repeated with more seeds, because the first one was inconclusive, is a new comparison.
+    """
+    return range(10_000 * number, 10_000 * number + number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +92,12 @@ class Campaign:
             raise ValueError(f"{self.name}: every method is tuned over a grid of the same size")
         if self.comparison_seeds < self.rule.seeds:
             raise ValueError(f"{self.name}: the rule asks for {self.rule.seeds} seeds")
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the answer: methods, grids, baseline, rule, seeds and shared fields; not of the words."""
+        parts = (self.methods, self.baseline, self.rule, self.comparison_seeds, sorted(self.fields.items()))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
     def report_name(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from ngpt.campaign.analysis import Analysis, MethodSummary
+from ngpt.campaign.definition import Campaign
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 (the backend comes first)
@@ -35,12 +36,12 @@ TELEMETRY_LABELS = {
 }
 
 
-def draw_figures(analysis: Analysis, data: dict[str, Any], folder: Path, name: str) -> dict[str, str]:
+def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], folder: Path) -> dict[str, str]:
     """Write all figures as PNG into `folder`; returns file name by kind."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {kind: f"{name}_{kind}.png" for kind in ("loss_against_lr", "loss_curves", "telemetry")}
+    files = {kind: f"{campaign.name}_{kind}.png" for kind in ("loss_against_lr", "loss_curves", "telemetry")}
     with plt.rc_context(STYLE):
-        _loss_against_lr(analysis, folder / files["loss_against_lr"])
+        _loss_against_lr(campaign, analysis, folder / files["loss_against_lr"])
         _loss_curves(analysis, data, folder / files["loss_curves"])
         if not _telemetry(analysis, folder / files["telemetry"]):
             del files["telemetry"]
@@ -57,7 +58,7 @@ def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def _loss_against_lr(analysis: Analysis, path: Path) -> None:
+def _loss_against_lr(campaign: Campaign, analysis: Analysis, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.0, 4.2))
     for index, summary in enumerate(analysis.summaries):
         if not len(summary.tuning):
@@ -85,10 +86,10 @@ def _loss_against_lr(analysis: Analysis, path: Path) -> None:
                 axes.axvspan(
                     summary.optimum.lr_low, summary.optimum.lr_high, color=_colour(index), alpha=0.08, linewidth=0
                 )
-    axes.set(
-        xscale="log", xlabel="learning rate of the hidden matrices", ylabel="final validation loss [nats per token]"
-    )
-    axes.set_title("Mean and 95% interval over seeds; dotted: best rate, shaded: its interval", fontsize=9)
+    axes.set(xscale="log", xlabel="learning rate of the hidden matrices")
+    axes.set_ylabel(f"{campaign.rule.metric} [{campaign.rule.unit}]")
+    title = "Mean and 95% interval over seeds; dotted: fitted optimum, shaded: its range over resampled seeds"
+    axes.set_title(title, fontsize=9)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     figure.savefig(path)

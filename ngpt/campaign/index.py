@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ngpt.campaign.analysis import analyse
 from ngpt.campaign.definition import Campaign
-from ngpt.campaign.report import data_path, signed
-from ngpt.files import read_json, write_text
+from ngpt.campaign.report import data_path, read_data, signed
+from ngpt.files import write_text
 
 
 def results_table(campaigns: Sequence[Campaign], reports: Path, link: str) -> str:
@@ -15,7 +15,7 @@ def results_table(campaigns: Sequence[Campaign], reports: Path, link: str) -> st
     for campaign in campaigns:
         if not data_path(reports, campaign.name).exists():
             continue
-        data = read_json(data_path(reports, campaign.name))
+        data = read_data(campaign, reports)
         for summary in analyse(campaign, data).summaries:
             verdict = summary.verdict
             if verdict is None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ngpt.campaign.definition import COMPARISON_SEED, TUNING_SEED, Arm, Campaign
+from ngpt.campaign.definition import Arm, Campaign, comparison_seeds, tuning_seeds
 from ngpt.campaign.statistics import Array
 from ngpt.config import RunConfig
 from ngpt.errors import InputError
@@ -45,13 +45,11 @@ class Plan:
 
     def tuning_runs(self) -> list[PlannedRun]:
         """Every arm on every tuning seed; seed by seed, so that a campaign cut short is balanced."""
-        seeds = range(TUNING_SEED, TUNING_SEED + self.tuning_seeds)
-        return self._runs("tuning", self.campaign.arms(), seeds)
+        return self._runs("tuning", self.campaign.arms(), tuning_seeds(self.tuning_seeds))
 
     def comparison_runs(self, chosen: Mapping[str, Arm]) -> list[PlannedRun]:
         """Each method's chosen arm on the comparison seeds."""
-        seeds = range(COMPARISON_SEED, COMPARISON_SEED + self.comparison_seeds)
-        return self._runs("comparison", list(chosen.values()), seeds)
+        return self._runs("comparison", list(chosen.values()), comparison_seeds(self.comparison_seeds))
 
     def count(self) -> int:
         """Runs in both stages."""

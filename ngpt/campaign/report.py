@@ -1,6 +1,5 @@
 """Analysis -> markdown. The words are in `templates/report.md.j2`; here are the numbers it prints. No torch."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,22 @@ def write_data(reports: Path, data: dict[str, Any]) -> None:
     write_json(path, data, indent=None)
 
 
+def read_data(campaign: Campaign, reports: Path) -> dict[str, Any]:
+    """The collected data of `campaign`. Raises InputError unless they were made by the rule and arms it states now."""
+    path = data_path(reports, campaign.name)
+    data = read_json(path)
+    if data.get("campaign") != campaign.name or not data.get("runs"):
+        raise InputError(f"{path}: not the data of this campaign")
+    if data["definition"] != campaign.digest:
+        raise InputError(f"{path}: made with other arms or another rule than experiments/{campaign.name}.py has now")
+    return data
+
+
 def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
     """Build report and figures from `reports/data/<campaign>.json`."""
-    data = read_json(data_path(reports, campaign.name))
-    if data.get("campaign") != campaign.name or not data.get("runs"):
-        raise InputError(f"{data_path(reports, campaign.name)}: not the data of this campaign")
+    data = read_data(campaign, reports)
     analysis = analyse(campaign, data)
-    files = draw_figures(analysis, data, reports / "figures", campaign.name)
+    files = draw_figures(campaign, analysis, data, reports / "figures")
     path = reports / campaign.report_name
     write_text(path, render(campaign, analysis, data, files))
     return path, analysis
@@ -56,7 +64,8 @@ def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: 
         loader=PackageLoader("ngpt.campaign"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    environment.filters |= {"number": number, "signed": signed, "percent": percent, "mean_sd": mean_sd}
+    for filter_ in (number, signed, percent, mean_sd, nanmean, counted):
+        environment.filters[filter_.__name__] = filter_
     shown = [r.text for r in campaign.references if r.data == data["data"] and data["preset"] in r.presets]
     return environment.get_template("report.md.j2").render(
         campaign=campaign,
@@ -67,25 +76,25 @@ def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: 
         columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in analysis.summaries)},
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=_command_of(data),
-        tuning_cells={s.method.name: _columns(s) for s in analysis.summaries},
-        speedups={s.method.name: speedup_text(s) for s in analysis.summaries},
-        settings=json.dumps({"model": data["model"], "training": data["training"]}),
+        tuning_cells={s.method.name: [mean_sd(column) for column in _columns(s)] for s in analysis.summaries},
+        tuning_counts={s.method.name: [counted(column) for column in _columns(s)] for s in analysis.summaries},
+        speedups={s.method.name: share_text(s.speedup) for s in analysis.summaries},
+        times={s.method.name: share_text(s.time_share) for s in analysis.summaries},
     )
 
 
-def _columns(summary: MethodSummary) -> list[str]:
-    """Mean and spread of each rate of a method's grid."""
-    return [
-        mean_sd(summary.tuning[:, i] if len(summary.tuning) else np.empty(0)) for i in range(len(summary.method.lrs))
-    ]
+def _columns(summary: MethodSummary) -> list[np.ndarray]:
+    """The tuning results of each rate of a method's grid."""
+    empty = np.empty(0)
+    return [summary.tuning[:, i] if len(summary.tuning) else empty for i in range(len(summary.method.lrs))]
 
 
 def _command_of(data: dict[str, Any]) -> Any:
-    """Flags of a method's run at a rate on the first seed for which there is one."""
+    """The command of a method's run at a rate, on the first seed for which there is one, in a folder of its own."""
 
     def find(method: str, lr: float) -> str:
         key = next(k for k in data["commands"] if k.startswith(f"{method}|{lr}|"))
-        return f"python train_architectural.py {data['commands'][key]}".strip()
+        return f"python train_architectural.py {data['commands'][key]} --threads 1 --out single".replace("  ", " ")
 
     return find
 
@@ -105,17 +114,29 @@ def percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.0f}%"
 
 
+def nanmean(values: np.ndarray) -> str:
+    """Mean over the steps at which the quantity was measured."""
+    finite = values[np.isfinite(values)]
+    return f"{finite.mean():.3g}" if finite.size else "–"
+
+
+def counted(values: np.ndarray) -> str:
+    """`4 of 5`, or `5` where all runs have a result."""
+    finite = int(np.isfinite(values).sum())
+    return f"{finite}" if finite == values.size else f"{finite} of {values.size}"
+
+
 def mean_sd(values: np.ndarray) -> str:
     """`2.4870 ± 0.0210`: mean and standard deviation over seeds."""
     finite = values[np.isfinite(values)]
-    if finite.size == 0:
+    if finite.size == 0 or finite.size < values.size:  # the mean of survivors is no result of the arm
         return "–"
     return f"{finite.mean():.4f}" + (f" ± {finite.std(ddof=1):.4f}" if finite.size > 1 else "")
 
 
-def speedup_text(summary: MethodSummary) -> str:
-    """Steps to the baseline's final loss as a share of the baseline's, over seeds, in words."""
-    share = summary.speedup[~np.isnan(summary.speedup)]
+def share_text(shares: np.ndarray) -> str:
+    """Shares of the baseline's steps or time to its final loss, over seeds, as mean and interval."""
+    share = shares[~np.isnan(shares)]
     if share.size == 0:
         return "–"
     never = int(np.isinf(share).sum())

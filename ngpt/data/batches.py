@@ -40,15 +40,16 @@ class Batches:
 
 
 def validation_batches(tokens: Tokens, *, eval_tokens: int, batch_size: int, seq_len: int) -> list[tuple[Ids, Ids]]:
-    """The first `eval_tokens` of the stream as consecutive windows, so that every target counts exactly once.
+    """Windows of `eval_tokens` targets at equal distances through the whole stream, the same for every run.
 
-    Whole windows only: their number is min(eval_tokens, n - 1) // T, at least 1.
+    A prefix would be the head of one or two documents. Whole windows only: their number is
+    min(eval_tokens, n - 1) // T, at least 1. Every target counts once, and where eval_tokens reaches n - 1 the windows
+    are the whole stream.
     """
+    whole = (len(tokens) - 1) // seq_len
     count = max(1, min(eval_tokens, len(tokens) - 1) // seq_len)
-    return [
-        _windows(tokens, list(range(first, min(first + batch_size, count))), seq_len)
-        for first in range(0, count, batch_size)
-    ]
+    chosen = [i * whole // count for i in range(count)]
+    return [_windows(tokens, chosen[first : first + batch_size], seq_len) for first in range(0, count, batch_size)]
 
 
 def _windows(tokens: Tokens, windows: list[int], seq_len: int) -> tuple[Ids, Ids]:

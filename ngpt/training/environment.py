@@ -15,8 +15,8 @@ from types import FrameType
 import numpy
 import torch
 
-from ngpt.config import Runtime
 from ngpt.errors import InputError
+from ngpt.machine import core_count
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,12 +26,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def core_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def prepare(runtime: Runtime, device: torch.device, threads: int) -> None:
+def prepare(device: torch.device, threads: int) -> None:
     """Fix what makes two runs differ: the number of threads, and algorithms that add in no fixed order."""
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

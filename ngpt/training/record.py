@@ -38,7 +38,7 @@ class RunRecord:
     tokens_per_second: float | None = None
     """training tokens over training seconds"""
     train_seconds: float = 0.0
-    """forward, backward, optimizer step and logging; without start-up, validation and checkpoints"""
+    """the steps: batch, forward, backward, optimizer, telemetry; without start-up, validation and files"""
     eval_seconds: float = 0.0
     """validations"""
     skipped_steps: int = 0

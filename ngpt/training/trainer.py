@@ -17,6 +17,7 @@ from ngpt.data.corpus import Corpus, load_corpus
 from ngpt.errors import InputError
 from ngpt.files import locked, write_json
 from ngpt.identity import run_digest, run_id
+from ngpt.machine import core_count
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
@@ -59,7 +60,7 @@ def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None)
             earlier = read_record(folder)
             if runtime.resume and earlier.status in ("done", "diverged"):
                 return folder, earlier
-            if not runtime.resume or earlier.status == "failed":
+            if not runtime.resume or (earlier.status == "failed" and not (folder / CHECKPOINT).exists()):
                 _set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*"):  # temporary files of a killed process: nobody else is here
@@ -84,12 +85,12 @@ class Run:
         self.checkpoint = (
             read_tensors(folder / CHECKPOINT) if runtime.resume and (folder / CHECKPOINT).exists() else None
         )
-        threads = runtime.threads or environment.core_count()
+        threads = runtime.threads or core_count()
         if self.checkpoint is not None and self.checkpoint[1].get("record", {}).get("run_id") != folder.name:
             raise InputError(f"{folder / CHECKPOINT}: the checkpoint of another run")
         if self.checkpoint is not None:  # another number of threads would add in another order
             threads = self.checkpoint[1]["record"]["threads"]
-        environment.prepare(runtime, device, threads)
+        environment.prepare(device, threads)
         self.record = RunRecord(
             run_id=folder.name,
             digest=run_digest(config, corpus.digest),
@@ -246,10 +247,10 @@ class Run:
             record.skipped_steps += 1
         optimizers.projection.after_step(record.steps)
         optimizers.zero_grad()
-        if record.steps == 1:
-            record.weights_sha256["first"] = self._weights_digest()
         seconds = time.perf_counter() - begin
         record.train_seconds += seconds
+        if record.steps == 1:
+            record.weights_sha256["first"] = self._weights_digest()
         lr = optimizers.hidden.param_groups[0]["lr"]
         return {
             "step": record.steps,

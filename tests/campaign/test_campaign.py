@@ -134,7 +134,7 @@ def test_an_experiment_that_cannot_be_judged_is_refused(change: dict[str, object
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--seeds", "1"), "--seeds must be at least 2"),
+        (("--seeds", "1"), "--seeds must be 2 to 1000"),
         (("--preset", "huge"), "invalid choice"),
         (("--steps", "-3"), "--steps must be positive"),
         (("--data", "nowhere.txt"), "no such file"),

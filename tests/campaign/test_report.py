@@ -1,5 +1,6 @@
 """Analysis and report on made-up data: what is computed, and that every kind of trouble is shown."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from ngpt.campaign.analysis import analyse
-from ngpt.campaign.definition import COMPARISON_SEED
-from ngpt.campaign.report import write_data, write_report
+from ngpt.campaign.report import counted, mean_sd, write_data, write_report
+from ngpt.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN
@@ -23,7 +24,8 @@ def row(stage: str, method: str, lr: float, seed: int, loss: float, **change: An
     return {
         "stage": stage, "method": method, "lr": lr, "seed": seed, "run_id": f"{method}-{lr}-s{seed}", "status": "done",
         "steps": 8, "final_val_loss": loss, "tokens_per_second": 100.0 if method == "Muon" else 200.0,
-        "train_seconds": 9.0, "eval_seconds": 1.0, "skipped_steps": 0, "first_step_sha256": f"{method}{lr}{seed}",
+        "train_seconds": 9.0, "eval_seconds": 1.0, "skipped_steps": 0, "first_sha256": f"{method}{lr}{seed}", 
+        "final_sha256": f"{method}{lr}{seed}",
         "val": curve, "train": curve,
         "telemetry": {"step": [4, 8], "rotation_hidden_rad": [lr, lr], "drift_max": [0.1, 0.1]},
     } | change  # fmt: skip
@@ -40,13 +42,15 @@ def made_up(gain: float = 0.1, noise: float = 0.01) -> dict[str, Any]:
                 bend = 0.3 * math.log10(lr / method.lrs[1]) ** 2
                 rows.append(row("tuning", method.name, lr, seed, base + bend + noise * draw.normal()))
             final = base + noise * draw.normal()
-            rows.append(row("comparison", method.name, method.lrs[1], COMPARISON_SEED + seed, final))
+            rows.append(row("comparison", method.name, method.lrs[1], 10_000 + seed, final))
     environment = {"device": "cpu", "threads": 1, "commit": "abc", "python": "3", "torch": "2", "numpy": "2"}
     return {
         "campaign": "mini", "preset": "tiny", "data": "text.txt", "tokenizer": "bytes", "data_digest": "d" * 64,
         "code_digest": "c" * 64, "command": "python runners/mini.py", "planned_runs": len(rows), "tuning_seeds": SEEDS,
         "comparison_seeds": SEEDS, "model": {"layers": 1, "width": 16, "context": 16, "arch": "gated-ngpt"},
-        "training": {"steps": 8, "batch": 2, "dtype": "float32"}, "parameters": 1000, "eval_tokens": 64,
+        "training": {"steps": 8, "batch": 2, "dtype": "float32", "schedule": "constant", "aux_lr": 0.01,
+                     "projection_every": 7, "grad_clip": None},
+        "definition": CAMPAIGN.digest, "jobs": 2, "parameters": 1000, "eval_tokens": 64,
         "commands": {f"{r['method']}|{r['lr']}|{r['seed']}": "--flag" for r in rows},
         "environments": [environment | {"runs": len(rows)}], "runs": rows,
     }  # fmt: skip
@@ -99,7 +103,7 @@ def test_the_first_paragraph_answers_and_the_same_data_give_the_same_text(tmp_pa
 def test_trouble_is_shown(tmp_path: Path) -> None:
     data = made_up()
     runs = data["runs"]
-    for name in ("final_val_loss", "val", "tokens_per_second"):
+    for name in ("final_val_loss", "val", "tokens_per_second", "final_sha256"):
         del runs[2][name]
     runs[2] |= {"status": "diverged", "skipped_steps": 11}
     runs[0] = {k: runs[0][k] for k in ("stage", "method", "lr", "seed", "run_id")} | {
@@ -126,7 +130,7 @@ def test_a_flag_without_effect_is_shown(tmp_path: Path) -> None:
     data = made_up()
     for r in data["runs"]:
         if r["method"] == "Muon" and r["lr"] == 0.1:
-            r["first_step_sha256"] = f"Muon0.03{r['seed']}"
+            r["first_sha256"] = r["final_sha256"] = f"Muon0.03{r['seed']}"
     assert analyse(CAMPAIGN, data).idle == [("Muon, lr 0.03", "Muon, lr 0.1")]
     assert "> **Invalid: a flag had no effect.**" in report(data, tmp_path)
 
@@ -135,7 +139,7 @@ def test_a_report_before_the_comparison_says_what_there_is(tmp_path: Path) -> No
     data = made_up()
     data["runs"] = [r for r in data["runs"] if r["stage"] == "tuning"]
     text = report(data, tmp_path)
-    assert "Incomplete" in text and "inconclusive" in text and "Best rate of Muon" in text
+    assert "Incomplete" in text and "inconclusive" in text and "Fitted optimum of Muon" in text
 
 
 def test_a_report_of_methods_that_never_finished(tmp_path: Path) -> None:
@@ -144,3 +148,44 @@ def test_a_report_of_methods_that_never_finished(tmp_path: Path) -> None:
     data["runs"] = [{k: r[k] for k in keep} | {"status": "missing"} for r in data["runs"] if r["stage"] == "tuning"]
     data |= {"environments": [], "parameters": None, "eval_tokens": None}
     assert "0 of 32 runs have ended" in report(data, tmp_path)
+
+
+def test_a_baseline_that_is_missing_a_run_is_beaten_by_nobody() -> None:
+    data = made_up(gain=1.0)
+    final = next(r for r in data["runs"] if r["stage"] == "comparison" and r["method"] == "Adam")
+    del final["final_val_loss"]
+    verdict = analyse(CAMPAIGN, data).summaries[0].verdict
+    assert verdict is not None and verdict.label == "inconclusive" and "missing" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("gain", "edge", "label"),
+    [
+        (0.1, "Adam", "inconclusive"),
+        (0.1, "Muon", "supported"),
+        (-0.1, "Adam", "refuted"),
+        (-0.1, "Muon", "inconclusive"),
+    ],
+)
+def test_an_untuned_rate_decides_nothing_in_its_disfavour(gain: float, edge: str, label: str, tmp_path: Path) -> None:
+    """A baseline at the edge of its grid is not beaten, a method at the edge of its own is not refuted."""
+    data = made_up(gain)
+    grid = next(method.lrs for method in CAMPAIGN.methods if method.name == edge)
+    for r in data["runs"]:
+        if r["stage"] == "comparison" and r["method"] == edge:
+            r["lr"] = grid[-1]
+    data["commands"] |= {f"{edge}|{grid[-1]}|0": "--flag"}
+    verdict = analyse(CAMPAIGN, data).summaries[0].verdict
+    assert verdict is not None and verdict.label == label
+    assert (f"best rate of {edge} may lie beyond its grid" in report(data, tmp_path)) == (label == "inconclusive")
+
+
+def test_data_of_another_rule_make_no_report(tmp_path: Path) -> None:
+    write_data(tmp_path, made_up())
+    stricter = dataclasses.replace(CAMPAIGN, rule=dataclasses.replace(CAMPAIGN.rule, smallest_effect=0.2))
+    with pytest.raises(InputError, match="another rule"):
+        write_report(stricter, tmp_path)
+
+
+def test_survivors_are_no_result() -> None:
+    assert mean_sd(np.array([1.0, np.nan])) == "–" and counted(np.array([1.0, np.nan])) == "1 of 2"

@@ -93,12 +93,19 @@ def test_a_stream_without_a_window_is_refused(count: int) -> None:
      (10**6, 1000, 99), (100, 11, 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_validation_is_contiguous_and_counts_each_target_once(
+def test_validation_is_spread_evenly_and_counts_each_target_once(
     eval_tokens: int, count: int, windows: int, batch_size: int
 ) -> None:
     cut = validation_batches(stream(count), eval_tokens=eval_tokens, batch_size=batch_size, seq_len=10)
     x, y = (np.concatenate([pair[side] for pair in cut]) for side in (0, 1))
     assert x.shape == y.shape == (windows, 10)
-    np.testing.assert_array_equal(x.ravel(), np.arange(windows * 10))
-    np.testing.assert_array_equal(y.ravel(), np.arange(windows * 10) + 1)
+    starts = x[:, 0]
+    np.testing.assert_array_equal(x, starts[:, None] + np.arange(10))
+    np.testing.assert_array_equal(y, x + 1)
+    whole = (count - 1) // 10
+    assert set(starts % 10) == {0} and len(set(starts)) == windows, "whole windows, none twice"
+    gaps = np.diff([*starts // 10, whole])
+    assert starts[0] == 0 and gaps.max() <= gaps.min() + 1 + (whole // windows), "over the whole stream"
+    if windows == whole:
+        np.testing.assert_array_equal(x.ravel(), np.arange(windows * 10))
     assert [len(pair[0]) for pair in cut[:-1]] == [batch_size] * (len(cut) - 1)
