@@ -194,10 +194,12 @@ def test_metrics_have_what_was_measured_and_nothing_else(data: str, undisturbed:
 
 def test_validation_by_hand(data: str, tmp_path: Path) -> None:
     """The tokens from the text, the loss from the saved weights, bytes from the text: no code of the data pipeline."""
-    folder, record = start(small(data), tmp_path)
     stream = [token for text in VAL for token in (256, *text.encode())]
     whole = (len(stream) - 1) // 32
-    starts = [32 * (i * whole // 16) for i in range(16)]  # 16 windows of 32, spread over the whole stream
+    windows = whole - 1  # not all of them
+    config = small(data, eval_tokens=32 * windows)
+    folder, record = start(config, tmp_path)
+    starts = [32 * (i * whole // windows) for i in range(windows)]  # spread over the whole stream
     ids = torch.tensor([stream[start : start + 33] for start in starts])
     separators = ids[:, 1:].eq(256).sum().item()
     assert separators > 0
@@ -205,10 +207,10 @@ def test_validation_by_hand(data: str, tmp_path: Path) -> None:
     model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     with torch.no_grad():
         loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1).double(), ids[:, 1:].flatten()).item()
-    assert record.eval_tokens == 512
+    assert record.eval_tokens == 32 * windows
     assert record.final_val_loss == pytest.approx(loss, abs=1e-5)
-    text_bytes = 512 - separators  # a separator between documents is a target without text
-    assert record.final_val_bpb == pytest.approx(loss / math.log(2) * 512 / text_bytes, abs=1e-5)
+    text_bytes = 32 * windows - separators  # a separator between documents is a target without text
+    assert record.final_val_bpb == pytest.approx(loss / math.log(2) * 32 * windows / text_bytes, abs=1e-5)
 
 
 def test_bits_per_byte_are_missing_where_byte_lengths_are_unknown(tmp_path: Path) -> None:
