@@ -182,7 +182,7 @@ class TrainConfig:
     """if given, stop after this much training time, start-up, compilation and validation excluded"""
     batch_size: int = 8
     """sequences a step"""
-    eval_tokens: int = 6144
+    eval_tokens: int = 5120
     """validation tokens, in windows spread evenly over the validation split, the same for every run"""
     eval_every: int = 40
     """steps between validations; there is always one at the end"""
