@@ -1,7 +1,6 @@
 """SimpleMuon: bit for bit torch.optim.Muon, in high precision the float64 oracle; a wrong step is rejected."""
 
 import copy
-import io
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -380,14 +379,12 @@ def test_a_state_dict_continues_to_the_same_bits(dtype: torch.dtype) -> None:
     parameters, optimizer = small(dtype, lr=0.02, nesterov=False, orthogonalizer="polar-express", ns_steps=6)
     for _ in range(3):
         optimizer.step()
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
+    saved = copy.deepcopy(optimizer.state_dict())
     others, resumed = small(dtype, lr=1.0)
     with torch.no_grad():
         for other, parameter in zip(others, parameters, strict=True):
             other.copy_(parameter)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
+    resumed.load_state_dict(saved)
     for _ in range(3):
         optimizer.step()
         resumed.step()
