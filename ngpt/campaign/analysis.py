@@ -25,7 +25,7 @@ BOOTSTRAP_SEED = 20241001
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSummary:
-    """One method over its grid and at its best rate."""
+    """One method over its grid and at the rate that tuning chose."""
 
     method: Method
     tuning: Array
@@ -61,7 +61,7 @@ class Analysis:
     paired_noise: float | None
     """spread of a paired difference over seeds, pooled over methods; None without two comparison seeds"""
     idle: list[tuple[str, str]]
-    """pairs of arms whose weights are equal after one step"""
+    """pairs of arms whose weights are equal after the first step and at the end"""
     counts: dict[str, int]
     """runs by status"""
     complete: bool

@@ -62,7 +62,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """Methods, each tuned over a grid of one size on some seeds and compared at its best rate on others."""
+    """Methods, each tuned over a grid of one size on some seeds and compared at the chosen rate on others."""
 
     name: str
     """file name of the experiment, the runner and the report's data"""
@@ -77,9 +77,9 @@ class Campaign:
     rule: Rule
     preset: str = "tiny"
     tuning_seeds: int = 3
-    """seeds an arm on which the best rate is chosen"""
+    """seeds an arm on which each method's rate is chosen"""
     comparison_seeds: int = 5
-    """further seeds on which the methods are compared, each at its best rate; at least `rule.seeds`"""
+    """further seeds on which the methods are compared, each at its chosen rate; at least `rule.seeds`"""
     references: tuple[Reference, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     """configuration fields that all arms share"""

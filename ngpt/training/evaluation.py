@@ -1,4 +1,4 @@
-"""Validation on a fixed, contiguous set of tokens, the same for every run."""
+"""Validation on a fixed set of windows spread over the validation split, the same for every run."""
 
 import math
 from dataclasses import dataclass
