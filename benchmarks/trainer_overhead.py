@@ -24,6 +24,18 @@ from ngpt.training import trainer
 
 WORK: dict[str, float] = defaultdict(float)
 
+RUNS: dict[str, dict[str, Any]] = {
+    "Muon": {},
+    "Muon, geodesic": {"geodesic_muon": "lr-norm"},
+    "Muon, geodesic, momentum rotated": {"geodesic_muon": "lr-norm", "momentum_transport": "rotate"},
+    "Muon, Polar Express": {"orthogonalizer": "polar-express"},
+    "Muon, NorMuon": {"normuon": "short-axis"},
+    "Muon, cautious decay": {"weight_decay": 1.0, "cautious_wd": True},
+    "Muon, projected every step": {"lazy_proj_freq": 1},
+    "Adam": {"optimizer": "adam"},
+}
+"""What is measured, the first being what the others' time is compared with."""
+
 
 def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, its seconds added up under `name`."""
@@ -38,12 +50,12 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def measure(optimizer: str) -> dict[str, float]:
+def measure(fields: dict[str, Any]) -> dict[str, float]:
     """One whole `tiny` run with its parts timed."""
     WORK.clear()
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime(out=Path(folder), threads=1, keep_weights=False)
-        _, record = trainer.train(resolve("tiny", optimizer=optimizer), runtime)
+        _, record = trainer.train(resolve("tiny", **fields), runtime)
     work = sum(WORK.values())
     assert record.peak_memory_bytes is not None
     return {
@@ -56,7 +68,7 @@ def measure(optimizer: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure both optimizers three times and keep the medians."""
+    """Measure every kind of run three times, in turn, and keep the medians."""
     forward = torch.nn.Module.__call__
 
     def forward_of_whole_models(module: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
@@ -70,15 +82,19 @@ def main() -> None:
     Optimizers.move = timed("step", Optimizers.move)  # type: ignore[method-assign]
     LazyProjection.after_step = timed("step", LazyProjection.after_step)  # type: ignore[method-assign]
 
+    rounds = [{name: measure(fields) for name, fields in RUNS.items()} for _ in range(3)]
     results = {}
-    print("optimizer   overhead  validation  forward  backward   step   memory")
-    for optimizer in ("muon", "adam"):
-        runs = [measure(optimizer) for _ in range(3)]
-        row = {name: sorted(run[name] for run in runs)[1] for name in runs[0]}
-        results[optimizer] = row
+    print(f"{'run':34} {'time':>5} overhead validation forward backward  step memory")
+    for name in RUNS:
+        first = next(iter(RUNS))
+        for measured in rounds:
+            measured[name]["time_ratio"] = measured[name]["train_seconds"] / measured[first]["train_seconds"]
+        row = {key: sorted(measured[name][key] for measured in rounds)[1] for key in rounds[0][name]}
+        results[name] = row
         print(
-            f"{optimizer:10} {row['overhead_share']:9.1%} {row['validation_share']:11.1%} {row['forward_share']:8.1%} "
-            f"{row['backward_share']:9.1%} {row['step_share']:6.1%} {row['peak_memory_mb']:5.0f} MB"
+            f"{name:34} {row['time_ratio']:5.2f} {row['overhead_share']:8.1%} {row['validation_share']:10.1%} "
+            f"{row['forward_share']:7.1%} {row['backward_share']:8.1%} {row['step_share']:5.1%} "
+            f"{row['peak_memory_mb']:3.0f} MB"
         )
     save("trainer_overhead", {"command": "python benchmarks/trainer_overhead.py", "median_of": 3, "rows": results})
 

@@ -1,6 +1,11 @@
-"""Experiments: one file a question. Each states claim, arms, baseline and rule before any run; none contains a loop."""
+"""Experiments: one file a question. Each states claim, arms, baselines and rule before any run; none contains a run."""
 
-from experiments import muon_lr_sweep
+from experiments import advanced_features, geodesic_muon, muon_lr_sweep, projection_frequency
 
-CAMPAIGNS = [muon_lr_sweep.CAMPAIGN]
+CAMPAIGNS = [
+    muon_lr_sweep.CAMPAIGN,
+    geodesic_muon.CAMPAIGN,
+    projection_frequency.CAMPAIGN,
+    advanced_features.CAMPAIGN,
+]
 """All campaigns, in the order of the index."""

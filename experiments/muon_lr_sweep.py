@@ -21,7 +21,7 @@ CAMPAIGN = Campaign(
         Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.001, 0.003, 0.01, 0.023, 0.05, 0.1)),
         Method(name="Adam", fields={"optimizer": "adam"}, lrs=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05)),
     ),
-    baseline="Adam",
+    baselines=("Adam",),
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
     references=(
         Reference(

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tqdm import tqdm
 
-from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, field_docs, flag_name, resolve
+from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, field_docs, flag_name, notes, resolve
 from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 
 
@@ -51,6 +51,10 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
             group.add_argument(flag_name(field.name), action=argparse.BooleanOptionalAction, **options)
         elif get_origin(hint) is Literal:
             group.add_argument(flag_name(field.name), choices=get_args(hint), **options)
+        elif get_origin(_base(hint)) is Literal:  # a choice or none; the bare flag is the first choice
+            choices = get_args(_base(hint))
+            options |= {"nargs": "?", "const": choices[0], "type": _choice_or_none(choices)}
+            group.add_argument(flag_name(field.name), metavar="|".join((*choices, "none")), **options)
         else:
             group.add_argument(flag_name(field.name), type=_reader(hint), metavar=_metavar(hint), **options)
 
@@ -65,6 +69,15 @@ def _shown(value: Any) -> str:
 
 def _base(hint: Any) -> Any:
     return next(kind for kind in get_args(hint) if kind is not types.NoneType) if get_args(hint) else hint
+
+
+def _choice_or_none(choices: tuple[str, ...]) -> Callable[[str], str | None]:
+    def read(text: str) -> str | None:
+        if text not in (*choices, "none"):
+            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join((*choices, 'none'))})")
+        return None if text == "none" else text
+
+    return read
 
 
 def _metavar(hint: Any) -> str:
@@ -111,6 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
         bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         bar.update(step - bar.n)
 
+    for note in notes(config):
+        print(f"note: {note}", file=sys.stderr)
     try:
         folder, record = train(config, runtime, show if runtime.progress else None)
     finally:

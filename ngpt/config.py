@@ -22,6 +22,11 @@ from ngpt.errors import InputError
 Arch = Literal["gated-ngpt", "ngpt", "gpt", "gated-literal"]
 Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz", "you", "polar-express", "svd"]
 Schedule = Literal["constant", "cosine", "linear", "wsd"]
+GeodesicAngle = Literal["lr", "lr-norm"]
+NorMuonAxis = Literal["short-axis", "rows"]
+Tangent = Literal["none", "before", "after", "both"]
+Transport = Literal["none", "project", "parallel", "rotate"]
+MatchStep = Literal["none", "rms", "angle"]
 
 
 def flag_name(field_name: str) -> str:
@@ -132,10 +137,27 @@ class OptimConfig:
     """iterations of the orthogonalizer"""
     adjust_lr_fn: Literal["none", "original", "match_rms_adamw"] = "original"
     """factor on Muon's step by matrix shape; original: sqrt(max(1, m/n)); match_rms_adamw: 0.2 sqrt(max(m, n))"""
+    match_step: MatchStep = "none"
+    """size of Muon's step; rms: the Frobenius norm of an exact polar factor; angle: --lr is each matrix's mean rotation
+    in radians"""
+    geodesic_muon: GeodesicAngle | None = None
+    """rotate each unit vector along its geodesic, by the angle --lr, or --lr times the length of its tangent update;
+    only embedding and head are then projected"""
+    tangent: Tangent = "none"
+    """where Muon's update loses its part along the unit vectors: before the orthogonalizer, after it, both"""
+    momentum_transport: Transport = "none"
+    """how Muon's momentum follows its unit vectors; project: into the new tangent space; parallel: its tangent part
+    along the geodesic; rotate: all of it, the part along the vectors too"""
+    normuon: NorMuonAxis | None = None
+    """NorMuon's variance reduction, a value for each row or column, over the shorter side; rows: the paper's form"""
+    beta2: float = 0.95
+    """decay of NorMuon's second moment"""
     weight_decay: float = 0.0
-    """decoupled weight decay of the hidden matrices"""
+    """decoupled weight decay of the hidden matrices; a step takes --lr times it"""
+    cautious_wd: bool = False
+    """weight decay only of the entries that Muon's update does not already lengthen"""
     lazy_proj_freq: int = 7
-    """project all weights to the sphere every so many steps"""
+    """project to the sphere every so many steps whatever a linear step has moved"""
     adam_beta1: float = 0.9
     """AdamW's first-moment decay"""
     adam_beta2: float = 0.95
@@ -154,7 +176,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "lr", "aux_lr", "aux_lr_ratio", "ns_steps", "lazy_proj_freq")
         _require_positive(self, "momentum_warmup_steps", "grad_clip")
-        _require_share(self, "momentum", "momentum_start", "adam_beta1", "adam_beta2", "lr_floor")
+        _require_share(self, "momentum", "momentum_start", "beta2", "adam_beta1", "adam_beta2", "lr_floor")
         _require(0 < self.decay_share <= 1, f"--decay-share must lie in (0, 1]: {self.decay_share}")
         _require(0 <= self.warmup_steps < 2**63, f"--warmup-steps must not be negative: {self.warmup_steps}")
         _require(
@@ -165,6 +187,44 @@ class OptimConfig:
             self.orthogonalizer != "you" or self.ns_steps == 5,
             f"--orthogonalizer you is a schedule of exactly 5 iterations, not --ns-steps {self.ns_steps}",
         )
+        for meaningless, why in self._meaningless():
+            _require(not meaningless, why)
+
+    def _meaningless(self) -> list[tuple[bool, str]]:
+        """Combinations in which a flag would do nothing, each with the reason."""
+        geodesic, decays = self.geodesic_muon is not None, self.weight_decay > 0
+        mixes = decays and self.cautious_wd  # the direction depends on the size of the update against the decay
+        fixed_angle = self.geodesic_muon == "lr" and not mixes
+        return [
+            (
+                self.normuon is not None and fixed_angle,
+                "--normuon has no effect with --geodesic-muon lr: a fixed angle cancels a factor on a unit vector, and "
+                "across the vectors the polar factor is even already; --geodesic-muon lr-norm keeps it",
+            ),
+            (
+                self.match_step != "none" and fixed_angle,
+                f"--match-step {self.match_step} has no effect with --geodesic-muon lr: its angle is --lr already",
+            ),
+            (
+                self.tangent in ("after", "both") and geodesic and not mixes,
+                f"--tangent {self.tangent} has no effect of its own with --geodesic-muon, which moves only along the "
+                "tangent part of the update: --tangent before is left to choose",
+            ),
+            (
+                geodesic and decays and not self.cautious_wd,
+                "--weight-decay has no effect with --geodesic-muon: decay of all entries points along the unit "
+                "vectors; with --cautious-wd it has a direction",
+            ),
+            (self.cautious_wd and not decays, "--cautious-wd has no effect without --weight-decay"),
+            (
+                self.match_step == "rms" and self.orthogonalizer == "svd",
+                "--match-step rms has no effect with --orthogonalizer svd: an exact polar factor has that norm",
+            ),
+            (
+                self.momentum_transport != "none" and self.momentum == 0 and not self.momentum_start,
+                "--momentum-transport has no effect with --momentum 0",
+            ),
+        ]
 
     @property
     def resolved_aux_lr(self) -> float:
@@ -188,8 +248,9 @@ class TrainConfig:
     """steps between validations; there is always one at the end"""
     log_every: int = 1
     """steps between lines in metrics.jsonl"""
-    telemetry_every: int = 40
-    """steps between measurements of rotation, radial share, drift and orthogonality; 0: never"""
+    telemetry_every: int = 37
+    """steps between measurements of rotation, radial share, drift and orthogonality; 0: never. A prime meets every
+    phase of the projection"""
     max_skipped_in_a_row: int = 10
     """after so many steps in a row without a finite gradient the run ends as diverged"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -221,6 +282,10 @@ class RunConfig:
         _require(
             self.data.data != "fineweb10b" or self.data.tokenizer in ("auto", "gpt2"),
             "--data fineweb10b holds GPT-2 tokens: --tokenizer bytes cannot read it",
+        )
+        _require(
+            self.model.on_sphere or self.optim.match_step != "angle",
+            f"--match-step angle needs unit vectors, which --arch {self.model.arch} has none of",
         )
 
 
@@ -287,13 +352,17 @@ NO_EFFECT: dict[str, tuple[str, str, frozenset[str]]] = {
     # field: (deciding field, what a message calls it, values of it under which the field does nothing)
     "alpha": ("arch", "--arch", frozenset({"gpt"})),
     "gate_init": ("arch", "--arch", frozenset({"ngpt", "gpt"})),
-    "lazy_proj_freq": ("arch", "--arch", frozenset({"gpt"})),
+    **{
+        field: ("arch", "--arch", frozenset({"gpt"}))
+        for field in ("lazy_proj_freq", "geodesic_muon", "tangent", "momentum_transport")
+    },
     "decay_share": ("schedule", "--schedule", frozenset({"constant", "cosine", "linear"})),
     "lr_floor": ("schedule", "--schedule", frozenset({"constant"})),
     **{
         field: ("optimizer", "--optimizer", frozenset({"adam"}))
         for field in ("momentum", "momentum_start", "momentum_warmup_steps", "nesterov", "orthogonalizer", "ns_steps",
-                      "adjust_lr_fn")
+                      "adjust_lr_fn", "match_step", "geodesic_muon", "tangent", "momentum_transport", "normuon",
+                      "beta2", "cautious_wd")
     },
 }  # fmt: skip
 """Flags that would do nothing under another flag's value. Giving one is refused: a flag without effect is a lie."""
@@ -340,6 +409,15 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
         "momentum_warmup_steps" not in overrides or config.optim.momentum_start is not None,
         "--momentum-warmup-steps has no effect without --momentum-start",
     )
+    _require("beta2" not in overrides or config.optim.normuon is not None, "--beta2 has no effect without --normuon")
+    _require(
+        "adjust_lr_fn" not in overrides or config.optim.geodesic_muon != "lr" or config.optim.cautious_wd,
+        "--adjust-lr-fn has no effect with --geodesic-muon lr: every unit vector rotates by --lr",
+    )
+    _require(
+        "adjust_lr_fn" not in overrides or config.optim.match_step != "angle",
+        "--adjust-lr-fn has no effect with --match-step angle: a matrix's mean rotation is --lr whatever its shape",
+    )
     _require(
         "ns_steps" not in overrides or config.optim.orthogonalizer != "svd",
         "--ns-steps has no effect with --orthogonalizer svd",
@@ -357,6 +435,18 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
         "--steps has no effect with --time-budget-seconds",
     )
     return config
+
+
+def notes(config: RunConfig) -> list[str]:
+    """What a user should know of a combination that is allowed and does less than it seems to."""
+    optim = config.optim
+    found = []
+    if optim.weight_decay and not optim.cautious_wd and config.model.on_sphere:
+        found.append("on the sphere --weight-decay wd only lengthens the step, to --lr / (1 - lr wd)")
+    if optim.normuon is not None:
+        where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]
+        found.append(f"--normuon acts on {where}: elsewhere the rows of the polar factor are even already")
+    return found
 
 
 def default_tokenizer(data: str) -> Literal["bytes", "gpt2"]:
@@ -378,8 +468,9 @@ def _is_a(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON is of a field's type; a whole number is also a float."""
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
-    kinds = typing.get_args(hint) or (hint,)
-    return type(value) in kinds or (float in kinds and type(value) is int)
+    if typing.get_args(hint):  # a union
+        return any(_is_a(value, kind) for kind in typing.get_args(hint))
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def from_dict(content: dict[str, Any]) -> RunConfig:
@@ -404,7 +495,7 @@ def field_docs(kind: type) -> dict[str, str]:
     docs = {}
     for field, text in zip(body, body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            docs[field.target.id] = str(text.value.value)  # type: ignore[union-attr]
+            docs[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
     return docs
 
 

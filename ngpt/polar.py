@@ -54,8 +54,6 @@ The last row repeats for further steps. All but the last are used with `POLAR_EX
 POLAR_EXPRESS_SAFETY = 1.01
 """Same source: p(s / 1.01) instead of p(s), and a norm 1.01 times too large, keep rounding from leaving [0, 1]."""
 
-METHODS: tuple[Orthogonalizer, ...] = ("newton-schulz-cubic", "newton-schulz", "you", "polar-express", "svd")
-
 
 def coefficients(method: Orthogonalizer, steps: int) -> tuple[Row, ...]:
     """The rows of `method` for `steps` iterations. Raises ValueError where the method has no such schedule."""

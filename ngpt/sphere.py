@@ -40,8 +40,14 @@ def project(x: Tensor, *, dim: int) -> Tensor:
 
 
 def tangent(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
-    """Orthogonal projection of an ambient v onto the tangent space at x: v - <x, v> x. |x| = 1 is assumed."""
-    return (_wide(v) - inner(x, v, dim=dim) * _wide(x)).to(v.dtype)
+    """The part of an ambient v that is orthogonal to x: v - (<x, v> / <x, x>) x, the tangent space at N(x).
+
+    On the sphere <x, x> is 1 to rounding; dividing by it keeps that rounding from growing over a run, and makes the
+    tangent right for a weight that has drifted off the sphere between two projections.
+    """
+    x_wide = _wide(x)
+    along = inner(x, v, dim=dim) / x_wide.square().sum(dim=dim, keepdim=True).clamp_min(UNIT_TINY**2)
+    return (_wide(v) - along * x_wide).to(v.dtype)
 
 
 def retract(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
@@ -59,14 +65,22 @@ def exp(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
 
 
 def geodesic(x: Tensor, u: Tensor, theta: Tensor | float, *, dim: int) -> Tensor:
-    """Rotate x by `theta` radians towards the direction of a tangent u: x cos(theta) + (u / |u|) sin(theta).
+    """Rotate x by `theta` radians towards the direction of a tangent u: N(x) cos(theta) + (u / |u|) sin(theta).
 
-    theta broadcasts against |u|. Where u has no direction, x stays.
+    theta broadcasts against |u|. Where u has no direction, or theta is 0, x stays.
+
+    Computed as x + ((u / |u|) sin(theta) - s x) with s = 1 - cos(theta) / |x|: a small step is then as exact as it can
+    be stored. The geodesic is the one that leaves N(x): the rounding of a length is gone after a step. Otherwise it
+    adds up, to 1e-5 in 10,000 steps of float32 where gradients repeat.
     """
     length = norm(u, dim=dim)
     theta = torch.where(length > UNIT_TINY, torch.as_tensor(theta, dtype=length.dtype, device=length.device), 0.0)
     towards = _wide(u) / length.clamp_min(UNIT_TINY)
-    return (_wide(x) * torch.cos(theta) + towards * torch.sin(theta)).to(x.dtype)
+    excess = inner(x, x, dim=dim) - 1
+    root = (1 + excess).sqrt().clamp_min(UNIT_TINY)
+    too_long = excess / (root * (1 + root))  # 1 - 1 / |x|, where |x| is near 1 to half the rounding of that quotient
+    shrink = torch.where(theta != 0, 2 * torch.sin(theta / 2).square() + torch.cos(theta) * too_long, 0.0)
+    return (_wide(x) + (towards * torch.sin(theta) - shrink * _wide(x))).to(x.dtype)
 
 
 def log(x: Tensor, y: Tensor, *, dim: int) -> Tensor:

@@ -7,20 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.definition import Campaign, Contrast, Method
 from ngpt.campaign.statistics import (
-    ArmComparison,
     Array,
+    Comparison,
     LrOptimum,
     best_lr,
-    compare_to_baseline,
+    compare,
     noise_floor,
     paired_difference,
     steps_to_reach,
 )
-from ngpt.campaign.verdict import Verdict, judge, name_winner
+from ngpt.campaign.verdict import Verdict, judge
 
 BOOTSTRAP_SEED = 20241001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One contrast with its result and its verdict."""
+
+    contrast: Contrast
+    result: Comparison | None
+    """None before the comparison has begun"""
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +44,14 @@ class MethodSummary:
     optimum: LrOptimum | None
     comparison: Array
     """metric at the chosen rate on the comparison seeds, (seeds,)"""
-    against: ArmComparison | None
-    """against the baseline; None for the baseline itself"""
-    verdict: Verdict | None
     speedup: Array
-    """share of the baseline's steps after which this method is at the baseline's final loss, (seeds,); inf: never"""
+    """share of its baseline's steps after which this method is at the baseline's final loss, (seeds,); inf: never"""
     time_share: Array
     """the same as a share of the baseline's training time, as measured on this machine, (seeds,)"""
     tokens_per_second: float | None
     """median over the comparison runs"""
     tokens_per_second_ratio: float | None
-    """median over seeds of its rate over the baseline's"""
+    """median over seeds of its rate over its baseline's"""
     telemetry: dict[str, tuple[Array, Array]]
     """(steps, mean over the comparison seeds) by quantity"""
 
@@ -54,18 +61,26 @@ class Analysis:
     """A campaign's numbers."""
 
     summaries: list[MethodSummary]
-    baseline: MethodSummary
+    answers: list[Answer]
     winner: str | None
-    noise_floor: float | None
-    """the baseline's spread over the comparison seeds"""
+    """the best of the methods that beat their baseline; None as well where no gain is predicted"""
+    noise_floors: dict[str, float]
+    """each baseline's spread over the comparison seeds"""
     paired_noise: float | None
-    """spread of a paired difference over seeds, pooled over methods; None without two comparison seeds"""
+    """spread of a method's difference to its baseline over seeds, pooled; None without two comparison seeds"""
     idle: list[tuple[str, str]]
     """pairs of arms whose weights are equal after the first step and at the end"""
     counts: dict[str, int]
     """runs by status"""
     complete: bool
     """every planned run has ended by itself"""
+
+    def questions(self) -> dict[str, list[Answer]]:
+        """The answers by question."""
+        found: dict[str, list[Answer]] = {}
+        for answer in self.answers:
+            found.setdefault(answer.contrast.question, []).append(answer)
+        return found
 
 
 def analyse(campaign: Campaign, data: dict[str, Any]) -> Analysis:
@@ -74,29 +89,23 @@ def analyse(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     rows = data["runs"]
     metric = campaign.rule.metric
     compared = _comparison_table(campaign, rows, metric)
-    names = [method.name for method in campaign.methods]
-    baseline_column = names.index(campaign.baseline)
-    comparisons: dict[str, ArmComparison] = {}
-    winner = None
-    if len(compared) >= 2:
-        found = compare_to_baseline(compared, baseline_column, rng)
-        comparisons = {names[comparison.arm]: comparison for comparison in found}
-        best = name_winner(compared, baseline_column, campaign.rule, rng)
-        winner = None if best is None else names[best]
-    summaries = [
-        _summary(campaign, method, rows, metric, compared[:, column], comparisons.get(method.name), rng)
-        for column, method in enumerate(campaign.methods)
-    ]
-    finite = np.isfinite(compared[:, baseline_column]).sum() if len(compared) else 0
-    spreads = [c.difference.sd for c in comparisons.values() if c.difference is not None]
+    columns = {method.name: column for column, method in enumerate(campaign.methods)}
+    answers = _answers(campaign, compared, rows, rng)
+    summaries = [_summary(campaign, m, rows, metric, compared[:, columns[m.name]], rng) for m in campaign.methods]
+    plain = [answer for answer in answers if answer.contrast.question == campaign.question]
+    spreads = [a.result.difference.sd for a in plain if a.result is not None and a.result.difference is not None]
     counts: dict[str, int] = defaultdict(int)
     for row in rows:
         counts[row["status"]] += 1
     return Analysis(
         summaries=summaries,
-        baseline=summaries[baseline_column],
-        winner=winner,
-        noise_floor=noise_floor(compared, baseline_column) if finite >= 2 else None,
+        answers=answers,
+        winner=_winner(campaign, plain),
+        noise_floors={
+            name: noise_floor(compared, columns[name])
+            for name in campaign.baselines
+            if np.isfinite(compared[:, columns[name]]).sum() >= 2
+        },
         paired_noise=float(np.sqrt(np.mean(np.square(spreads)))) if spreads else None,
         idle=_idle_arms(rows),
         counts=dict(counts),
@@ -112,13 +121,56 @@ def _comparison_table(campaign: Campaign, rows: list[dict[str, Any]], metric: st
     return np.array(table, dtype=np.float64).reshape(len(seeds), len(campaign.methods))
 
 
+def _answers(campaign: Campaign, table: Array, rows: list[dict[str, Any]], rng: np.random.Generator) -> list[Answer]:
+    """Every contrast judged, those of one question under one error rate."""
+    contrasts = campaign.contrasts()
+    answers = []
+    for question in dict.fromkeys(contrast.question for contrast in contrasts):
+        asked = [contrast for contrast in contrasts if contrast.question == question]
+        weights = np.array([[c.weights.get(method.name, 0.0) for method in campaign.methods] for c in asked])
+        found: list[Comparison | None] = list(compare(table, weights, rng)) if len(table) else [None] * len(asked)
+        for contrast, result in zip(asked, found, strict=True):
+            verdict = judge(
+                contrast.rule,
+                None if result is None else result.difference,
+                n_missing=0 if result is None else result.n_missing,
+                distinguishable=result is not None and result.distinguishable,
+            )
+            verdict = _tempered(verdict, campaign, contrast, rows)
+            answers.append(Answer(contrast=contrast, result=result, verdict=verdict))
+    return answers
+
+
+def _tempered(verdict: Verdict, campaign: Campaign, contrast: Contrast, rows: list[dict[str, Any]]) -> Verdict:
+    """A verdict that an untuned rate could explain is inconclusive.
+
+    A baseline at the edge of its grid cannot be beaten for certain, nor can a method at the edge of its own be refuted.
+    """
+    grids = {method.name: method.lrs for method in campaign.methods}
+    chosen = {row["method"]: row["lr"] for row in rows if row["stage"] == "comparison"}
+    edge = [n for n in contrast.suspects(verdict.label) if chosen.get(n) in (grids[n][0], grids[n][-1])]
+    if not edge:
+        return verdict
+    why = f"would be {verdict.label}, but the best rate of {' and '.join(edge)} may lie beyond its grid"
+    return Verdict("inconclusive", verdict.effect, why, f"{verdict.reason} But: {why}.", None)
+
+
+def _winner(campaign: Campaign, answers: list[Answer]) -> str | None:
+    """The method of largest gain among those whose verdict is *supported*, where a gain is what is predicted."""
+    gains = {
+        next(name for name, weight in a.contrast.weights.items() if weight > 0): a.verdict.effect.mean
+        for a in answers
+        if a.verdict.label == "supported" and a.verdict.effect is not None
+    }
+    return min(gains, key=gains.__getitem__) if gains and campaign.rule.predicted == "lower" else None
+
+
 def _summary(
     campaign: Campaign,
     method: Method,
     rows: list[dict[str, Any]],
     metric: str,
     comparison: Array,
-    against: ArmComparison | None,
     rng: np.random.Generator,
 ) -> MethodSummary:
     mine = [row for row in rows if row["method"] == method.name]
@@ -126,17 +178,8 @@ def _summary(
     seeds = sorted({seed for _, seed in tuned})
     tuning = np.array([[tuned.get((lr, seed), math.nan) for lr in method.lrs] for seed in seeds])
     final = [row for row in mine if row["stage"] == "comparison"]
-    base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == campaign.baseline}
-    verdict = None
-    if method.name != campaign.baseline:
-        missing = [r for r in rows if r["stage"] == "comparison" and metric not in r]
-        verdict = judge(
-            campaign.rule,
-            None if against is None else against.difference,
-            n_missing=len({r["seed"] for r in missing if r["method"] in (method.name, campaign.baseline)}),
-            distinguishable=against is not None and against.distinguishable,
-        )
-        verdict = _tempered(verdict, campaign, method, rows)
+    baseline = campaign.baseline_of(method)
+    base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
     complete = len(tuning) and np.isfinite(tuning).all(axis=0).any()
     speedups = [_speedup(row, base.get(row["seed"])) for row in final]
     speeds = [row["tokens_per_second"] for row in final if "tokens_per_second" in row]
@@ -151,8 +194,6 @@ def _summary(
         chosen_lr=final[0]["lr"] if final else None,
         optimum=best_lr(method.lrs, tuning, rng, tolerance=campaign.rule.smallest_effect) if complete else None,
         comparison=comparison,
-        against=against,
-        verdict=verdict,
         speedup=np.array(speedups),
         time_share=np.array(
             [
@@ -164,20 +205,6 @@ def _summary(
         tokens_per_second_ratio=float(np.median(ratios)) if ratios else None,
         telemetry=_mean_telemetry(final),
     )
-
-
-def _tempered(verdict: Verdict, campaign: Campaign, method: Method, rows: list[dict[str, Any]]) -> Verdict:
-    """A verdict that an untuned rate could explain is inconclusive.
-
-    A baseline at the edge of its grid cannot be beaten for certain, nor can a method at the edge of its own be refuted.
-    """
-    suspect = {"supported": campaign.baseline, "refuted": method.name}.get(verdict.label)
-    chosen = {r["lr"] for r in rows if r["stage"] == "comparison" and r["method"] == suspect}
-    grid = next((m.lrs for m in campaign.methods if m.name == suspect), ())
-    if not chosen & {*grid[:1], *grid[-1:]}:
-        return verdict
-    why = f"would be {verdict.label}, but the best rate of {suspect} may lie beyond its grid"
-    return Verdict("inconclusive", verdict.effect, why, f"{verdict.reason} But: {why}.", None)
 
 
 def _speedup(row: dict[str, Any], base: dict[str, Any] | None) -> float:

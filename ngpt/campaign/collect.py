@@ -15,6 +15,9 @@ from ngpt.training.record import RunRecord, read_metrics, read_record
 CURVE_POINTS = 50
 """Points a training curve is averaged down to."""
 
+PLAIN = {"step", "loss", "lr", "grad_norm", "seconds", "val_loss", "val_bpb"}
+"""What a row of metrics has besides telemetry."""
+
 
 def losses_by_method(plan: Plan, runs: list[PlannedRun], out: Path, metric: str) -> dict[str, Array]:
     """Tables (seeds, rates) of `metric` by method; NaN where a run has no result."""
@@ -67,8 +70,10 @@ def collect(
         "model": {"layers": first.model.n_layer, "width": first.model.n_embd, "context": first.model.seq_len,
                   "arch": first.model.arch},
         "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
-                     "schedule": first.optim.schedule, "aux_lr": first.optim.resolved_aux_lr,
-                     "projection_every": first.optim.lazy_proj_freq, "grad_clip": first.optim.grad_clip},
+                     "schedule": first.optim.schedule, "decay_share": first.optim.decay_share,
+                     "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,
+                     "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
+        "dates": sorted({record.finished[:10] for record in records if record.finished}),
         "commands": {f"{run.arm.method}|{run.arm.lr}|{run.seed}": " ".join(to_flags(run.config)) for run in runs},
         "environments": _environments(records),
         "parameters": records[0].parameters if records else None,
@@ -89,11 +94,8 @@ def _curves(metrics: list[dict[str, float]]) -> dict[str, Any]:
     val = [(row["step"], row["val_loss"]) for row in metrics if "val_loss" in row]
     losses = np.array([(row["step"], row["loss"]) for row in metrics if "loss" in row])
     stretches = np.array_split(losses, min(CURVE_POINTS, len(losses))) if len(losses) else []
-    telemetry = [row for row in metrics if "orthogonality_error" in row or "drift_max" in row]
-    names = sorted(
-        {name for row in telemetry for name in row}
-        - {"step", "loss", "lr", "grad_norm", "seconds", "val_loss", "val_bpb"}
-    )
+    telemetry = [row for row in metrics if set(row) - PLAIN]
+    names = sorted({name for row in telemetry for name in row} - PLAIN)
     return {
         "val": {"step": [step for step, _ in val], "loss": [loss for _, loss in val]},
         "train": {

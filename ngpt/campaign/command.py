@@ -96,9 +96,8 @@ def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Campa
     """Report and index from the collected data; the answers and, last, the report's path on standard output."""
     path, analysis = write_report(campaign, given.reports)
     write_index(index or [campaign], given.reports)
-    for summary in analysis.summaries:
-        if summary.verdict is not None:
-            print(f"{summary.method.name}: {summary.verdict.label}. {summary.verdict.reason}")
+    for answer in analysis.answers:
+        print(f"{answer.contrast.name}: {answer.verdict.label}. {answer.verdict.reason}")
     print(path)
     return 1 if analysis.idle or analysis.counts.get("failed") else 0
 

@@ -34,6 +34,35 @@ class Method:
     """configuration fields that make the method, by the names of `ngpt.config`"""
     lrs: tuple[float, ...]
     """grid of --lr, increasing"""
+    family: str = ""
+    """methods of one family are compared with the baseline of that family"""
+    position: float | None = None
+    """where the method stands on `Campaign.axis`, if it is one point of a scan"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A weighted sum of methods' results, seed by seed, and what would settle the question that it answers."""
+
+    name: str
+    """as it stands in tables and figures"""
+    weights: Mapping[str, float]
+    """weight of each method by its name, zero in sum: +1 and -1 for a method against a baseline"""
+    question: str
+    """one sentence; the contrasts of one question share one error rate"""
+    rule: Rule
+
+    def __post_init__(self) -> None:
+        if abs(sum(self.weights.values())) > 1e-12 or not any(self.weights.values()):
+            raise ValueError(f"{self.name}: the weights of a contrast are not all zero and sum to zero")
+
+    def suspects(self, label: str) -> list[str]:
+        """The methods whose better tuning could overturn a verdict "supported" or "refuted".
+
+        All metrics are losses: a better rate lowers a method's own result, and so moves the contrast by its weight.
+        """
+        side = {"supported": self.rule.sign, "refuted": -self.rule.sign}.get(label, 0)
+        return [name for name, weight in self.weights.items() if weight * side > 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +97,21 @@ class Campaign:
     """file name of the experiment, the runner and the report's data"""
     title: str
     question: str
-    """one sentence, answered by `rule` for each method against `baseline`"""
+    """one sentence, answered by `rule` for each method against the baseline of its family"""
     claim: str
     """what is predicted and why, with the equation; a paragraph of markdown"""
     methods: tuple[Method, ...]
-    baseline: str
-    """name of the method the others are compared with"""
+    baselines: tuple[str, ...]
+    """names of the methods that the others are compared with, one for each family"""
     rule: Rule
+    leading: tuple[Contrast, ...] = ()
+    """contrasts that answer other questions, which come before `question`"""
+    further: tuple[Contrast, ...] = ()
+    """contrasts that answer other questions, which come after it"""
+    reading: str = ""
+    """what the telemetry says of the answers, written when they were there; a paragraph of markdown without numbers"""
+    axis: str = ""
+    """what the methods' positions are, with its unit, where they are a scan"""
     preset: str = "tiny"
     tuning_seeds: int = 3
     """seeds an arm on which each method's rate is chosen"""
@@ -86,8 +123,13 @@ class Campaign:
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
-        if len(set(names)) != len(names) or self.baseline not in names:
-            raise ValueError(f"{self.name}: method names must differ and contain the baseline {self.baseline!r}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"{self.name}: method names must differ")
+        families = [method.family for method in self.methods if method.name in self.baselines]
+        if sorted(families) != sorted({method.family for method in self.methods}):
+            raise ValueError(f"{self.name}: every family has one baseline, not {self.baselines}")
+        if any(set(contrast.weights) - set(names) for contrast in (*self.leading, *self.further)):
+            raise ValueError(f"{self.name}: a contrast has a weight for no method")
         if len({len(method.lrs) for method in self.methods}) != 1:
             raise ValueError(f"{self.name}: every method is tuned over a grid of the same size")
         if self.comparison_seeds < self.rule.seeds:
@@ -95,14 +137,34 @@ class Campaign:
 
     @property
     def digest(self) -> str:
-        """Of all that decides the answer: methods, grids, baseline, rule, seeds and shared fields; not of the words."""
-        parts = (self.methods, self.baseline, self.rule, self.comparison_seeds, sorted(self.fields.items()))
+        """Of all that decides the answer: methods, grids, contrasts, rules, seeds, shared fields; not of the words."""
+        questions = [contrast.question for contrast in self.contrasts()]
+        contrasts = [(sorted(c.weights.items()), c.rule, questions.index(c.question)) for c in self.contrasts()]
+        parts = (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
     def report_name(self) -> str:
         """`MUON_LR_SWEEP_REPORT.md` for muon_lr_sweep."""
         return f"{self.name.upper()}_REPORT.md"
+
+    def baseline_of(self, method: Method) -> str:
+        """Name of the baseline of the method's family, which may be the method itself."""
+        return next(m.name for m in self.methods if m.name in self.baselines and m.family == method.family)
+
+    def contrasts(self) -> list[Contrast]:
+        """The leading ones, every method against the baseline of its family, the further ones."""
+        plain = [
+            Contrast(
+                name=f"{method.name} against {baseline}",
+                weights={method.name: 1.0, baseline: -1.0},
+                question=self.question,
+                rule=self.rule,
+            )
+            for method in self.methods
+            if (baseline := self.baseline_of(method)) != method.name
+        ]
+        return [*self.leading, *plain, *self.further]
 
     def arms(self) -> list[Arm]:
         """Every method at every rate of its grid."""

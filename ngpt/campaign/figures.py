@@ -1,5 +1,6 @@
 """The figures of a report. One style for all of them; colours are the method's, in the order of the experiment file."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from ngpt.campaign.definition import Campaign
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 (the backend comes first)
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B5EA7")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart, and two more."""
+
+LINES = ("-", "--", ":", "-.")
+VERDICT_COLOURS = {"supported": "#009E73", "refuted": "#D55E00", "inconclusive": "#777777"}
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
@@ -31,21 +36,57 @@ STYLE: dict[Any, Any] = {
 TELEMETRY_LABELS = {
     "rotation_hidden_rad": "rotation of hidden vectors\nper step [rad]",
     "radial_share_hidden": "radial share\nof hidden updates",
-    "drift_max": "largest | |w| - 1 |\nremoved by a projection",
+    "drift_hidden": "largest | |w| - 1 | of hidden\nvectors when a projection came",
     "orthogonality_error": "orthogonality error\nof hidden updates",
 }
 
 
+SCANNED = {
+    "rotation_hidden_rad": "rotation, hidden",
+    "drift_hidden": "drift, hidden",
+    "drift_head": "largest | |w| - 1 | of head\nvectors when a projection came",
+    "drift_embedding": "largest | |w| - 1 | of embedding\nvectors when a projection came",
+}
+"""Telemetry along a scan."""
+
+
 def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Write all figures as PNG into `folder`; returns file name by kind."""
+    """Write all figures that there is something to show in as PNG into `folder`; returns file name by kind."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {kind: f"{campaign.name}_{kind}.png" for kind in ("loss_against_lr", "loss_curves", "telemetry")}
+    looks = _looks(campaign)
+    kinds: dict[str, Callable[[], Figure | None]] = {
+        "effects": lambda: _effects(analysis),
+        "scan": lambda: _scan(campaign, analysis),
+        "loss_against_lr": lambda: _loss_against_lr(campaign, analysis, looks),
+        "loss_curves": lambda: _loss_curves(analysis, data, looks),
+        "telemetry": lambda: _telemetry(analysis, looks),
+    }
+    files = {}
     with plt.rc_context(STYLE):
-        _loss_against_lr(campaign, analysis, folder / files["loss_against_lr"])
-        _loss_curves(analysis, data, folder / files["loss_curves"])
-        if not _telemetry(analysis, folder / files["telemetry"]):
-            del files["telemetry"]
+        for kind, draw in kinds.items():
+            figure = draw()
+            if figure is not None:
+                files[kind] = f"{campaign.name}_{kind}.png"
+                figure.savefig(folder / files[kind])
+                plt.close(figure)
     return files
+
+
+Look = dict[str, Any]
+"""Colour and line style of a method, the same in every figure."""
+
+
+def _looks(campaign: Campaign) -> dict[str, Look]:
+    """A colour each; in a scan the colour says the position and the line the family."""
+    families = list(dict.fromkeys(method.family for method in campaign.methods))
+    positions = sorted({method.position for method in campaign.methods if method.position is not None})
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(positions)))
+    looks: dict[str, Look] = {}
+    for index, method in enumerate(campaign.methods):
+        place = method.position
+        colour = COLOURS[index % len(COLOURS)] if place is None else shades[positions.index(place)]
+        looks[method.name] = {"color": colour, "linestyle": LINES[families.index(method.family) % len(LINES)]}
+    return looks
 
 
 def _interval(values: np.ndarray) -> np.ndarray:
@@ -54,15 +95,89 @@ def _interval(values: np.ndarray) -> np.ndarray:
     return stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(values.shape[1:])
 
 
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def _legend(axes: Axes) -> None:
+    """Beside the axes where there are many methods."""
+    handles = axes.get_legend_handles_labels()[0]
+    if handles:
+        beside: dict[str, Any] = {"bbox_to_anchor": (1.01, 1.0), "loc": "upper left"} if len(handles) > 3 else {}
+        axes.legend(fontsize=8, **beside)
 
 
-def _loss_against_lr(campaign: Campaign, analysis: Analysis, path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7.0, 4.2))
-    for index, summary in enumerate(analysis.summaries):
+def _effects(analysis: Analysis) -> Figure | None:
+    """Every comparison's difference with its interval, on the band of what does not matter."""
+    shown = [answer for answer in analysis.answers if answer.verdict.effect is not None]
+    if len(shown) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(9.0, 1.2 + 0.32 * len(shown)))
+    for place, answer in enumerate(reversed(shown)):
+        e, smallest = answer.verdict.effect, answer.contrast.rule.smallest_effect
+        assert e is not None
+        axes.fill_betweenx([place - 0.4, place + 0.4], -smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
+        axes.plot([e.t_low, e.t_high], [place, place], color=VERDICT_COLOURS[answer.verdict.label], linewidth=2)
+        axes.plot(e.mean, place, "o", color=VERDICT_COLOURS[answer.verdict.label], markersize=5)
+        above = shown[len(shown) - 2 - place] if place + 1 < len(shown) else answer
+        if above.contrast.question != answer.contrast.question:
+            axes.axhline(place + 0.5, color="#000000", linewidth=0.6, linestyle=":")
+    axes.axvline(0, color="#000000", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [answer.contrast.name for answer in reversed(shown)], fontsize=8)
+    axes.set_xlabel(f"difference [{shown[0].contrast.rule.unit}]")
+    for label, colour in VERDICT_COLOURS.items():
+        axes.plot([], [], color=colour, linewidth=2, label=label)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    axes.set_title("Paired difference, mean and 95% interval; grey: smaller than what matters", fontsize=9)
+    return figure
+
+
+def _scan(campaign: Campaign, analysis: Analysis) -> Figure | None:
+    """Loss, cost against the baseline, and telemetry along the methods' positions, a line for each family."""
+    scanned = [s for s in analysis.summaries if s.method.position is not None and np.isfinite(s.comparison).sum() > 1]
+    if not scanned:
+        return None
+    base = {s.method.name: s.comparison for s in analysis.summaries}
+    panels: dict[str, Callable[[MethodSummary], tuple[float, float]]] = {
+        f"{campaign.rule.metric}\n[{campaign.rule.unit}]": lambda s: _mean_and_half(s.comparison),
+        "difference to the baseline,\npaired, 95% interval": lambda s: _mean_and_half(
+            s.comparison - base[campaign.baseline_of(s.method)]
+        ),
+        **{TELEMETRY_LABELS.get(name, label): _mean_of(name) for name, label in SCANNED.items()},
+    }
+    figure, grid = plt.subplots(2, 3, figsize=(10.5, 6.0))
+    for axes, (label, measure) in zip(grid.flat, panels.items(), strict=True):
+        for number, family in enumerate(dict.fromkeys(s.method.family for s in scanned)):
+            members = [s for s in scanned if s.method.family == family]
+            values = [measure(s) for s in members]
+            axes.errorbar(
+                [s.method.position for s in members], [v for v, _ in values], yerr=[h for _, h in values],
+                marker="o", capsize=3, markersize=4, color=COLOURS[number], label=family,
+            )  # fmt: skip
+        axes.set_title(label, fontsize=9)
+        axes.set_xlabel(campaign.axis)
+    smallest = campaign.rule.smallest_effect
+    grid.flat[1].axhspan(-smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
+    grid.flat[0].legend(fontsize=8)
+    return figure
+
+
+def _mean_of(name: str) -> Callable[[MethodSummary], tuple[float, float]]:
+    """The mean of a quantity of telemetry over the measured steps, without an interval."""
+
+    def measure(summary: MethodSummary) -> tuple[float, float]:
+        return (float(np.nanmean(summary.telemetry[name][1])), 0.0) if name in summary.telemetry else (np.nan, 0.0)
+
+    return measure
+
+
+def _mean_and_half(values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    return (float(finite.mean()), float(_interval(finite))) if finite.size else (np.nan, 0.0)
+
+
+def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Look]) -> Figure:
+    figure, axes = plt.subplots(figsize=(7.0 if len(analysis.summaries) < 4 else 9.0, 4.2))
+    for summary in analysis.summaries:
         if not len(summary.tuning):
             continue
+        look = looks[summary.method.name]
         lrs = np.array(summary.method.lrs)
         whole = np.isfinite(summary.tuning).all(axis=0)
         table = summary.tuning[:, whole]
@@ -73,32 +188,29 @@ def _loss_against_lr(campaign: Campaign, analysis: Analysis, path: Path) -> None
             yerr=_interval(table),
             marker="o",
             capsize=3,
-            color=_colour(index),
             label=label,
+            **look,
         )
         for seed_row in table:
-            axes.plot(lrs[whole], seed_row, ".", color=_colour(index), alpha=0.35, markersize=4)
+            axes.plot(lrs[whole], seed_row, ".", color=look["color"], alpha=0.35, markersize=4)
         for lr in lrs[~whole]:
-            axes.plot(lr, 1.0, "x", color=_colour(index), transform=axes.get_xaxis_transform(), clip_on=False)
-        if summary.optimum is not None and not summary.optimum.at_edge:
-            axes.axvline(summary.optimum.lr, color=_colour(index), linestyle=":", linewidth=1)
-            if summary.optimum.lr_low is not None and summary.optimum.lr_high is not None:
-                axes.axvspan(
-                    summary.optimum.lr_low, summary.optimum.lr_high, color=_colour(index), alpha=0.08, linewidth=0
-                )
+            axes.plot(lr, 1.0, "x", color=look["color"], transform=axes.get_xaxis_transform(), clip_on=False)
+        o = summary.optimum
+        if o is not None and not o.at_edge and len(analysis.summaries) < 4:
+            axes.axvline(o.lr, color=look["color"], linestyle=":", linewidth=1)
+            if o.lr_low is not None and o.lr_high is not None:
+                axes.axvspan(o.lr_low, o.lr_high, color=look["color"], alpha=0.08, linewidth=0)
     axes.set(xscale="log", xlabel="learning rate of the hidden matrices")
     axes.set_ylabel(f"{campaign.rule.metric} [{campaign.rule.unit}]")
-    title = "Mean and 95% interval over seeds; dotted: fitted optimum, shaded: its range over resampled seeds"
-    axes.set_title(title, fontsize=9)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-    figure.savefig(path)
-    plt.close(figure)
+    few = "; dotted: fitted optimum, shaded: its range over resampled seeds" if len(analysis.summaries) < 4 else ""
+    axes.set_title(f"Mean and 95% interval over seeds{few}", fontsize=9)
+    _legend(axes)
+    return figure
 
 
-def _loss_curves(analysis: Analysis, data: dict[str, Any], path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8))
-    for index, summary in enumerate(analysis.summaries):
+def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0 if len(analysis.summaries) < 4 else 12.0, 3.8))
+    for summary in analysis.summaries:
         rows = [
             r for r in data["runs"] if r["stage"] == "comparison" and r["method"] == summary.method.name and "val" in r
         ]
@@ -106,45 +218,36 @@ def _loss_curves(analysis: Analysis, data: dict[str, Any], path: Path) -> None:
             continue
         label = f"{summary.method.name}, lr {summary.chosen_lr:g} ({len(rows)} seeds)"
         for axes, kind in ((left, "train"), (right, "val")):
-            _band(axes, [row[kind] for row in rows], _colour(index), label)
+            _band(axes, [row[kind] for row in rows], looks[summary.method.name], label)
     left.set(xlabel="step", ylabel="training loss [nats per token]")
     right.set(xlabel="step", ylabel="validation loss [nats per token]")
-    if right.get_legend_handles_labels()[0]:
-        right.legend(fontsize=8)
+    _legend(right)
     figure.suptitle("Each method at its best rate, on the comparison seeds: mean, and range over seeds", fontsize=9)
-    figure.savefig(path)
-    plt.close(figure)
+    return figure
 
 
-def _band(axes: Axes, curves: list[dict[str, list[float]]], colour: str, label: str) -> None:
+def _band(axes: Axes, curves: list[dict[str, list[float]]], look: Look, label: str) -> None:
     length = min(len(curve["step"]) for curve in curves)
     if not length:
         return
     step = np.array(curves[0]["step"][:length])
     losses = np.array([curve["loss"][:length] for curve in curves])
-    axes.plot(step, losses.mean(axis=0), color=colour, label=label, marker="o" if length < 12 else None, markersize=3)
-    axes.fill_between(step, losses.min(axis=0), losses.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+    axes.plot(step, losses.mean(axis=0), label=label, marker="o" if length < 12 else None, markersize=3, **look)
+    axes.fill_between(step, losses.min(axis=0), losses.max(axis=0), color=look["color"], alpha=0.15, linewidth=0)
 
 
-def _telemetry(analysis: Analysis, path: Path) -> bool:
+def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
     shown = [name for name in TELEMETRY_LABELS if any(name in s.telemetry for s in analysis.summaries)]
     if not shown:
-        return False
-    figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 3.2))
+        return None
+    figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.4, 3.2))
     for axes, name in zip(np.atleast_1d(grid), shown, strict=True):
-        for index, summary in enumerate(analysis.summaries):
-            _quantity(axes, summary, name, _colour(index))
+        for summary in analysis.summaries:
+            if name in summary.telemetry:
+                step, mean = summary.telemetry[name]
+                label = f"{summary.method.name}, lr {summary.chosen_lr:g}"
+                axes.plot(step, mean, marker="o", markersize=3, label=label, **looks[summary.method.name])
         axes.set(xlabel="step", yscale="log" if name != "radial_share_hidden" else "linear")
         axes.set_title(TELEMETRY_LABELS[name], fontsize=9)
-    np.atleast_1d(grid)[0].legend(fontsize=8)
-    figure.savefig(path)
-    plt.close(figure)
-    return True
-
-
-def _quantity(axes: Axes, summary: MethodSummary, name: str, colour: str) -> None:
-    if name in summary.telemetry:
-        step, mean = summary.telemetry[name]
-        axes.plot(
-            step, mean, color=colour, marker="o", markersize=3, label=f"{summary.method.name}, lr {summary.chosen_lr:g}"
-        )
+    _legend(np.atleast_1d(grid)[-1])
+    return figure

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ngpt.campaign.analysis import Analysis, MethodSummary, analyse, mean_interval
+from ngpt.campaign.analysis import Analysis, Answer, MethodSummary, analyse, mean_interval
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.figures import draw_figures
 from ngpt.errors import InputError
@@ -15,13 +15,16 @@ from ngpt.files import read_json, write_json, write_text
 
 TELEMETRY_COLUMNS = {
     "rotation_hidden_rad": "rotation, hidden (rad/step)",
+    "rotation_spread_hidden": "its spread over vectors",
     "rotation_embedding_rad": "rotation, embedding (rad/step)",
     "rotation_head_rad": "rotation, head (rad/step)",
     "radial_share_hidden": "radial share, hidden",
-    "drift_max": "largest drift a projection removed",
+    "drift_hidden": "drift, hidden",
+    "drift_embedding": "drift, embedding",
+    "drift_head": "drift, head",
     "orthogonality_error": "orthogonality error",
-    "gate_mean": "gate, mean",
-    "step_mean": "residual step, mean",
+    "gate_mean": "gate",
+    "step_mean": "residual step",
 }
 
 
@@ -64,7 +67,7 @@ def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: 
         loader=PackageLoader("ngpt.campaign"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    for filter_ in (number, signed, percent, mean_sd, nanmean, counted):
+    for filter_ in (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of):
         environment.filters[filter_.__name__] = filter_
     shown = [r.text for r in campaign.references if r.data == data["data"] and data["preset"] in r.presets]
     return environment.get_template("report.md.j2").render(
@@ -76,17 +79,43 @@ def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: 
         columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in analysis.summaries)},
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=_command_of(data),
-        tuning_cells={s.method.name: [mean_sd(column) for column in _columns(s)] for s in analysis.summaries},
-        tuning_counts={s.method.name: [counted(column) for column in _columns(s)] for s in analysis.summaries},
+        tuning_cells={s.method.name: _tuning_cells(s) for s in analysis.summaries},
         speedups={s.method.name: share_text(s.speedup) for s in analysis.summaries},
         times={s.method.name: share_text(s.time_share) for s in analysis.summaries},
     )
 
 
-def _columns(summary: MethodSummary) -> list[np.ndarray]:
-    """The tuning results of each rate of a method's grid."""
-    empty = np.empty(0)
-    return [summary.tuning[:, i] if len(summary.tuning) else empty for i in range(len(summary.method.lrs))]
+def _tuning_cells(summary: MethodSummary) -> list[str]:
+    """The tuning result of each rate of a method's grid; the chosen rate in bold, missing runs counted."""
+    cells = []
+    for index, lr in enumerate(summary.method.lrs):
+        values = summary.tuning[:, index] if len(summary.tuning) else np.empty(0)
+        cell = f"{lr:g}: {mean_sd(values)}"
+        if not np.isfinite(values).all():
+            cell += f" ({counted(values)} runs)"
+        cells.append(f"**{cell}**" if lr == summary.chosen_lr else cell)
+    return cells
+
+
+def effect_of(answer: Answer) -> str:
+    """`−0.0972 [−0.1190, −0.0754]`, in the unit of the rule, or a dash."""
+    e = answer.verdict.effect
+    return "–" if e is None else f"{signed(e.mean)} [{signed(e.t_low)}, {signed(e.t_high)}]"
+
+
+def answer_of(answer: Answer) -> str:
+    """The verdict in bold, and the effect."""
+    return f"**{answer.verdict.label}**, {effect_of(answer)}"
+
+
+def tally(answers: list[Answer]) -> str:
+    """`Of 3 comparisons, 1 is supported (A against B), 2 are refuted (...)`: names where they are few."""
+    parts = []
+    for label in ("supported", "refuted", "inconclusive"):
+        names = [answer.contrast.name for answer in answers if answer.verdict.label == label]
+        named = f" ({'; '.join(names)})" if 0 < len(names) <= 3 else ""
+        parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {label}{named}")
+    return f"Of {len(answers)} comparisons, " + ", ".join(parts[:-1]) + f" and {parts[-1]}."
 
 
 def _command_of(data: dict[str, Any]) -> Any:

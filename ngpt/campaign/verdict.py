@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ngpt.campaign.statistics import LEVEL, MOST_SEEDS, Array, PairedDifference, compare_to_baseline, seeds_to_decide
+from ngpt.campaign.statistics import LEVEL, MOST_SEEDS, Array, PairedDifference, compare, seeds_to_decide
 
 Direction = Literal["lower", "higher"]
 Label = Literal["supported", "refuted", "inconclusive"]
@@ -103,15 +103,17 @@ def judge(
     return verdict("inconclusive", f"neither the predicted effect nor its absence is shown, and {advice}", needed)
 
 
-def name_winner(table: Array, baseline: int, rule: Rule, rng: np.random.Generator, *, resamples: int = 0) -> int | None:
-    """Column of the best arm among those whose verdict is *supported*; None if there is none.
+def name_winner(
+    table: Array, contrasts: Array, rule: Rule, rng: np.random.Generator, *, resamples: int = 0
+) -> int | None:
+    """Row of the contrast with the largest gain among those whose verdict is *supported*; None if there is none.
 
-    table: (S, K), `rule.metric` of every run. Best is the mean difference farthest on the predicted side. The bootstrap
-    never decides, so that none is drawn unless asked for. Errors as `compare_to_baseline`.
+    table: (S, K), `rule.metric` of every run; contrasts: (C, K). The bootstrap never decides, so that none is drawn
+    unless asked for. Errors as `compare`.
     """
     gains: dict[int, float] = {}
-    for arm in compare_to_baseline(table, baseline, rng, resamples=resamples):
-        verdict = judge(rule, arm.difference, n_missing=arm.n_missing, distinguishable=arm.distinguishable)
+    for row, found in enumerate(compare(table, contrasts, rng, resamples=resamples)):
+        verdict = judge(rule, found.difference, n_missing=found.n_missing, distinguishable=found.distinguishable)
         if verdict.label == "supported" and verdict.effect is not None:
-            gains[arm.arm] = rule.sign * verdict.effect.mean
+            gains[row] = rule.sign * verdict.effect.mean
     return max(gains, key=gains.__getitem__, default=None)

@@ -54,7 +54,7 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
     """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once."""
     specs = parameter_specs(model)
     trained = {name: parameter for name, parameter in model.named_parameters() if specs[name].role != Role.FROZEN}
-    matrices: list[Tensor] = [parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN]
+    matrices = {name: parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN}
     others: list[Tensor] = [parameter for name, parameter in trained.items() if specs[name].role != Role.HIDDEN]
     if not matrices or len(matrices) + len(others) != len([p for p in model.parameters() if p.requires_grad]):
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
@@ -62,8 +62,14 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
     optim = config.optim
     hidden: torch.optim.Optimizer
     if optim.optimizer == "muon":
+        dims = dict.fromkeys(specs[name].sphere_dim for name in matrices)
+        groups = [
+            {"params": [parameter for name, parameter in matrices.items() if specs[name].sphere_dim == dim],
+             "sphere_dim": dim}
+            for dim in dims
+        ]  # fmt: skip
         hidden = SimpleMuon(
-            matrices,
+            groups,
             lr=optim.lr,
             weight_decay=optim.weight_decay,
             momentum=optim.momentum,
@@ -72,11 +78,20 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
             adjust_lr_fn=optim.adjust_lr_fn,
             orthogonalizer=optim.orthogonalizer,
             polar_dtype=getattr(torch, config.train.dtype),
+            geodesic=optim.geodesic_muon,
+            tangent=optim.tangent,
+            momentum_transport=optim.momentum_transport,
+            match_step=optim.match_step,
+            normuon=optim.normuon,
+            beta2=optim.beta2,
+            cautious_wd=optim.cautious_wd,
         )
     else:
-        hidden = _adamw(matrices, config, lr=optim.lr, weight_decay=optim.weight_decay)
+        hidden = _adamw(list(matrices.values()), config, lr=optim.lr, weight_decay=optim.weight_decay)
     aux = _adamw(others, config, lr=optim.resolved_aux_lr, weight_decay=0.0)
-    return Optimizers(config, hidden, aux, LazyProjection(model, specs, every=optim.lazy_proj_freq))
+    geodesic = isinstance(hidden, SimpleMuon) and optim.geodesic_muon is not None
+    leaving = {role for role in Role if role != Role.HIDDEN or not geodesic}
+    return Optimizers(config, hidden, aux, LazyProjection(model, specs, every=optim.lazy_proj_freq, roles=leaving))
 
 
 def _adamw(parameters: list[Tensor], config: RunConfig, *, lr: float, weight_decay: float) -> torch.optim.AdamW:

@@ -2,36 +2,47 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ngpt import polar
-from ngpt.config import Orthogonalizer
+from ngpt import polar, sphere
+from ngpt.config import GeodesicAngle, MatchStep, NorMuonAxis, Orthogonalizer, Tangent, Transport
 from ngpt.optim import steps
 
 
 class SimpleMuon(torch.optim.Optimizer):
-    """Muon (K. Jordan 2024) on stacks of same-shape matrices.
+    """Muon (K. Jordan 2024) on stacks of same-shape matrices, and its relatives on the sphere.
 
-    For each group of matrices (m, n) of one shape and dtype, as one batch, in this order (`ngpt.optim.steps`):
+    For each group of matrices (m, n) of one shape and dtype, as one batch, in this order (`ngpt.optim.steps`), the
+    plain step in capitals:
 
-    1. M <- mu M + (1 - mu) G; with Nesterov the input is (1 - mu) G + mu M. G is never written to.
-    2. O = polar(input), by `orthogonalizer` in `ns_steps` iterations, in `polar_dtype`.
-    3. W <- W (1 - lr weight_decay).
-    4. W <- W - lr shape_factor O.
+    1. MOMENTUM  M <- mu M + (1 - mu) G; with Nesterov the input is (1 - mu) G + mu M. G is never written to.
+    2. tangent "before" or "both": the input loses its part along each unit vector.
+    3. ORTHOGONALISE  O = polar(input), by `orthogonalizer` in `ns_steps` iterations, in `polar_dtype`.
+    4. match_step "rms": |O|_F = sqrt(min(m, n)).
+    5. normuon: variance reduction, |O|_F kept.
+    6. SCALE  O by the shape factor `adjust_lr_fn`; with match_step "angle" by the mean rotation instead.
+    7. tangent "after" or "both": O loses its part along each unit vector.
+    8. decay  W <- W (1 - lr weight_decay); with cautious_wd only where O W >= 0.
+    9. MOVE  W <- W - lr O, or `geodesic`: each unit vector rotates by lr ("lr") or lr |u| ("lr-norm") radians. There
+       the decay of step 8 is a part of the direction, as it would otherwise leave the sphere.
+    10. momentum_transport: M into the tangent space at the new W.
 
     Arguments are those of torch.optim.Muon where it has them, and the defaults are its defaults: the two then agree
-    to the last bit (tests/optim/test_muon.py). Further: `orthogonalizer` names a method of `ngpt.polar`;
-    `polar_dtype` is the precision of its matrix products; `adjust_lr_fn` may also be "none".
+    to the last bit (tests/optim/test_muon.py). `sphere_dim` is the dimension along which a group's matrices are made
+    of unit vectors, 0 or -1; None where they are not, and then no option that needs the sphere is accepted.
+    `adjust_lr_fn` may also be "none".
 
     Units: on unit vectors of a matrix whose polar factor has unit rows, lr is the rotation in radians to first order.
 
-    State of each parameter: `momentum_buffer`, of the parameter's shape and dtype. A parameter without a gradient is
-    skipped. A zero gradient with zero momentum moves nothing. Stays on the sphere only together with
-    `ngpt.optim.projection.LazyProjection`.
+    State of each parameter: `momentum_buffer`, of the parameter's shape and dtype; with normuon also
+    `second_momentum_buffer`, (m, 1) or (1, n), float32 at least. A parameter without a gradient is skipped. A zero
+    gradient with zero momentum moves nothing but by decay. A linear step stays on the sphere only together with
+    `ngpt.optim.projection.LazyProjection`, a geodesic step by itself. Raises ValueError on options that do not fit.
     """
 
     def __init__(
@@ -46,6 +57,14 @@ class SimpleMuon(torch.optim.Optimizer):
         adjust_lr_fn: steps.AdjustLr | None = None,
         orthogonalizer: Orthogonalizer = "newton-schulz",
         polar_dtype: torch.dtype = torch.bfloat16,
+        sphere_dim: int | None = None,
+        geodesic: GeodesicAngle | None = None,
+        tangent: Tangent = "none",
+        momentum_transport: Transport = "none",
+        match_step: MatchStep = "none",
+        normuon: NorMuonAxis | None = None,
+        beta2: float = 0.95,
+        cautious_wd: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -56,6 +75,14 @@ class SimpleMuon(torch.optim.Optimizer):
             "adjust_lr_fn": adjust_lr_fn,
             "orthogonalizer": orthogonalizer,
             "polar_dtype": polar_dtype,
+            "sphere_dim": sphere_dim,
+            "geodesic": geodesic,
+            "tangent": tangent,
+            "momentum_transport": momentum_transport,
+            "match_step": match_step,
+            "normuon": normuon,
+            "beta2": beta2,
+            "cautious_wd": cautious_wd,
         }
         super().__init__(params, defaults)
 
@@ -68,6 +95,26 @@ class SimpleMuon(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
 
+    def state_shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """The shape of each tensor that a step keeps for each parameter, in the order of the parameters."""
+        shapes = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                shapes.append({"momentum_buffer": tuple(parameter.shape)})
+                if group["normuon"] is not None:
+                    shape = steps.second_moment_shape(parameter.shape, group["normuon"])
+                    shapes[-1]["second_momentum_buffer"] = shape
+        return shapes
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but the second moment keeps its precision: torch rounds all state to the parameter's dtype."""
+        super().load_state_dict(state_dict)
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for index, state in state_dict["state"].items():
+            if "second_momentum_buffer" in state:
+                V = state["second_momentum_buffer"].to(parameters[index].device, copy=True)
+                self.state[parameters[index]]["second_momentum_buffer"] = V
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step; returns the closure's loss if there is a closure."""
@@ -75,39 +122,116 @@ class SimpleMuon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        batches: dict[Any, list[_Stack]] = defaultdict(list)
         for group in self.param_groups:
-            for stack in _same_shape(group["params"]):
-                self._move(stack, group)
+            settings = (group["orthogonalizer"], group["ns_steps"], group["polar_dtype"])
+            for parameters in _same_shape(group["params"]):
+                stack = _Stack(parameters, [self.state[parameter] for parameter in parameters], group)
+                batches[settings, stack.W.shape[1:], stack.W.dtype, stack.W.device].append(stack)
+        for ((method, count, dtype), *_), stacks in batches.items():  # one batch, whichever way their vectors lie
+            inputs = [stack.polar_input() for stack in stacks]
+            X = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+            O = polar.orthogonalize(X, method=method, steps=count, dtype=getattr(torch, dtype))
+            for stack, O_stack in zip(stacks, O.split([len(stack.parameters) for stack in stacks]), strict=True):
+                stack.move(O_stack)
         return loss
 
-    def _move(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        lr, mu = float(group["lr"]), group["momentum"]
-        for parameter in parameters:
-            if "momentum_buffer" not in self.state[parameter]:
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
 
-        G = torch.stack([parameter.grad for parameter in parameters])  # type: ignore[misc]
-        M = steps.momentum(torch.stack(buffers), G, mu)
-        O = polar.orthogonalize(
-            steps.nesterov(M, G, mu) if group["nesterov"] else M,
-            method=group["orthogonalizer"],
-            steps=group["ns_steps"],
-            dtype=getattr(torch, group["polar_dtype"]),
-        )
-        W = steps.decay(torch.stack(parameters), lr, group["weight_decay"])
-        W = steps.linear_move(W, O, lr * steps.shape_factor(W.shape, group["adjust_lr_fn"]))
-        for parameter, buffer, W_i, M_i in zip(parameters, buffers, W, M, strict=True):
+@dataclass
+class _Stack:
+    """Parameters of one group and shape in one step."""
+
+    parameters: list[Tensor]
+    states: list[dict[str, Tensor]]
+    group: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.W = torch.stack(self.parameters)
+
+    def polar_input(self) -> Tensor:
+        """Steps 1 and 2."""
+        group, mu = self.group, self.group["momentum"]
+        for parameter, state in zip(self.parameters, self.states, strict=True):
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+        G = torch.stack([parameter.grad for parameter in self.parameters])  # type: ignore[misc]
+        self.M = steps.momentum(torch.stack([state["momentum_buffer"] for state in self.states]), G, mu)
+        X = steps.nesterov(self.M, G, mu) if group["nesterov"] else self.M
+        return sphere.tangent(self.W, X, dim=self._dim) if group["tangent"] in ("before", "both") else X
+
+    def move(self, O: Tensor) -> None:
+        """Steps 4 to 10; writes weights and state."""
+        group, W, lr = self.group, self.W, float(self.group["lr"])
+        weight_decay, geodesic = group["weight_decay"], group["geodesic"]
+        if group["match_step"] == "rms":
+            O = steps.match_rms(O)
+        if group["normuon"] is not None:
+            O = self._variance_reduction(O)
+        scale = steps.shape_factor(W.shape, group["adjust_lr_fn"])
+        if group["match_step"] == "angle":
+            O, scale = steps.match_angle(W, O, dim=self._dim), 1.0
+        if group["tangent"] in ("after", "both"):
+            O = sphere.tangent(W, O.to(W.dtype), dim=self._dim)
+        mask = steps.decay_mask(W, O) if group["cautious_wd"] else None
+        if geodesic is None:
+            moved = steps.linear_move(steps.decay(W, lr, weight_decay, mask), O, lr * scale)
+        else:
+            D = scale * O.to(W.dtype)
+            D = D if mask is None else D + weight_decay * (mask * W)
+            moved = steps.geodesic_move(W, D, lr, geodesic, dim=self._dim)
+        M = self.M
+        if group["momentum_transport"] != "none":
+            M = steps.transport(M, W, moved, group["momentum_transport"], dim=self._dim)
+        for parameter, state, W_i, M_i in zip(self.parameters, self.states, moved, M, strict=True):
             parameter.copy_(W_i)
-            buffer.copy_(M_i)
+            state["momentum_buffer"].copy_(M_i)
+
+    def _variance_reduction(self, O: Tensor) -> Tensor:
+        kind = torch.promote_types(self.W.dtype, torch.float32)
+        shape = steps.second_moment_shape(self.W.shape, self.group["normuon"])
+        for state in self.states:
+            if "second_momentum_buffer" not in state:
+                state["second_momentum_buffer"] = torch.zeros(shape, dtype=kind, device=O.device)
+        V = torch.stack([state["second_momentum_buffer"] for state in self.states])
+        O, V = steps.variance_reduction(O, V, self.group["beta2"])
+        for state, V_i in zip(self.states, V, strict=True):
+            state["second_momentum_buffer"].copy_(V_i)
+        return O
+
+    @property
+    def _dim(self) -> int:
+        """The sphere axis, counted from the end, so that it is the same in a stack."""
+        dim: int = self.group["sphere_dim"]
+        return dim if dim < 0 else dim - 2
+
+
+CHOICES = {
+    "geodesic": (None, *get_args(GeodesicAngle)),
+    "tangent": get_args(Tangent),
+    "momentum_transport": get_args(Transport),
+    "match_step": get_args(MatchStep),
+    "normuon": (None, *get_args(NorMuonAxis)),
+    "sphere_dim": (None, 0, 1, -1, -2),
+}
 
 
 def _validate(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
         if not 0.0 <= float(group[name]) < float("inf"):
             raise ValueError(f"{name} must be finite and not negative: {group[name]}")
-    if not 0.0 <= group["momentum"] < 1.0:
-        raise ValueError(f"momentum must lie in [0, 1): {group['momentum']}")
+    for name in ("momentum", "beta2"):
+        if not 0.0 <= group[name] < 1.0:
+            raise ValueError(f"{name} must lie in [0, 1): {group[name]}")
+    for name, choices in CHOICES.items():
+        if group[name] not in choices:
+            raise ValueError(f"{name} must be one of {choices}: {group[name]!r}")
+    plain = {"geodesic": None, "tangent": "none", "momentum_transport": "none"}
+    needing = [name for name, value in plain.items() if group[name] != value]
+    needing += ["match_step"] * (group["match_step"] == "angle")
+    if group["sphere_dim"] is None and needing:
+        raise ValueError(f"{needing[0]} = {group[needing[0]]!r} needs unit vectors: give their sphere_dim")
+    if group["geodesic"] is not None and group["weight_decay"] and not group["cautious_wd"]:
+        raise ValueError("weight_decay of all entries points along the vectors, which a geodesic step cannot lengthen")
     if group["orthogonalizer"] != "svd":
         polar.coefficients(group["orthogonalizer"], group["ns_steps"])
     group["polar_dtype"] = str(group["polar_dtype"]).removeprefix("torch.")

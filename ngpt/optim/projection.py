@@ -2,63 +2,79 @@
 
 The policy, in full: weights start on the sphere; after every K-th step counted from the start of the run they are
 projected; a validation sees them projected and leaves them untouched; after the last step they are projected. The
-phase is the number of steps, so a resumed run projects at the same steps.
+phase is the number of steps, skipped ones included, so a resumed run projects at the same steps.
+
+Parameters that a geodesic step moves do not leave the sphere. After the start they are never projected, only watched.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ngpt import sphere
-from ngpt.model.roles import ParameterSpec
+from ngpt.model.roles import ParameterSpec, Role
 
 
 class LazyProjection:
-    """Projects every parameter that has a sphere axis, each along its own."""
+    """Projects every parameter that has a sphere axis and one of `roles`, each along its own axis."""
 
-    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], *, every: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        specs: Mapping[str, ParameterSpec],
+        *,
+        every: int,
+        roles: Collection[Role] = tuple(Role),
+    ) -> None:
         self.every = every
-        self.points: list[tuple[str, Tensor, int]] = [
-            (name, parameter, spec.sphere_dim)
+        self.points: list[tuple[Role, Tensor, int]] = [
+            (spec.role, parameter, spec.sphere_dim)
             for name, parameter in model.named_parameters()
             if (spec := specs[name]).sphere_dim is not None
         ]
-        self.removed_drift: Tensor | None = None
-        """`drift` just before the latest projection of `after_step`"""
+        self.leaving = [point for point in self.points if point[0] in roles]
+        """Those of `points` that steps move off the sphere"""
+        self.seen_drift: dict[Role, Tensor] = {}
+        """`drift` by role when the latest projection of `after_step` came, just before it"""
+
+    def start(self) -> None:
+        """Bring all parameters to the sphere, those that steps will keep there too. In place."""
+        _project(self.points)
+
+    def project(self) -> None:
+        """Project now, in place."""
+        _project(self.leaving)
 
     def after_step(self, step: int) -> None:
         """Project if `step`, the number of steps made, is a multiple of K."""
         if step % self.every == 0:
-            self.removed_drift = self._drift()
+            self.seen_drift = self.drift()
             self.project()
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Project now, in place."""
-        for _, parameter, dim in self.points:
-            parameter.copy_(sphere.project(parameter, dim=dim))
 
     @contextmanager
     def projected(self) -> Iterator[None]:
         """Inside, the weights are projected; afterwards they are what they were, to the bit."""
-        kept = [parameter.detach().clone() for _, parameter, _ in self.points]
+        kept = [parameter.detach().clone() for _, parameter, _ in self.leaving]
         self.project()
         try:
             yield
         finally:
             with torch.no_grad():
-                for (_, parameter, _), weight in zip(self.points, kept, strict=True):
+                for (_, parameter, _), weight in zip(self.leaving, kept, strict=True):
                     parameter.copy_(weight)
 
-    def drift(self) -> float:
-        """Largest | |w| - 1 | over all unit vectors: how far the weights are off the sphere now."""
-        drift = self._drift()
-        return 0.0 if drift is None else drift.item()
-
     @torch.no_grad()
-    def _drift(self) -> Tensor | None:
-        if not self.points:
-            return None
-        return torch.stack([(sphere.norm(w, dim=dim) - 1).abs().max() for _, w, dim in self.points]).max()
+    def drift(self) -> dict[Role, Tensor]:
+        """Largest | |w| - 1 | over the unit vectors of each role: how far the weights are off the sphere now."""
+        largest: dict[Role, list[Tensor]] = {}
+        for role, parameter, dim in self.points:
+            largest.setdefault(role, []).append((sphere.norm(parameter, dim=dim) - 1).abs().max())
+        return {role: torch.stack(values).max() for role, values in largest.items()}
+
+
+@torch.no_grad()
+def _project(points: list[tuple[Role, Tensor, int]]) -> None:
+    for _, parameter, dim in points:
+        parameter.copy_(sphere.project(parameter, dim=dim))

@@ -82,11 +82,15 @@ def unpack(
         optimizer.load_state_dict(content)
 
 
-STATE_KEYS: dict[type, set[str]] = {
-    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-    SimpleMuon: {"momentum_buffer"},
-}
-"""What an optimizer keeps for each of its parameters."""
+def _state_shapes(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, tuple[int, ...]]]:
+    """The shape of each tensor that an optimizer keeps, by parameter index and key."""
+    if isinstance(optimizer, SimpleMuon):
+        return dict(enumerate(optimizer.state_shapes()))
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return {
+        index: {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
+        for index, parameter in enumerate(parameters)
+    }
 
 
 def _states(
@@ -102,13 +106,8 @@ def _states(
         elif label != "model":
             raise InputError(f"{path}: {name} belongs to no part of this run")
     for label, optimizer in optimizers.items():
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        shapes = {
-            index: {key: () if key == "step" else tuple(parameter.shape) for key in STATE_KEYS[type(optimizer)]}
-            for index, parameter in enumerate(parameters)
-        }
         found = {index: {key: tuple(t.shape) for key, t in state.items()} for index, state in states[label].items()}
-        if found not in ({}, shapes):
+        if found not in ({}, _state_shapes(optimizer)):
             raise InputError(f"{path}: the state of its {label} optimizer is not that of this run's")
     return states
 

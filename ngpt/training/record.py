@@ -56,6 +56,8 @@ class RunRecord:
     """git commit of the code, with + behind it if files were changed since"""
     data_name: str = ""
     data_digest: str = ""
+    finished: str | None = None
+    """date and time, UTC, of the end of a run that ended by itself"""
 
     def write(self, folder: Path) -> None:
         """Write `record.json` atomically."""

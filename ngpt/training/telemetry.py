@@ -30,11 +30,12 @@ class Telemetry:
     def measure(self) -> dict[str, float]:
         """Figures of the step since `remember`, for each role on the sphere.
 
-        rotation_<role>_rad: mean angle between a vector before and after. radial_share_<role>: root of the share of
-        the update's squared length that points along the vectors, which projection throws away. drift_max: largest
-        | |w| - 1 | that the latest lazy projection removed. orthogonality_error: of the hidden matrices' updates,
-        scaled to the Frobenius norm of a polar factor; 0 if every update is a multiple of one. gate_*: the gates
-        after the sigmoid; step_*: the effective residual step sizes.
+        rotation_<role>_rad: mean angle between a vector before and after; rotation_spread_<role>: its standard
+        deviation over the vectors, relative to that. radial_share_<role>: root of the share of the update's squared
+        length that points along the vectors, which projection throws away. drift_<role>: largest | |w| - 1 | when the
+        latest lazy projection came. orthogonality_error: of the hidden matrices' updates, scaled to the Frobenius norm
+        of a polar factor; 0 if every update is a multiple of one. gate_*: the gates after the sigmoid; step_*: the
+        effective residual step sizes.
         """
         angles: dict[Role, list[Tensor]] = {}
         radial: dict[Role, list[Tensor]] = {}
@@ -56,12 +57,14 @@ class Telemetry:
                 errors.append(polar.orthogonality_error(update * (k**0.5 / norm)) if norm > 0 else norm)
         figures: dict[str, float] = {}
         for role in angles:
-            figures[f"rotation_{role}_rad"] = torch.cat(angles[role]).mean().item()
+            angle = torch.cat(angles[role])
+            figures[f"rotation_{role}_rad"] = angle.mean().item()
+            if angle.any():
+                figures[f"rotation_spread_{role}"] = (angle.std() / angle.mean()).item()
             total = torch.stack(length[role]).sum()
             if total > 0:
                 figures[f"radial_share_{role}"] = (torch.stack(radial[role]).sum() / total).sqrt().item()
-        if self.projection.removed_drift is not None:
-            figures["drift_max"] = self.projection.removed_drift.item()
+        figures |= {f"drift_{role}": drift.item() for role, drift in self.projection.seen_drift.items()}
         if errors:
             figures["orthogonality_error"] = torch.stack(errors).mean().item()
         self.before = {}

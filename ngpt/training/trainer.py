@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,8 @@ class Run:
             if self.record.train_seconds:
                 done = self.record.steps * self.config.train.batch_size * self.config.model.seq_len
                 self.record.tokens_per_second = done / self.record.train_seconds
+            if self.record.status in ("done", "diverged"):
+                self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
             self.record.write(self.folder)
         if self.record.status in ("done", "diverged"):
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -153,7 +156,7 @@ class Run:
             self.checkpoint = None
         elif config.train.init_from is not None:
             transfer(Path(config.train.init_from), self.model)
-            self.optimizers.projection.project()
+            self.optimizers.projection.start()
 
     def _restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         path = self.folder / CHECKPOINT
@@ -162,15 +165,15 @@ class Run:
         for name in ("steps", "train_seconds", "eval_seconds", "skipped_steps", "weights_sha256"):
             setattr(self.record, name, kept[name])
         self.skipped_in_a_row = state["skipped_in_a_row"]
-        if state["removed_drift"] is not None:
-            self.optimizers.projection.removed_drift = torch.tensor(state["removed_drift"])
+        drift = {Role(role): torch.tensor(value) for role, value in state["seen_drift"].items()}
+        self.optimizers.projection.seen_drift = drift
 
     def _save(self) -> None:
-        drift = self.optimizers.projection.removed_drift
+        drift = self.optimizers.projection.seen_drift
         state = {
             "record": dataclasses.asdict(self.record),
             "skipped_in_a_row": self.skipped_in_a_row,
-            "removed_drift": None if drift is None else drift.item(),
+            "seen_drift": {role: value.item() for role, value in drift.items()},
         }
         write_tensors(self.folder / CHECKPOINT, pack(self.model, self.optimizers.all), state)
         self.record.write(self.folder)

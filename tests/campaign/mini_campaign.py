@@ -17,7 +17,7 @@ CAMPAIGN = Campaign(
         Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.01, 0.03, 0.1)),
         Method(name="Adam", fields={"optimizer": "adam"}, lrs=(0.003, 0.01, 0.03)),
     ),
-    baseline="Adam",
+    baselines=("Adam",),
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=2),
     tuning_seeds=2,
     comparison_seeds=2,

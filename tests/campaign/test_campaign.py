@@ -121,7 +121,8 @@ def test_two_arms_of_one_configuration_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"baseline": "SGD"}, "baseline"),
+        ({"baselines": ("SGD",)}, "every family has one baseline"),
+        ({"baselines": ("Muon", "Adam")}, "every family has one baseline"),
         ({"comparison_seeds": 1}, "asks for 2 seeds"),
         ({"methods": (CAMPAIGN.methods[0], Method(name="Adam", fields={}, lrs=(0.1,)))}, "grid of the same size"),
     ],

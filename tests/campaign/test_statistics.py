@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import stats
+from scipy import special, stats
 
 from ngpt.campaign.statistics import (
     Array,
     PairedDifference,
     best_lr,
-    compare_to_baseline,
+    compare,
     holm,
+    moderated_p_values,
     noise_floor,
     paired_difference,
-    pooled_p_values,
     seeds_to_decide,
     steps_to_reach,
 )
@@ -130,114 +130,170 @@ def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_order(p: list[
     assert np.all(np.diff(adjusted[np.argsort(raw)]) >= 0)
 
 
+# --- moderated variances ---------------------------------------------------------------------------------------------
+
+
+def against(baseline: int, arms: int) -> Array:
+    """Weights of every other arm minus the baseline, in the order of the arms."""
+    rows = np.eye(arms)
+    rows[:, baseline] -= 1
+    return np.delete(rows, baseline, axis=0)
+
+
+def p_moderated(table: Array, contrasts: Array) -> Array:
+    return np.array([c.p_moderated for c in compare(table, contrasts, rng(), resamples=0)], float)
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5, 12])
 @pytest.mark.parametrize("baseline", [0, 1])
-def test_pooled_test_of_two_arms_is_the_paired_t_test(seeds: int, baseline: int) -> None:
+def test_two_arms_are_compared_by_the_paired_t_test(seeds: int, baseline: int) -> None:
     table = noisy(seeds, 2)
-    assert_allclose(pooled_p_values(table, baseline), [stats.ttest_rel(*table.T).pvalue], rtol=1e-10)
+    assert_allclose(p_moderated(table, against(baseline, 2)), [stats.ttest_rel(*table.T).pvalue], rtol=1e-9)
 
 
-def test_pooled_test_is_the_least_squares_fit_of_the_block_model() -> None:
-    seeds, arms, baseline = 5, 4, 2
-    table = noisy(seeds, arms)
-    i, j = np.divmod(np.arange(seeds * arms), arms)
-    others = [arm for arm in range(arms) if arm != baseline]
-    design = np.column_stack([i == s for s in range(seeds)] + [j == arm for arm in others]).astype(float)
-    beta, rss, rank, _ = np.linalg.lstsq(design, table.ravel())
-    df = seeds * arms - rank
-    se = np.sqrt(rss[0] / df * np.diag(np.linalg.inv(design.T @ design)))
-    assert_allclose(pooled_p_values(table, baseline), 2 * stats.t.sf(abs(beta / se), df)[seeds:], rtol=1e-9)
-    damaged = np.vstack([table, [1.0, NAN, 2.0, 3.0]])
-    assert_array_equal(pooled_p_values(damaged, baseline), pooled_p_values(table, baseline))
+def smyth(values: Array, scale: Array, arms: int) -> Array:
+    """Smyth 2004 in its own words: G genes, d = n - 1, trigamma inverted by his Newton iteration."""
+    d = len(values) - 1
+    s2 = values.var(axis=0, ddof=1) / scale
+    e = np.log(s2) - special.digamma(d / 2) + np.log(d / 2)
+    excess = ((e - e.mean()) ** 2).sum() / (e.size - 1) - special.polygamma(1, d / 2)
+    if excess <= 0:
+        d0, s02 = np.inf, np.exp(e.mean())
+        posterior, df = np.full(e.size, s02), d * (arms - 1)
+    else:
+        y = 0.5 + 1 / excess
+        for _ in range(100):
+            tri = special.polygamma(1, y)
+            y += tri * (1 - tri / excess) / special.polygamma(2, y)
+        d0, s02 = 2 * y, np.exp(e.mean() + special.digamma(y) - np.log(y))
+        posterior, df = (d0 * s02 + d * s2) / (d0 + d), min(d0 + d, d * (arms - 1))
+    t = values.mean(axis=0) / np.sqrt(posterior * scale / len(values))
+    return np.asarray(2 * stats.t.sf(np.abs(t), df))
+
+
+@pytest.mark.parametrize("noise", [(1, 1, 1, 1, 1, 1), (1, 1, 8, 1, 1, 1), (5, 1, 1, 2, 1, 0.2)])
+def test_variances_are_moderated_as_in_the_source(noise: tuple[float, ...]) -> None:
+    table = noisy(6, 6) * np.array(noise)
+    contrasts = np.vstack([against(0, 6), [0, 1, -1, -1, 1, 0], np.array([1, 1, 1, -1, -1, -1]) / 3])
+    want = smyth(table @ contrasts.T, (contrasts**2).sum(axis=1), 6)
+    assert_allclose(p_moderated(table, contrasts), want, rtol=1e-6)
 
 
 @light
 @given(tables(st.integers(2, 5)), values, st.randoms(use_true_random=False))
-def test_pooled_test_ignores_seed_effects_and_the_order_of_seeds(table: Array, shift: float, random: Random) -> None:
-    p = pooled_p_values(table, 0)
+def test_comparisons_ignore_seed_effects_and_order(table: Array, shift: float, random: Random) -> None:
+    arms = table.shape[1]
+    p = p_moderated(table, against(0, arms))
     assert np.all((p >= 0) & (p <= 1))
-    assert_array_equal(pooled_p_values(table + shift * np.arange(len(table))[:, None], 0), p)
     order = random.sample(range(len(table)), len(table))
-    assert_allclose(pooled_p_values(table[order], 0), p, rtol=1e-9, atol=1e-12)
+    assert_allclose(p_moderated(table[order], against(0, arms)), p, rtol=1e-6, atol=1e-9)
+    places = [0, *random.sample(range(1, arms), arms - 1)]
+    assert_allclose(p_moderated(table[:, places], against(0, arms)), p[np.array(places[1:]) - 1], rtol=1e-6, atol=1e-9)
 
 
-def test_pooled_test_without_noise() -> None:
+def test_seed_effects_scales_of_tables_and_of_weights_change_no_p() -> None:
+    table, contrasts = noisy(5, 5), against(0, 5)
+    p = p_moderated(table, contrasts)
+    assert_allclose(p_moderated(table + 100 * np.arange(5)[:, None], contrasts), p, rtol=1e-9)
+    assert_allclose(p_moderated(1e-3 * table, contrasts), p, rtol=1e-9)
+    assert_allclose(p_moderated(table, contrasts * [[0.1], [-1], [7], [1]]), p, rtol=1e-9)
+
+
+def test_comparisons_without_noise() -> None:
     table = np.array([[0.0, 0.0, 0.5], [1.0, 1.0, 1.5], [4.0, 4.0, 4.5]])
-    assert_array_equal(pooled_p_values(table, 0), [1.0, 0.0])
-    assert pooled_p_values(table[:, :1], 0).size == 0
+    assert_array_equal(p_moderated(table, against(0, 3)), [1.0, 0.0])
+    assert compare(table[:, :1], np.empty((0, 1)), rng()) == []
+    (alone,) = compare(table[:1, :2], against(0, 2), rng())
+    assert alone.difference is None and alone.p_moderated is None and not alone.distinguishable
     with pytest.raises(ValueError, match="at least 2 seeds"):
-        pooled_p_values(table[:1], 0)
+        moderated_p_values(table[:1], np.ones(3), 3)
 
 
-# --- all arms against the baseline ---------------------------------------------------------------------------------
+# --- contrasts -----------------------------------------------------------------------------------------------------
 
 
-def test_compare_to_baseline_assembles_its_parts() -> None:
-    table, baseline = noisy(), 2
+def test_compare_assembles_its_parts() -> None:
+    table = noisy()
     table[:, 4] -= 8
-    comparisons = compare_to_baseline(table, baseline, rng())
-    assert [c.arm for c in comparisons] == [0, 1, 3, 4, 5]
-    pooled = pooled_p_values(table, baseline)
-    assert_allclose(np.array([c.p_pooled for c in comparisons], float), pooled, rtol=1e-9)
-    assert_allclose(np.array([c.p_holm for c in comparisons], float), holm(pooled), rtol=1e-9)
-    for c in comparisons:
-        d = paired_difference(table[:, c.arm], table[:, baseline], rng(), resamples=0)
-        assert c.difference is not None and (c.difference.mean, c.difference.p) == (d.mean, d.p)
-    assert [c.arm for c in comparisons if c.distinguishable] == [4]
+    contrasts = against(2, 6)
+    comparisons = compare(table, contrasts, rng())
+    p = smyth(table @ contrasts.T, np.full(5, 2.0), 6)
+    assert_allclose(np.array([c.p_holm for c in comparisons], float), holm(p), rtol=1e-6)
+    for arm, c in zip((0, 1, 3, 4, 5), comparisons, strict=True):
+        d = paired_difference(table[:, arm], table[:, 2], rng(), resamples=0)
+        assert c.difference is not None
+        assert_allclose([c.difference.mean, c.difference.sd, c.difference.p], [d.mean, d.sd, d.p], rtol=1e-9)
+    assert [c.distinguishable for c in comparisons] == [False, False, False, True, False]
+
+
+def test_a_contrast_is_the_weighted_sum_of_its_arms() -> None:
+    table = noisy(7, 4)
+    (found,) = compare(table, np.array([[1.0, -1.0, -1.0, 1.0]]), rng())
+    d = (table[:, 0] - table[:, 1]) - (table[:, 2] - table[:, 3])
+    assert found.difference is not None
+    assert_allclose([found.difference.mean, found.difference.sd], [d.mean(), d.std(ddof=1)], rtol=1e-9)
+    assert found.p_holm == pytest.approx(stats.ttest_1samp(d, 0).pvalue, rel=1e-9)
 
 
 def test_distinguishable_needs_both_tests() -> None:
-    # Arm 1: tiny, perfectly regular gain; its own interval is sure, the pooled noise is far above it.
-    # Arm 2: large mean from one wild seed; the pooled p is small, its own interval contains zero.
+    # Arm 1: tiny, perfectly regular gain; its own interval is sure, the noise of the others is far above it.
+    # Arm 2: large mean from one wild seed; the moderated p is small, its own interval contains zero.
     table = 0.05 * rng().normal(size=(5, 12))
     table[:, 1] = table[:, 0] - 0.001 * np.arange(1, 6)
-    table[:, 2] = table[:, 0] - np.array([2.0, 0.0, 0.0, 0.0, 0.0])
-    table[:, 3] = table[:, 0] - 3.0
-    own, wild, clear = compare_to_baseline(table, 0, rng(), resamples=0)[:3]
+    table[:, 2] = table[:, 0] - np.array([0.55, 0.0, 0.02, 0.0, 0.0])
+    table[:, 3] = table[:, 0] - 3.0 - 0.05 * rng().normal(size=5)
+    own, wild, clear = compare(table, against(0, 12), rng(), resamples=0)[:3]
     assert own.difference is not None and own.difference.excludes_zero and not own.distinguishable
-    assert wild.difference is not None and wild.p_pooled is not None
-    assert wild.p_pooled < 0.05 and not wild.difference.excludes_zero and not wild.distinguishable
+    assert wild.difference is not None and not wild.difference.excludes_zero and not wild.distinguishable
     assert clear.distinguishable
 
 
-def test_missing_runs_never_count_for_an_arm() -> None:
+def test_missing_runs_never_count_for_a_contrast() -> None:
     whole = noisy(arms=5)
     whole[:, 1:] -= [12, 12, 12, 0]
     table = whole.copy()
     table[2, 1], table[1:, 2] = NAN, NAN
-    one_missing, one_left, best, same = compare_to_baseline(table, 0, rng(), resamples=0)
+    one_missing, one_left, best, same = compare(table, against(0, 5), rng(), resamples=0)
     assert (one_missing.n_missing, one_left.n_missing, best.n_missing, same.n_missing) == (1, 4, 0, 0)
     assert one_missing.difference is not None and one_missing.difference.n == 4
     assert one_missing.difference.excludes_zero and not one_missing.distinguishable
-    assert (one_left.difference, one_left.p_pooled, one_left.p_holm) == (None, None, None)
+    assert (one_left.difference, one_left.p_moderated, one_left.p_holm) == (None, None, None)
     # Both incomplete arms stay in the family of four and out of the noise estimate.
-    pooled = pooled_p_values(whole[:, [0, 3, 4]], 0)
-    assert (best.p_pooled, same.p_pooled) == (pytest.approx(pooled[0]), pytest.approx(pooled[1]))
-    assert best.p_holm == pytest.approx(4 * pooled[0]) and best.distinguishable
+    p = p_moderated(whole[:, [0, 3, 4]], against(0, 3))
+    assert (best.p_moderated, same.p_moderated) == (pytest.approx(p[0]), pytest.approx(p[1]))
+    assert best.p_holm == pytest.approx(4 * p[0]) and best.distinguishable
 
 
-def test_a_seed_without_the_baseline_is_no_arms_failure() -> None:
+def test_a_seed_without_the_baseline_is_missing_for_every_arm() -> None:
     table = noisy()
     table[3, 0] = NAN
-    kept = np.delete(table, 3, axis=0)
-    assert compare_to_baseline(table, 0, rng()) == compare_to_baseline(kept, 0, rng())
-    table[:, 0] = NAN
-    assert all(c.difference is None and not c.distinguishable for c in compare_to_baseline(table, 0, rng()))
+    found = compare(table, against(0, 6), rng(), resamples=0)
+    kept = compare(np.delete(table, 3, axis=0), against(0, 6), rng(), resamples=0)
+    assert [c.difference for c in found] == [c.difference for c in kept]
+    assert all(c.n_missing == 1 and not c.distinguishable for c in found)
 
 
 @light
 @given(tables(st.integers(1, 4)))
-def test_compare_to_baseline_is_deterministic_and_never_nan(table: Array) -> None:
-    first, second = (compare_to_baseline(table, 0, rng(7), resamples=20) for _ in range(2))
+def test_compare_is_deterministic_and_never_nan(table: Array) -> None:
+    contrasts = against(0, table.shape[1])
+    first, second = (compare(table, contrasts, rng(7), resamples=20) for _ in range(2))
     assert first == second  # a NaN anywhere would break equality too
     assert len(first) == table.shape[1] - 1
 
 
+@pytest.mark.parametrize("row", [[1.0, 0, 0, 0, 0, 0], [0.0] * 6, [1, -0.5, 0, 0, 0, 0]])
+def test_weights_that_are_no_contrast_raise(row: list[float]) -> None:
+    with pytest.raises(ValueError, match="sum to zero"):
+        compare(noisy(), np.array([row]), rng())
+    with pytest.raises(ValueError, match="a weight for each arm"):
+        compare(noisy(), np.array([row[:5]]), rng())
+
+
 @pytest.mark.parametrize("baseline", [-1, 6])
 def test_a_baseline_outside_the_table_raises(baseline: int) -> None:
-    for function in (pooled_p_values, noise_floor):
-        with pytest.raises(ValueError, match="no column"):
-            function(noisy(), baseline)
+    with pytest.raises(ValueError, match="no column"):
+        noise_floor(noisy(), baseline)
 
 
 def test_noise_floor() -> None:

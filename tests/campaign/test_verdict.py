@@ -110,31 +110,40 @@ def quiet_table(*effects: float) -> np.ndarray:
     return 3 + draw.normal(size=(5, 1)) + 0.001 * draw.normal(size=(5, len(effects))) + np.array(effects)
 
 
+def against(baseline: int, arms: int) -> np.ndarray:
+    rows = np.eye(arms)
+    rows[:, baseline] -= 1
+    return np.delete(rows, baseline, axis=0)
+
+
 @pytest.mark.parametrize(
     ("effects", "predicted", "winner"),
     [
-        ((0.0, -0.05, -0.08, 0.2), "lower", 2),
-        ((0.0, -0.05, -0.08, 0.2), "higher", 3),
+        ((0.0, -0.05, -0.08, 0.2), "lower", 1),
+        ((0.0, -0.05, -0.08, 0.2), "higher", 2),
         ((0.0, -0.005, 0.0, 0.2), "lower", None),  # distinguishable, but too small to matter
         ((0.0, 0.0, 0.0, 0.0), "lower", None),
         ((0.0,), "lower", None),
     ],
 )
-def test_the_winner_is_the_best_supported_arm(
+def test_the_winner_is_the_best_supported_contrast(
     effects: tuple[float, ...], predicted: Direction, winner: int | None
 ) -> None:
-    assert name_winner(quiet_table(*effects), 0, rule(predicted), np.random.default_rng(0)) == winner
+    contrasts = against(0, len(effects))
+    assert name_winner(quiet_table(*effects), contrasts, rule(predicted), np.random.default_rng(0)) == winner
 
 
 def test_a_survivor_is_not_named() -> None:
     table = quiet_table(-0.08, -0.05, 0.0)
     table[4, 0] = math.nan
-    assert name_winner(table, 2, rule(), np.random.default_rng(0)) == 1
+    assert name_winner(table, against(2, 3), rule(), np.random.default_rng(0)) == 1
 
 
 def test_the_bootstrap_never_decides() -> None:
     table, generator = quiet_table(0.0, -0.05, 0.02), np.random.default_rng(0)
-    assert name_winner(table, 0, rule(), generator, resamples=50) == name_winner(table, 0, rule(), generator) == 1
+    contrasts = against(0, 3)
+    assert name_winner(table, contrasts, rule(), generator, resamples=50) == 0
+    assert name_winner(table, contrasts, rule(), generator) == 0
     d = paired_difference(table[:, 1], table[:, 0], generator, resamples=50)
     bare = paired_difference(table[:, 1], table[:, 0], generator, resamples=0)
     assert judge(rule(), d).reason == judge(rule(), bare).reason

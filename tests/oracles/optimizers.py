@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import sphere
+
 Array = NDArray[np.float64]
 
 
@@ -82,10 +84,13 @@ def polynomial_polar(G: ArrayLike, rows: Sequence[tuple[float, float, float]], s
 def shape_ratio(shape: Sequence[int], adjust_lr_fn: str | None) -> float:
     """Learning-rate factor of a matrix (m, n).
 
-    None or "original": sqrt(max(1, m / n)); "match_rms_adamw": 0.2 sqrt(max(m, n)).
+    None or "original": sqrt(max(1, m / n)); "match_rms_adamw": 0.2 sqrt(max(m, n));
+    "none": 1.
     Source: torch.optim.Muon, `_adjust_lr`; arXiv 2502.16982 section 2.2 for the second.
     """
     m, n = shape[-2], shape[-1]
+    if adjust_lr_fn == "none":
+        return 1.0
     if adjust_lr_fn in (None, "original"):
         return math.sqrt(max(1.0, m / n))
     if adjust_lr_fn == "match_rms_adamw":
@@ -172,38 +177,43 @@ def clip_global_norm(grads: Sequence[ArrayLike], max_norm: float) -> tuple[list[
 
 
 def normuon(
-    O: ArrayLike,  # noqa: E741
+    O: ArrayLike,
     V: ArrayLike,
     beta2: float,
     floor: float = 1e-10,
+    *,
+    axis: str = "short-axis",
 ) -> tuple[Array, Array]:
-    """Variance reduction of NorMuon along the shorter side, |O|_F kept.
+    """Variance reduction of NorMuon, |O|_F kept.
 
-    q = mean of O^2 over the shorter side: one value per row (m, 1) if m >= n, else one
-    per column (1, n); V' = beta2 V + (1 - beta2) q, no bias correction;
+    q = mean of O^2 over a line; "short-axis": lines are rows if m >= n, else columns;
+    "rows": always rows. V' = beta2 V + (1 - beta2) q, no bias correction;
     P = O / sqrt(max(V', floor)); O' = P |O|_F / |P|_F. O: (..., m, n),
-    V: (..., m, 1) or (..., 1, n), zero at the first step. Returns (O', V').
+    V: (..., m, 1) for rows or (..., 1, n), zero at the first step. Returns (O', V').
     Source: arXiv 2510.05491 with the short axis of modded-nanogpt. Differs from the
     paper: the paper always takes one value per row.
     """
+    if axis not in ("short-axis", "rows"):
+        raise ValueError(f"unknown axis {axis!r}")
     O_array = np.array(O, dtype=np.float64)
     V_array = np.array(V, dtype=np.float64)
     m, n = O_array.shape[-2:]
-    V_shape = (*O_array.shape[:-2], m, 1) if m >= n else (*O_array.shape[:-2], 1, n)
+    by_row = axis == "rows" or m >= n
+    V_shape = (*O_array.shape[:-2], m, 1) if by_row else (*O_array.shape[:-2], 1, n)
     if V_array.shape != V_shape:
         raise ValueError(f"V has shape {V_array.shape}, expected {V_shape}")
     O_after, V_after = np.zeros_like(O_array), np.zeros_like(V_array)
     for index in np.ndindex(*O_array.shape[:-2]):
-        lines = O_array[index] if m >= n else O_array[index].T
-        V_new = np.empty(max(m, n))
+        lines = O_array[index] if by_row else O_array[index].T
+        V_new = np.empty(len(lines))
         P = np.zeros_like(lines)
         for i, line in enumerate(lines):
-            q = sum(float(e) ** 2 for e in line) / min(m, n)
+            q = sum(float(e) ** 2 for e in line) / len(line)
             V_new[i] = beta2 * V_array[index].ravel()[i] + (1.0 - beta2) * q
             P[i] = line / math.sqrt(max(V_new[i], floor))
         if _frobenius(P) > 0.0:
             P = P * (_frobenius(lines) / _frobenius(P))
-        O_after[index] = P if m >= n else P.T
+        O_after[index] = P if by_row else P.T
         V_after[index] = V_new.reshape(V_shape[-2:])
     return O_after, V_after
 
@@ -249,3 +259,95 @@ def geodesic_step(W: ArrayLike, D: ArrayLike, lr: float, mode: str, dim: int) ->
         theta = lr if mode == "lr" else lr * u_norm
         result[index] = w * math.cos(theta) + (u / u_norm) * math.sin(theta)
     return np.moveaxis(result, -1, dim)
+
+
+def carried(M: ArrayLike, W: ArrayLike, W_next: ArrayLike, how: str, dim: int) -> Array:
+    """Momentum M after its vectors moved from x = N(W) to y = N(W_next).
+
+    "none": M; "project": its tangent part at y; "parallel": its tangent part at x,
+    transported along the shortest geodesic from x to y; "rotate": that, plus <x, M> y.
+    W, W_next: vectors along dim of any length but zero. Source: Absil et al. (2008),
+    sections 3.6 and 8.1.
+    """
+    if how not in ("none", "project", "parallel", "rotate"):
+        raise ValueError(f"unknown transport {how!r}")
+    M_array = np.array(M, dtype=np.float64)
+    if how == "none":
+        return M_array
+    x, y = sphere.project(W, dim), sphere.project(W_next, dim)
+    if how == "project":
+        return sphere.tangent(y, M_array, dim)
+    u = sphere.log(x, y, dim)
+    theta = np.linalg.norm(u, axis=dim, keepdims=True)
+    u = u / np.where(theta > 0.0, theta, 1.0)
+    moved = sphere.transport(x, u, theta, sphere.tangent(x, M_array, dim), dim)
+    if how == "rotate":
+        moved = moved + (x * M_array).sum(axis=dim, keepdims=True) * y
+    return moved
+
+
+def sphere_muon(
+    W: ArrayLike,
+    grads: Sequence[ArrayLike],
+    *,
+    dim: int,
+    lr: float,
+    orthogonalize: Callable[[Array], Array],
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    tangent: str = "none",
+    match_step: str = "none",
+    normuon_axis: str | None = None,
+    beta2: float = 0.95,
+    adjust_lr_fn: str | None = "none",
+    weight_decay: float = 0.0,
+    cautious: bool = False,
+    geodesic: str | None = None,
+    momentum_transport: str = "none",
+) -> list[tuple[Array, Array]]:
+    """(W, M) after each step of Muon with all its options, on one matrix (m, n).
+
+    M <- mu M + (1 - mu) G; X = (1 - mu) G + mu M with Nesterov, else M; tangent
+    "before", "both": X loses its part along each vector; O = orthogonalize(X);
+    match_step "rms": |O|_F = sqrt(min(m, n)); normuon; match_step "angle": the mean
+    over the vectors of |u| / |w| is 1, u the tangent part of O, else O times shape_ratio;
+    tangent "after", "both": O loses its part along each vector. Linear:
+    W <- W - lr weight_decay mask W - lr O; geodesic: geodesic_step along
+    -O - weight_decay mask W; mask = 1[O W >= 0] if cautious, else 1. Then `carried`.
+    dim: that of the vectors; W may be off the sphere where geodesic is None.
+    """
+    W_array = np.array(W, dtype=np.float64)
+    M = np.zeros_like(W_array)
+    V: Array | None = None
+    m, n = W_array.shape
+    trace = []
+    for grad in grads:
+        G = np.array(grad, dtype=np.float64)
+        M = momentum * M + (1.0 - momentum) * G
+        X = (1.0 - momentum) * G + momentum * M if nesterov else M
+        unit = sphere.project(W_array, dim)
+        if tangent in ("before", "both"):
+            X = sphere.tangent(unit, X, dim)
+        O = np.asarray(orthogonalize(X.copy()), dtype=np.float64)
+        if match_step == "rms":
+            O = O * (math.sqrt(min(m, n)) / _frobenius(O))
+        if normuon_axis is not None:
+            if V is None:
+                V = np.zeros((m, 1) if normuon_axis == "rows" or m >= n else (1, n))
+            O, V = normuon(O, V, beta2, axis=normuon_axis)
+        if match_step == "angle":
+            u = np.linalg.norm(sphere.tangent(unit, O, dim), axis=dim)
+            O = O / (u / np.linalg.norm(W_array, axis=dim)).mean()
+        else:
+            O = O * shape_ratio(W_array.shape, adjust_lr_fn)
+        if tangent in ("after", "both"):
+            O = sphere.tangent(unit, O, dim)
+        mask = (np.sign(O) * np.sign(W_array) >= 0.0) if cautious else np.ones_like(W_array)
+        if geodesic is None:
+            W_next = W_array - lr * weight_decay * mask * W_array - lr * O
+        else:
+            W_next = geodesic_step(W_array, -O - weight_decay * mask * W_array, lr, geodesic, dim)
+        M = carried(M, W_array, W_next, momentum_transport, dim)
+        W_array = W_next
+        trace.append((W_array, M))
+    return trace

@@ -171,6 +171,18 @@ def test_normuon_first_step_evens_the_long_axis(shape: tuple[int, ...]) -> None:
     assert (O_out * O_in >= 0).all()
 
 
+def test_normuon_by_rows_evens_the_rows_and_turning_the_matrix_turns_the_axis() -> None:
+    O_in = np.random.default_rng(7).normal(size=(4, 6))
+    O_out, V_out = optimizers.normuon(O_in, np.zeros((4, 1)), 0.9, axis="rows")
+    np.testing.assert_allclose(V_out, 0.1 * (O_in**2).mean(-1, keepdims=True))
+    np.testing.assert_allclose(np.linalg.norm(O_out, axis=-1), math.sqrt((O_in**2).sum() / 4))
+    by_columns = optimizers.normuon(O_in, np.zeros((1, 6)), 0.9)
+    by_rows = optimizers.normuon(O_in.T, np.zeros((6, 1)), 0.9)
+    np.testing.assert_array_equal(by_columns[0].T, by_rows[0])
+    with pytest.raises(ValueError, match="expected"):
+        optimizers.normuon(O_in, np.zeros((4, 1)), 0.9)
+
+
 def test_cautious_decay_by_hand() -> None:
     W, step = np.array([[1.0, -1.0, 2.0, -2.0]]), np.array([[1.0, 1.0, 0.0, -3.0]])
     np.testing.assert_allclose(optimizers.cautious_decay(W, step, 0.25), [[0.75, -1.0, 1.5, -1.5]])
@@ -188,6 +200,42 @@ def test_geodesic_step_direction_and_angle(dim: int) -> None:
         assert ((moved * D).sum(dim) > (W * D).sum(dim)).all()
         radial = optimizers.geodesic_step(W, -2.0 * W, 0.2, mode, dim)
         np.testing.assert_array_equal(radial, W)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_carried_momentum_by_its_laws(dim: int) -> None:
+    x, y, M = points(10, dim, 3)
+    M = 3.0 * M
+    part = (x * M).sum(dim, keepdims=True)
+    by = {how: optimizers.carried(M, 0.5 * x, 2.0 * y, how, dim) for how in ("none", "project", "parallel", "rotate")}
+    np.testing.assert_array_equal(by["none"], M)
+    for how in ("project", "parallel"):
+        np.testing.assert_allclose((by[how] * y).sum(dim), 0.0, atol=1e-14)
+    np.testing.assert_allclose(np.linalg.norm(by["rotate"], axis=dim), np.linalg.norm(M, axis=dim))
+    np.testing.assert_allclose((by["rotate"] * y).sum(dim, keepdims=True), part)
+    np.testing.assert_allclose(by["rotate"] - part * y, by["parallel"], atol=1e-14)
+    np.testing.assert_allclose(optimizers.carried(x, x, y, "rotate", dim), y)
+    back = optimizers.carried(by["rotate"], y, x, "rotate", dim)
+    np.testing.assert_allclose(back, M, atol=1e-14)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_sphere_muon_with_plain_options_is_muon_and_geodesic_step(dim: int) -> None:
+    W, *grads = points(11, dim, 4)
+    rule: dict[str, Any] = {"lr": 0.1, "momentum": 0.75, "nesterov": True, "orthogonalize": optimizers.polar_exact}
+    plain = optimizers.muon(W, grads, weight_decay=0.5, adjust_lr_fn=None, **rule)
+    for (got, _), want in zip(
+        optimizers.sphere_muon(W, grads, dim=dim, weight_decay=0.5, adjust_lr_fn=None, **rule), plain, strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-15)
+    (got, M), *_ = optimizers.sphere_muon(W, grads, dim=dim, geodesic="lr-norm", match_step="angle", **rule)
+    assert sphere.angle(W, got, dim).mean() == pytest.approx(0.1)
+    D = -optimizers.polar_exact(grads[0])
+    np.testing.assert_allclose(M, 0.25 * grads[0])
+    (got, _), *_ = optimizers.sphere_muon(W, grads, dim=dim, geodesic="lr", **rule)
+    np.testing.assert_allclose(got, optimizers.geodesic_step(W, D, 0.1, "lr", dim))
+    (got, _), *_ = optimizers.sphere_muon(W, grads, dim=dim, weight_decay=0.5, cautious=True, **rule)
+    np.testing.assert_allclose(got, optimizers.cautious_decay(W, -D, 0.05) + 0.1 * D, atol=1e-15)
 
 
 ARCHS = ["ngpt", "gated-ngpt", "gpt", "gated-literal"]

@@ -172,7 +172,7 @@ def test_pack_holds_every_weight_and_every_state() -> None:
     model, optimizers = build(small(), steps=1)
     tensors = pack(model, optimizers.all)
     count = len(list(model.parameters()))
-    matrices = len(optimizers.hidden.param_groups[0]["params"])
+    matrices = sum(len(group["params"]) for group in optimizers.hidden.param_groups)
     assert sum(name.startswith("model.") for name in tensors) == count
     assert sum(name.startswith("hidden.") and name.endswith("momentum_buffer") for name in tensors) == matrices > 0
     for key in ("exp_avg", "exp_avg_sq", "step"):
