@@ -12,8 +12,9 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tqdm import tqdm
 
-from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, field_docs, flag_name, notes, resolve
+from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, flag_name, resolve
 from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from ngpt.flags import field_docs, notes
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses, presets, validation, and the same thing as command-line flags. No torch.
+"""What a run is: frozen dataclasses, presets, validation. No torch.
 
 Every field of `ModelConfig`, `DataConfig`, `OptimConfig` and `TrainConfig` changes a result or what is measured of it,
 so all of them enter the run's digest (`ngpt.identity`). `Runtime` holds the rest: device, paths, checkpoints.
@@ -6,12 +6,8 @@ so all of them enter the run's digest (`ngpt.identity`). `Runtime` holds the res
 The string below a field is its documentation: what it is and in which unit. `train_architectural.py --help` prints it.
 """
 
-import ast
 import dataclasses
-import functools
-import inspect
 import math
-import textwrap
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +217,11 @@ class OptimConfig:
                 "--match-step rms has no effect with --orthogonalizer svd: an exact polar factor has that norm",
             ),
             (
+                self.momentum_transport == "rotate" and self.tangent in ("before", "both"),
+                f"--momentum-transport rotate has no effect of its own with --tangent {self.tangent}, which drops what "
+                "it keeps: --momentum-transport parallel is the same step",
+            ),
+            (
                 self.momentum_transport != "none" and self.momentum == 0 and not self.momentum_start,
                 "--momentum-transport has no effect with --momentum 0",
             ),
@@ -264,6 +265,15 @@ class TrainConfig:
         _require(self.telemetry_every >= 0, f"--telemetry-every must not be negative: {self.telemetry_every}")
 
 
+NEED_SPHERE: dict[str, set[str | None]] = {
+    "geodesic_muon": {None},
+    "tangent": {"none"},
+    "momentum_transport": {"none"},
+    "match_step": {"none", "rms"},
+}
+"""Fields all of whose values but these need unit vectors."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, whole."""
@@ -283,10 +293,12 @@ class RunConfig:
             self.data.data != "fineweb10b" or self.data.tokenizer in ("auto", "gpt2"),
             "--data fineweb10b holds GPT-2 tokens: --tokenizer bytes cannot read it",
         )
-        _require(
-            self.model.on_sphere or self.optim.match_step != "angle",
-            f"--match-step angle needs unit vectors, which --arch {self.model.arch} has none of",
-        )
+        for name, plain in NEED_SPHERE.items():
+            value = getattr(self.optim, name)
+            _require(
+                self.model.on_sphere or value in plain,
+                f"{flag_name(name)} {value} needs unit vectors, which --arch {self.model.arch} has none of",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,10 +364,7 @@ NO_EFFECT: dict[str, tuple[str, str, frozenset[str]]] = {
     # field: (deciding field, what a message calls it, values of it under which the field does nothing)
     "alpha": ("arch", "--arch", frozenset({"gpt"})),
     "gate_init": ("arch", "--arch", frozenset({"ngpt", "gpt"})),
-    **{
-        field: ("arch", "--arch", frozenset({"gpt"}))
-        for field in ("lazy_proj_freq", "geodesic_muon", "tangent", "momentum_transport")
-    },
+    "lazy_proj_freq": ("arch", "--arch", frozenset({"gpt"})),
     "decay_share": ("schedule", "--schedule", frozenset({"constant", "cosine", "linear"})),
     "lr_floor": ("schedule", "--schedule", frozenset({"constant"})),
     **{
@@ -437,18 +446,6 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
     return config
 
 
-def notes(config: RunConfig) -> list[str]:
-    """What a user should know of a combination that is allowed and does less than it seems to."""
-    optim = config.optim
-    found = []
-    if optim.weight_decay and not optim.cautious_wd and config.model.on_sphere:
-        found.append("on the sphere --weight-decay wd only lengthens the step, to --lr / (1 - lr wd)")
-    if optim.normuon is not None:
-        where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]
-        found.append(f"--normuon acts on {where}: elsewhere the rows of the polar factor are even already")
-    return found
-
-
 def default_tokenizer(data: str) -> Literal["bytes", "gpt2"]:
     """GPT-2 tokens where the data already are GPT-2 tokens, bytes elsewhere."""
     path = Path(data)
@@ -483,40 +480,3 @@ def from_dict(content: dict[str, Any]) -> RunConfig:
         return RunConfig(preset=content["preset"], seed=content["seed"], **sections)
     except (KeyError, TypeError) as error:
         raise InputError(f"not a run configuration: {error}") from error
-
-
-# --- flags -----------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def field_docs(kind: type) -> dict[str, str]:
-    """The string below each field of a dataclass, by field name."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    docs = {}
-    for field, text in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            docs[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
-    return docs
-
-
-def to_flags(config: RunConfig) -> list[str]:
-    """The shortest command line that gives `config`, for a report to print.
-
-    >>> to_flags(resolve("tiny", optimizer="adam", lr=0.02, seed=3))
-    ['--optimizer', 'adam', '--lr', '0.02', '--seed', '3']
-    """
-    flat = flatten(config)
-    chosen: dict[str, Any] = {}
-    for decider in ("arch", "optimizer", "data"):  # first the fields on which others' defaults depend
-        if flat[decider] != flatten(resolve(config.preset, **chosen))[decider]:
-            chosen[decider] = flat[decider]
-    base = flatten(resolve(config.preset, **chosen))
-    chosen |= {name: value for name, value in flat.items() if base[name] != value and name not in ("preset", "seed")}
-    flags = [] if config.preset == "tiny" else ["--preset", config.preset]
-    for name, value in chosen.items():
-        if isinstance(value, bool):
-            flags.append(flag_name(name) if value else flag_name("no_" + name))
-        else:
-            text = "none" if value is None else f"{value}"
-            flags += [f"{flag_name(name)}={text}"] if text.startswith("-") else [flag_name(name), text]
-    return flags + (["--seed", str(config.seed)] if config.seed else [])

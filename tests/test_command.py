@@ -23,10 +23,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import ngpt.config
+import ngpt.flags
 from ngpt.command import build_parser, main, parse
-from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, field_docs, from_dict, resolve, to_flags
+from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, from_dict, resolve
 from ngpt.data.shards import write_shard
 from ngpt.errors import InputError, exit_code_of
+from ngpt.flags import field_docs, to_flags
 from ngpt.training.record import read_record
 from ngpt.training.trainer import CHECKPOINT, train
 
@@ -81,7 +83,7 @@ def test_every_field_is_a_flag_with_its_documentation_as_help() -> None:
 
 
 def test_the_examples_in_the_documentation() -> None:
-    assert doctest.testmod(ngpt.config) == (0, 2)
+    assert (doctest.testmod(ngpt.config), doctest.testmod(ngpt.flags)) == ((0, 1), (0, 1))
 
 
 def check_round_trip(config: RunConfig) -> None:
@@ -145,6 +147,86 @@ def test_any_configuration_round_trips(preset: str, seed: int, overrides: dict[s
     check_round_trip(config)
 
 
+OPTIONAL_CHOICES = [
+    ("--geodesic-muon", "geodesic_muon", "lr"), ("--geodesic-muon lr", "geodesic_muon", "lr"),
+    ("--geodesic-muon lr-norm", "geodesic_muon", "lr-norm"), ("--geodesic-muon none", "geodesic_muon", None),
+    ("--geodesic-muon=lr-norm", "geodesic_muon", "lr-norm"), ("--geodesic-muon --lr 0.02", "geodesic_muon", "lr"),
+    ("--lr 0.02 --geodesic-muon --no-nesterov", "geodesic_muon", "lr"), ("--lr 0.02", "geodesic_muon", None),
+    ("--normuon", "normuon", "short-axis"), ("--normuon short-axis", "normuon", "short-axis"),
+    ("--normuon rows --beta2 0.5", "normuon", "rows"), ("--normuon none", "normuon", None),
+    ("--optimizer muon --normuon --geodesic-muon lr-norm", "normuon", "short-axis"), ("--seed 1", "normuon", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "name", "value"), OPTIONAL_CHOICES)
+def test_a_bare_choice_is_the_first_and_none_is_none(arguments: str, name: str, value: str | None) -> None:
+    config, runtime = parse(arguments.split())
+    assert getattr(config.optim, name) == value and runtime == Runtime()
+
+
+SPHERE: list[dict[str, Any]] = [
+    {"geodesic_muon": "lr"}, {"geodesic_muon": "lr-norm", "normuon": "rows", "beta2": 0.9, "tangent": "before"},
+    {"geodesic_muon": "lr-norm", "weight_decay": 0.1, "cautious_wd": True, "momentum_transport": "rotate"},
+    {"geodesic_muon": "lr", "weight_decay": 0.1, "cautious_wd": True, "adjust_lr_fn": "none", "normuon": "short-axis"},
+    {"tangent": "after", "momentum_transport": "parallel", "match_step": "angle"},
+    {"tangent": "both", "momentum_transport": "project", "match_step": "rms", "normuon": "short-axis"},
+    {"weight_decay": 0.1, "cautious_wd": True, "arch": "gpt", "match_step": "rms", "normuon": "rows"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", SPHERE, ids=str)
+@pytest.mark.parametrize("preset", ["tiny", "155m-literal"])
+def test_options_of_the_sphere_round_trip(preset: str, fields: dict[str, Any]) -> None:
+    if preset == "155m-literal" and "arch" not in fields:
+        fields = {**fields, "arch": "gated-literal"}
+    config = resolve(preset, **fields)
+    assert all(getattr(config.optim, name) == value for name, value in fields.items() if name != "arch")
+    check_round_trip(config)
+
+
+@pytest.mark.parametrize(
+    ("optim", "accepted"),
+    [({"geodesic_muon": "lr"}, True), ({"geodesic_muon": None}, True), ({"normuon": "rows", "beta2": 0}, True),
+     ({"geodesic_muon": "none"}, False), ({"geodesic_muon": True}, False), ({"geodesic_muon": 0.1}, False),
+     ({"geodesic_muon": ["lr"]}, False), ({"normuon": ""}, False), ({"normuon": "columns"}, False),
+     ({"beta2": "0.9"}, False), ({"beta2": None}, False), ({"beta2": 1.0}, False), ({"tangent": None}, False),
+     ({"tangent": "inside"}, False), ({"momentum_transport": None}, False), ({"match_step": False}, False),
+     ({"cautious_wd": 1, "weight_decay": 0.1}, False), ({"cautious_wd": True, "weight_decay": 0.1}, True),
+     ({"cautious_wd": True}, False), ({"geodesic_muon": "lr", "normuon": "rows"}, False),
+     ({"geodesic_muon": "lr", "weight_decay": 0.1}, False)],
+    ids=str,
+)  # fmt: skip
+def test_a_read_configuration_is_checked_like_flags(optim: dict[str, Any], accepted: bool) -> None:
+    content = dataclasses.asdict(resolve())
+    content["optim"].update(optim)
+    if accepted:
+        assert dataclasses.asdict(from_dict(content)) == content
+    else:
+        with pytest.raises(InputError):
+            from_dict(content)
+
+
+def test_a_read_configuration_without_a_sphere_is_checked_too() -> None:
+    for fields in ({"geodesic_muon": "lr"}, {"tangent": "after"}, {"momentum_transport": "project"}):
+        content = dataclasses.asdict(resolve(arch="gpt"))
+        content["optim"].update(fields)
+        with pytest.raises(InputError, match="--arch gpt"):
+            from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({}, []), ({"weight_decay": 0.1}, ["--weight-decay"]), ({"weight_decay": 0.1, "cautious_wd": True}, []),
+     ({"weight_decay": 0.1, "arch": "gpt"}, []), ({"normuon": "short-axis"}, ["--normuon acts on the MLP's matrices:"]),
+     ({"weight_decay": 0.1, "normuon": "rows"}, ["--weight-decay", "--normuon acts on the MLP's input matrices:"]),
+     ({"normuon": "rows", "arch": "gated-literal"}, ["queries, keys and values"])],
+    ids=str,
+)  # fmt: skip
+def test_what_does_less_than_it_seems_is_noted(fields: dict[str, Any], words: list[str]) -> None:
+    found = ngpt.flags.notes(resolve(**fields))
+    assert len(found) == len(words) and all(word in note for word, note in zip(words, found, strict=True))
+
+
 def test_a_small_negative_number_is_a_value_and_no_flag() -> None:
     check_round_trip(resolve(gate_init=-1e-5))
 
@@ -201,6 +283,10 @@ WRONG_FLAGS = [
     "--ns-steps 0", "--lazy-proj-freq 0", "--warmup-steps -1", "--decay-share 0 --schedule wsd",
     "--lr-floor 1 --schedule linear", "--ns-steps 4 --orthogonalizer you", "--seed -1", "--seed 9223372036854775808",
     "--seed x", "--shards 0 --data fineweb10b", "--tokenizer bytes --data fineweb10b", "--threads -1", "--save-every 0",
+    "--geodesic-muon angle", "--geodesic-muon 0.1", "--normuon columns", "--normuon 0.9", "--tangent inside",
+    "--tangent", "--momentum-transport linear", "--match-step length", "--beta2 1", "--beta2 -0.1",
+    "--geodesic-muon --arch gpt", "--geodesic-muon lr-norm --arch gpt", "--tangent before --arch gpt",
+    "--tangent after --arch gpt", "--momentum-transport parallel --arch gpt", "--match-step angle --arch gpt",
 ]  # fmt: skip
 
 WITHOUT_EFFECT = [
@@ -211,6 +297,14 @@ WITHOUT_EFFECT = [
     "--gate-init 1 --arch ngpt", "--lazy-proj-freq 3 --arch gpt", "--decay-share 0.5", "--lr-floor 0.1",
     "--decay-share 0.5 --schedule cosine", "--aux-lr 0.1 --aux-lr-ratio 0.1", "--aux-lr 0.1 --preset 155m-literal",
     "--shards 2", "--steps 10 --time-budget-seconds 5",
+    "--geodesic-muon --optimizer adam", "--normuon rows --optimizer adam", "--tangent after --optimizer adam",
+    "--momentum-transport project --optimizer adam", "--match-step rms --optimizer adam", "--beta2 0.9",
+    "--beta2 0.9 --optimizer adam", "--cautious-wd --optimizer adam --weight-decay 0.1", "--cautious-wd",
+    "--adjust-lr-fn none --geodesic-muon lr", "--adjust-lr-fn original --match-step angle",
+    "--normuon --geodesic-muon lr", "--match-step rms --geodesic-muon", "--match-step angle --geodesic-muon lr",
+    "--tangent after --geodesic-muon lr", "--tangent both --geodesic-muon lr-norm",
+    "--weight-decay 0.1 --geodesic-muon", "--match-step rms --orthogonalizer svd",
+    "--momentum-transport project --momentum 0", "--momentum-transport rotate --tangent before",
 ]  # fmt: skip
 
 
@@ -328,7 +422,7 @@ def test_a_damaged_checkpoint_or_record_on_resume(
 
 def test_a_run_that_works(files: Path, capsys: pytest.CaptureFixture[str], torch_as_it_was: None) -> None:
     """The folder is the last line on standard output; progress goes to standard error."""
-    arguments = [flag for flag in arguments_for(files) if flag != "--no-progress"]
+    arguments = [flag for flag in arguments_for(files, "good.txt", "runs", "--normuon") if flag != "--no-progress"]
     assert main(arguments) == 0
     output, errors = capsys.readouterr()
     folder = Path(output.splitlines()[-1])
@@ -336,6 +430,11 @@ def test_a_run_that_works(files: Path, capsys: pytest.CaptureFixture[str], torch
     assert folder.parent == files / "runs" and record.status == "done"
     assert f"{record.final_val_loss:.4f}" in output and "5 steps" in output
     assert "/5" in errors and "loss" not in output.splitlines()[-1]
+    assert (
+        [line for line in errors.splitlines() if line.startswith("note: ")]
+        == [f"note: {note}" for note in ngpt.flags.notes(parse(arguments)[0])]
+        != []
+    )
     assert main([*arguments, "--no-progress", "--name", "quiet"]) == 0
     assert "/5" not in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ngpt import identity
-from ngpt.config import SECTIONS, RunConfig, resolve
+from ngpt.config import SECTIONS, OptimConfig, RunConfig, resolve
 from ngpt.errors import InputError
 from ngpt.files import write_json
 from ngpt.identity import CODE, run_digest, run_id
@@ -19,7 +19,12 @@ from ngpt.identity import CODE, run_digest, run_id
 PACKAGE = Path(identity.__file__).parent
 NOT_IN_IT = {"data.data", "data.shards"}
 BY_CONTENT = {"train.init_from"}
-OTHER: dict[str, Any] = {"n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5}
+OTHER: dict[str, Any] = {
+    "n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5, "geodesic_muon": "lr", "normuon": "rows"
+}  # fmt: skip
+NEEDED: dict[str, dict[str, Any]] = {"cautious_wd": {"weight_decay": 0.1}}
+"""What else a configuration must have for another value of a field to be accepted."""
+
 FIELDS = [f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)]
 
 
@@ -47,10 +52,19 @@ def changed(config: RunConfig, name: str) -> RunConfig:
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if name not in BY_CONTENT])
 def test_every_field_counts_but_the_place_of_the_data(name: str) -> None:
-    config = resolve()
+    config = resolve(**NEEDED.get(name.split(".")[1], {}))
     same = run_digest(changed(config, name), "data") == run_digest(config, "data")
     assert same == (name in NOT_IN_IT)
     assert (run_id(changed(config, name), "data") == run_id(config, "data")) == same
+
+
+@pytest.mark.parametrize("name", ["geodesic_muon", "normuon", "tangent", "momentum_transport", "match_step"])
+def test_every_choice_is_another_run(name: str) -> None:
+    hint = typing.get_type_hints(OptimConfig)[name]
+    literals = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is typing.Literal]
+    choices = {None, *typing.get_args(literals[0])} if literals[0] is not hint else set(typing.get_args(hint))
+    fields: list[dict[str, Any]] = [{name: choice} for choice in choices]
+    assert len({run_digest(resolve(**given), "data") for given in fields}) == len(choices) >= 3
 
 
 def test_transferred_weights_count_and_not_their_place(tmp_path: Path) -> None:
@@ -150,13 +164,30 @@ def test_a_new_file_counts(package: Path, name: str) -> None:
 
 
 def test_what_does_not_compute_does_not_count(package: Path) -> None:
-    for name in ("command.py", "errors.py", "files.py", "identity.py", "campaign/statistics.py", "__init__.py"):
+    for name in (
+        "command.py",
+        "flags.py",
+        "errors.py",
+        "files.py",
+        "identity.py",
+        "campaign/statistics.py",
+        "__init__.py",
+    ):
         AS_CODE["a statement"](package / name)
     assert digest_of(package) == identity.code_digest()
 
 
 def test_every_part_of_the_package_is_one_or_the_other() -> None:
     """A new part of the package has to be put on one of the two lists."""
-    elsewhere = {"__init__.py", "errors.py", "files.py", "identity.py", "machine.py", "command.py", "campaign"}
+    elsewhere = {
+        "__init__.py",
+        "errors.py",
+        "files.py",
+        "identity.py",
+        "machine.py",
+        "flags.py",
+        "command.py",
+        "campaign",
+    }
     elsewhere.add("__pycache__")
     assert {path.name for path in PACKAGE.iterdir()} - elsewhere <= set(CODE)

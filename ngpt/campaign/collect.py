@@ -8,7 +8,7 @@ import numpy as np
 from ngpt.campaign.execute import finished_record
 from ngpt.campaign.plan import Plan, PlannedRun
 from ngpt.campaign.statistics import Array
-from ngpt.config import to_flags
+from ngpt.flags import to_flags
 from ngpt.identity import code_digest
 from ngpt.training.record import RunRecord, read_metrics, read_record
 

@@ -1,5 +1,6 @@
 """Which optimizer moves what: every trained parameter once, Muon the hidden matrices and nothing else."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -57,16 +58,68 @@ def test_options_reach_the_optimizers(optimizer: str) -> None:
         }  # fmt: skip
     model, config = setup(optimizer=optimizer, lazy_proj_freq=3, **options)
     built = build_optimizers(model, config)
-    (hidden,), (aux,) = built.hidden.param_groups, built.aux.param_groups
-    assert (hidden["lr"], hidden["weight_decay"]) == (0.02, 0.1)
+    (aux,) = built.aux.param_groups
     assert (aux["lr"], aux["weight_decay"], aux["betas"]) == (0.005, 0.0, (0.8, 0.9))
-    if optimizer == "muon":
-        assert hidden["polar_dtype"] == "bfloat16"
-        for name in ("momentum", "nesterov", "ns_steps", "orthogonalizer", "adjust_lr_fn"):
-            assert hidden[name] == options[name], name
-    else:
-        assert hidden["betas"] == (0.8, 0.9)
+    assert len(built.hidden.param_groups) == (2 if optimizer == "muon" else 1)
+    for hidden in built.hidden.param_groups:
+        assert (hidden["lr"], hidden["weight_decay"]) == (0.02, 0.1)
+        if optimizer == "muon":
+            assert hidden["polar_dtype"] == "bfloat16"
+            for name in ("momentum", "nesterov", "ns_steps", "orthogonalizer", "adjust_lr_fn"):
+                assert hidden[name] == options[name], name
+        else:
+            assert hidden["betas"] == (0.8, 0.9)
     assert built.projection.every == 3
+
+
+ON_THE_SPHERE: list[dict[str, Any]] = [
+    {"geodesic_muon": "lr-norm", "tangent": "before", "momentum_transport": "parallel", "match_step": "angle",
+     "normuon": "rows", "beta2": 0.7, "weight_decay": 0.1, "cautious_wd": True},
+    {"geodesic_muon": None, "tangent": "both", "momentum_transport": "project", "match_step": "rms",
+     "normuon": "short-axis", "beta2": 0.8, "weight_decay": 0.2, "cautious_wd": False},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ON_THE_SPHERE, ids=lambda options: str(options["geodesic_muon"]))
+def test_options_of_the_sphere_reach_every_group(options: dict[str, Any]) -> None:
+    model, config = setup(**options)
+    for hidden in build_optimizers(model, config).hidden.param_groups:
+        for name, value in options.items():
+            assert hidden[name.removesuffix("_muon")] == value, name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_matrix_is_in_the_group_of_its_axis(arch: str) -> None:
+    """Columns where it writes to the residual stream, rows where it reads from it; by the papers' tables."""
+    model, config = setup(arch=arch)
+    built = build_optimizers(model, config)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in built.hidden.param_groups:
+        for parameter in group["params"]:
+            name = names[parameter]
+            dim = {"gpt": None, "gated-literal": -1}.get(arch, 0 if name.split(".")[-2] in ("o", "down") else -1)
+            assert group["sphere_dim"] == dim, name
+    dims = [group["sphere_dim"] for group in built.hidden.param_groups]
+    assert dims == ([-1, 0] if arch in ("ngpt", "gated-ngpt") else [None if arch == "gpt" else -1])
+
+
+@pytest.mark.parametrize(
+    ("options", "leaving"),
+    [({}, {"hidden", "embedding", "head"}), ({"geodesic_muon": "lr"}, {"embedding", "head"}),
+     ({"geodesic_muon": "lr-norm"}, {"embedding", "head"}), ({"optimizer": "adam"}, {"hidden", "embedding", "head"})],
+    ids=str,
+)  # fmt: skip
+def test_what_a_geodesic_step_moves_is_not_projected(options: dict[str, Any], leaving: set[str]) -> None:
+    model, config = setup(**options)
+    projection = build_optimizers(model, config).projection
+    assert {str(role) for role, _, _ in projection.leaving} == leaving
+    assert {str(role) for role, _, _ in projection.points} == {"hidden", "embedding", "head"}
+
+
+def test_what_adam_moves_is_projected_whatever_else_a_configuration_says() -> None:
+    model, config = setup(optimizer="adam")
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, geodesic_muon="lr"))
+    assert len(build_optimizers(model, config).projection.leaving) == 2 * 7 + 2
 
 
 def test_the_other_rate_may_be_tied_to_the_main_one() -> None:

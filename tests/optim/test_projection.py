@@ -1,6 +1,7 @@
 """Each weight lands on its own sphere, every K steps, and a look at the projected weights leaves no trace."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from ngpt.config import resolve
 from ngpt.model import build_model
-from ngpt.model.roles import parameter_specs
+from ngpt.model.roles import Role, parameter_specs
+from ngpt.optim.build import build_optimizers
 from ngpt.optim.projection import LazyProjection
 
 COLUMNS = ("attention.o.weight", "mlp.down.weight")
@@ -41,6 +43,11 @@ def loose(arch: str, every: int = 1) -> tuple[nn.Module, LazyProjection]:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) + 0.5)
     return model, LazyProjection(model, parameter_specs(model), every=every)
+
+
+def largest(projection: LazyProjection) -> float:
+    """The largest drift of all roles."""
+    return max(drift.item() for drift in projection.drift().values())
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -74,7 +81,7 @@ def test_projects_after_every_so_many_steps_counted_from_the_start(every: int) -
         with torch.no_grad():
             model.head.weight.mul_(2.0)
         projection.after_step(step)
-        if projection.drift() < 8 * EPS:
+        if largest(projection) < 8 * EPS:
             projected.append(step)
     assert projected == list(range(every, 15, every))
 
@@ -86,7 +93,7 @@ def test_weights_are_projected_inside_and_restored_to_the_bit_after(leave: str) 
     data = [parameter.data_ptr() for parameter in model.parameters()]
     try:
         with projection.projected():
-            assert projection.drift() < 8 * EPS
+            assert largest(projection) < 8 * EPS
             inside = weights(model)
             if leave == "by an error":
                 raise KeyboardInterrupt
@@ -98,33 +105,41 @@ def test_weights_are_projected_inside_and_restored_to_the_bit_after(leave: str) 
     assert same(weights(model), inside)
 
 
-@pytest.mark.parametrize(("name", "dim"), [("head.weight", 0), ("blocks.1.mlp.down.weight", 1)])
+@pytest.mark.parametrize(
+    ("name", "role", "dim"), [("head.weight", "head", 0), ("embedding.weight", "embedding", 0),
+                              ("blocks.1.mlp.down.weight", "hidden", 1), ("blocks.0.mlp.u.weight", "hidden", 0)]
+)  # fmt: skip
 @pytest.mark.parametrize("factor", [0.75, 1.5])
-def test_drift_is_the_largest_distance_from_the_sphere(name: str, dim: int, factor: float) -> None:
+def test_drift_is_the_largest_distance_from_the_sphere_by_role(name: str, role: str, dim: int, factor: float) -> None:
     model, projection = loose("gated-ngpt")
     projection.project()
-    assert projection.drift() < 8 * EPS
+    assert largest(projection) < 8 * EPS
     weight = model.get_parameter(name)
     with torch.no_grad():
         weight.select(dim, 3).mul_(factor)
-    assert projection.drift() == pytest.approx(abs(factor - 1), abs=8 * EPS)
+    assert set(projection.drift()) == {"hidden", "embedding", "head"}
+    for where, drift in projection.drift().items():
+        assert drift.item() == pytest.approx(abs(factor - 1) if where == role else 0.0, abs=8 * EPS)
 
 
 def test_a_projection_of_the_schedule_keeps_the_drift_that_it_removed() -> None:
     model, projection = loose("gated-ngpt", every=2)
     projection.project()
-    assert projection.removed_drift is None
-    for step, factor, removed in ((1, 1.5, None), (2, 0.5, 0.25), (3, 4.0, 0.25), (4, 0.5, 1.0)):
+    assert projection.seen_drift == {}
+    for step, factor, seen in ((1, 1.5, None), (2, 0.5, 0.25), (3, 4.0, 0.25), (4, 0.5, 1.0)):
         with torch.no_grad():
             model.head.weight.mul_(factor)
         projection.after_step(step)
-        kept = projection.removed_drift
-        assert kept is None if removed is None else kept.item() == pytest.approx(removed, abs=8 * EPS)
+        kept = {str(role): drift.item() for role, drift in projection.seen_drift.items()}
+        expected = {"hidden": 0.0, "embedding": 0.0, "head": seen}
+        assert kept == ({} if seen is None else pytest.approx(expected, abs=8 * EPS))
 
 
 def test_the_control_has_no_sphere_to_drift_from() -> None:
     model, projection = loose("gpt")
-    assert projection.points == [] and projection.drift() == 0.0
+    assert projection.points == [] and projection.drift() == {}
+    projection.after_step(1)
+    assert projection.seen_drift == {}
 
 
 @pytest.mark.parametrize("place", [0, -1])
@@ -132,7 +147,7 @@ def test_drift_does_not_hide_a_weight_that_is_not_a_number(place: int) -> None:
     model, projection = loose("ngpt")
     with torch.no_grad():
         projection.points[place][1][0, 0] = math.nan
-    assert math.isnan(projection.drift())
+    assert math.isnan(projection.drift()[projection.points[place][0]])
 
 
 def test_projection_is_no_part_of_the_graph() -> None:
@@ -141,3 +156,86 @@ def test_projection_is_no_part_of_the_graph() -> None:
     with projection.projected():
         pass
     assert all(parameter.is_leaf and parameter.requires_grad for parameter in model.parameters())
+
+
+# --- where steps keep some parameters on the sphere ------------------------------------------------------------------
+
+
+def geodesic(arch: str = "gated-ngpt", every: int = 3) -> tuple[nn.Module, LazyProjection]:
+    """A loose model, whose hidden weights steps are said to keep on the sphere."""
+    model, _ = loose(arch)
+    leaving = {role for role in Role if role != Role.HIDDEN}
+    return model, LazyProjection(model, parameter_specs(model), every=every, roles=leaving)
+
+
+def hidden(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in named.items() if name.startswith("blocks.")}
+
+
+@pytest.mark.parametrize("arch", ["ngpt", "gated-ngpt", "gated-literal"])
+def test_only_what_leaves_the_sphere_is_projected(arch: str) -> None:
+    model, projection = geodesic(arch)
+    before = weights(model)
+    projection.project()
+    after = weights(model)
+    assert same(hidden(after), hidden(before)), "to the bit"
+    projected = {"embedding.weight", "head.weight"} | ({"position.weight"} if arch == "gated-literal" else set())
+    assert {name for name in after if not torch.equal(after[name], before[name])} == projected
+    assert {str(role): drift.item() < 8 * EPS for role, drift in projection.drift().items()} == {
+        "hidden": False, "embedding": True, "head": True
+    }  # fmt: skip
+
+
+def test_the_start_projects_all_and_later_steps_do_not() -> None:
+    model, projection = geodesic()
+    projection.start()
+    assert largest(projection) < 8 * EPS
+    for name, weight in weights(model).items():
+        dim = axis("gated-ngpt", name)
+        if dim is not None:
+            np.testing.assert_allclose(weight.norm(dim=dim), 1.0, rtol=4 * EPS, err_msg=name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.25)
+    before = weights(model)
+    for step in range(1, 7):
+        projection.after_step(step)
+        assert same(hidden(weights(model)), hidden(before))
+        assert torch.equal(model.head.weight, before["head.weight"]) == (step < 3)
+    seen = {str(role): drift.item() for role, drift in projection.seen_drift.items()}
+    assert seen == pytest.approx({"hidden": 0.25, "embedding": 0.0, "head": 0.0}, abs=8 * EPS), "watched all the same"
+
+
+def test_a_look_at_the_projected_weights_leaves_those_that_stay() -> None:
+    model, projection = geodesic()
+    before = weights(model)
+    with projection.projected():
+        assert same(hidden(weights(model)), hidden(before)) and not same(weights(model), before)
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{"geodesic_muon": "lr"}, {"geodesic_muon": "lr-norm"}, {}, {"optimizer": "adam"}], ids=str
+)
+@pytest.mark.parametrize("every", [2, 3])
+def test_the_projection_frequency_acts_when_its_turn_comes(every: int, optimizer: dict[str, Any]) -> None:
+    """On what leaves the sphere: with a geodesic step that is all but the hidden weights."""
+    traces = []
+    for frequency in (every, 100):
+        config = resolve("tiny", n_layer=1, n_embd=24, n_head=4, seq_len=8, lazy_proj_freq=frequency, **optimizer)
+        model = build_model(config.model, 17, seed=0)
+        optimizers = build_optimizers(model, config)
+        generator = torch.Generator().manual_seed(1)
+        traces.append([])
+        for step in range(1, 5):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizers.move()
+            optimizers.projection.after_step(step)
+            traces[-1].append(weights(model))
+    for step, (one, other) in enumerate(zip(*traces, strict=True), 1):
+        assert same(one, other) == (step < every)
+        if "geodesic_muon" in optimizer:
+            assert same(hidden(one), hidden(other))
+        elif step >= every:
+            assert not same(hidden(one), hidden(other))

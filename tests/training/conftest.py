@@ -9,7 +9,8 @@ import pytest
 import torch
 from small_runs import VAL, Undisturbed, outcome, start
 
-from ngpt.config import RunConfig, to_flags
+from ngpt.config import RunConfig
+from ngpt.flags import to_flags
 from ngpt.optim.build import build_optimizers
 from ngpt.training import trainer
 

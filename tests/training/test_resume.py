@@ -16,6 +16,7 @@ from small_runs import PLACES, ROOT, Child, Undisturbed, count_rows, flags, kill
 
 from ngpt.config import Runtime
 from ngpt.errors import InputError
+from ngpt.optim.muon import SimpleMuon
 from ngpt.training.record import read_metrics, read_record
 from ngpt.training.trainer import CHECKPOINT, WEIGHTS, train
 
@@ -25,7 +26,7 @@ from ngpt.training.trainer import CHECKPOINT, WEIGHTS, train
 def test_kill_9_and_resume_ends_in_the_same_bits(
     data: str, tmp_path: Path, undisturbed: Undisturbed, optimizer: str, seed: int
 ) -> None:
-    ramp = {"momentum_start": 0.5} if optimizer == "muon" else {}
+    ramp: dict[str, Any] = {"momentum_start": 0.5, "normuon": "rows"} if optimizer == "muon" else {}
     config = small(data, optimizer=optimizer, steps=24, seed=seed, **ramp)
     generator = random.Random(f"{optimizer} {seed}")
     for number, place in enumerate(generator.sample(PLACES, 4)):
@@ -37,6 +38,49 @@ def test_kill_9_and_resume_ends_in_the_same_bits(
     assert [row["step"] for row in read_metrics(folder)] == list(range(1, 25))
     assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()].count(folder.name) == 1
     assert not (folder / CHECKPOINT).exists()
+
+
+SPHERE: list[dict[str, Any]] = [
+    {"normuon": "short-axis", "geodesic_muon": "lr-norm", "weight_decay": 0.5, "cautious_wd": True,
+     "momentum_transport": "parallel"},
+    {"normuon": "rows", "geodesic_muon": "lr-norm", "match_step": "angle", "tangent": "before",
+     "momentum_transport": "project", "arch": "ngpt"},
+    {"normuon": "short-axis", "match_step": "rms", "tangent": "both", "momentum_transport": "parallel",
+     "weight_decay": 0.5, "cautious_wd": True},
+    {"geodesic_muon": "lr", "momentum_transport": "rotate"},
+    {"normuon": "short-axis", "geodesic_muon": "lr-norm", "dtype": "bfloat16", "arch": "gated-literal"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [4, 8])
+@pytest.mark.parametrize("options", SPHERE, ids=lambda options: "-".join(map(str, options.values())))
+def test_every_state_and_the_phase_of_the_projection_survive(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, options: dict[str, Any], at: int
+) -> None:
+    """A checkpoint every 3 steps, a projection every 5; telemetry at step 8 still reports the one at 5."""
+    config = small(data, **options)
+    folder = killed(config, tmp_path / "runs", at)
+    start(config, tmp_path / "runs", resume=True)
+    assert outcome(folder) == undisturbed(config)
+
+
+@pytest.mark.parametrize("lost", ["second_momentum_buffer", "momentum_buffer"])
+def test_a_lost_state_would_be_seen(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """A resumed run that starts an average anew ends in other bits."""
+    config = small(data, **SPHERE[0])
+    folder = killed(config, tmp_path / "runs")
+    load = SimpleMuon.load_state_dict
+
+    def forget(optimizer: SimpleMuon, content: dict[str, Any]) -> None:
+        load(optimizer, content)
+        for state in optimizer.state.values():
+            state[lost].zero_()
+
+    monkeypatch.setattr(SimpleMuon, "load_state_dict", forget)
+    start(config, tmp_path / "runs", resume=True)
+    assert outcome(folder) != undisturbed(config)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -1,0 +1,57 @@
+"""A configuration as command-line flags: their help, the shortest command line, what to tell its user. No torch."""
+
+import ast
+import functools
+import inspect
+import textwrap
+from typing import Any
+
+from ngpt.config import RunConfig, flag_name, flatten, resolve
+
+
+@functools.cache
+def field_docs(kind: type) -> dict[str, str]:
+    """The string below each field of a dataclass, by field name."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            docs[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+    return docs
+
+
+def to_flags(config: RunConfig) -> list[str]:
+    """The shortest command line that gives `config`, for a report to print.
+
+    >>> to_flags(resolve("tiny", optimizer="adam", lr=0.02, seed=3))
+    ['--optimizer', 'adam', '--lr', '0.02', '--seed', '3']
+    """
+    flat = flatten(config)
+    chosen: dict[str, Any] = {}
+    for decider in ("arch", "optimizer", "data"):  # first the fields on which others' defaults depend
+        if flat[decider] != flatten(resolve(config.preset, **chosen))[decider]:
+            chosen[decider] = flat[decider]
+    base = flatten(resolve(config.preset, **chosen))
+    chosen |= {name: value for name, value in flat.items() if base[name] != value and name not in ("preset", "seed")}
+    flags = [] if config.preset == "tiny" else ["--preset", config.preset]
+    for name, value in chosen.items():
+        if isinstance(value, bool):
+            flags.append(flag_name(name) if value else flag_name("no_" + name))
+        else:
+            text = "none" if value is None else f"{value}"
+            flags += [f"{flag_name(name)}={text}"] if text.startswith("-") else [flag_name(name), text]
+    return flags + (["--seed", str(config.seed)] if config.seed else [])
+
+
+def notes(config: RunConfig) -> list[str]:
+    """What a user should know of a combination that is allowed and does less than it seems to."""
+    optim = config.optim
+    found = []
+    if optim.weight_decay and not optim.cautious_wd and config.model.on_sphere:
+        found.append("on the sphere --weight-decay wd only lengthens the step, to --lr / (1 - lr wd)")
+    if optim.normuon is not None:
+        where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]
+        if config.model.arch == "gated-literal":
+            where += " and the joint matrix of queries, keys and values"
+        found.append(f"--normuon acts on {where}: elsewhere the rows of the polar factor are even already")
+    return found

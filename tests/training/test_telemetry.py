@@ -1,0 +1,130 @@
+"""Telemetry: each figure by hand from weights moved by known angles and lengths; what runs of each step rule show."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracles import optimizers as oracle
+from oracles import sphere as sphere_oracle
+from small_runs import Undisturbed, small
+from torch import nn
+
+from ngpt.config import resolve
+from ngpt.model import build_model
+from ngpt.model.roles import Role, parameter_specs
+from ngpt.optim.projection import LazyProjection
+from ngpt.training.telemetry import Telemetry
+
+ROLES = ("hidden", "embedding", "head")
+Array = np.ndarray
+
+
+def watched(arch: Any = "gated-ngpt") -> tuple[nn.Module, LazyProjection, Telemetry]:
+    """A model in float64, a step of which is about to be measured."""
+    model = build_model(resolve(arch=arch, n_layer=2, n_embd=24, n_head=4, seq_len=8).model, 17, seed=0).double()
+    specs = parameter_specs(model)
+    projection = LazyProjection(model, specs, every=1)
+    projection.project()
+    telemetry = Telemetry(model, specs, projection)
+    telemetry.remember()
+    return model, projection, telemetry
+
+
+def moved(model: nn.Module, factor: float = 1.0) -> dict[str, tuple[list[Array], float, float]]:
+    """Turn every vector by an angle of its own and stretch it; return angles, radial and whole squares by role."""
+    rng = np.random.default_rng(0)
+    found: dict[str, tuple[list[Array], float, float]] = {role: ([], 0.0, 0.0) for role in ROLES}
+    for name, parameter in model.named_parameters():
+        spec = parameter_specs(model)[name]
+        if spec.sphere_dim is None:
+            continue
+        x = parameter.detach().numpy().copy()
+        one_each = np.sum(x, axis=spec.sphere_dim, keepdims=True).shape
+        theta, stretch = rng.uniform(0.01, 0.2, one_each), 1 + 0.1 * factor * rng.uniform(-1, 1, one_each)
+        u = sphere_oracle.project(sphere_oracle.tangent(x, rng.normal(size=x.shape), spec.sphere_dim), spec.sphere_dim)
+        y = stretch * sphere_oracle.exp(x, theta * u, spec.sphere_dim)
+        with torch.no_grad():
+            parameter.copy_(torch.tensor(y))
+        angles, radial, whole = found[spec.role]
+        along = ((y - x) * x).sum(spec.sphere_dim)
+        found[spec.role] = ([*angles, theta.ravel()], radial + (along**2).sum(), whole + ((y - x) ** 2).sum())
+    return found
+
+
+@pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gated-literal"])
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_rotation_its_spread_and_the_radial_share_by_hand(arch: Any, factor: float) -> None:
+    model, _, telemetry = watched(arch)
+    wanted = moved(model, factor)
+    figures = telemetry.measure()
+    for role, (angles, radial, whole) in wanted.items():
+        theta = np.concatenate(angles)
+        assert figures[f"rotation_{role}_rad"] == pytest.approx(theta.mean(), rel=1e-9)
+        assert figures[f"rotation_spread_{role}"] == pytest.approx(theta.std(ddof=1) / theta.mean(), rel=1e-9)
+        assert figures[f"radial_share_{role}"] == pytest.approx(math.sqrt(radial / whole), rel=1e-9)
+    assert telemetry.before == {}
+
+
+def test_a_step_that_moves_nothing_has_no_spread_and_no_share() -> None:
+    figures = watched()[2].measure()
+    assert all(figures[f"rotation_{role}_rad"] == 0.0 for role in ROLES) and figures["orthogonality_error"] == 0.0
+    assert not any(name.startswith(("rotation_spread", "radial_share", "drift")) for name in figures)
+
+
+def test_the_drift_is_that_of_the_latest_projection_by_role() -> None:
+    model, projection, telemetry = watched()
+    for role, factor in (("embedding", 1.25), ("head", 0.5)):
+        with torch.no_grad():
+            model.get_parameter(f"{role}.weight").mul_(factor)
+    projection.after_step(1)
+    with torch.no_grad():
+        model.head.weight.mul_(3.0)  # has not been projected yet
+    figures = telemetry.measure()
+    drift = {role: figures[f"drift_{role}"] for role in ROLES}
+    assert drift == pytest.approx({"hidden": 0.0, "embedding": 0.25, "head": 0.5}, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_updates_that_are_multiples_of_polar_factors_are_orthogonal(size: float) -> None:
+    for exact in (True, False):
+        model, _, telemetry = watched()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter_specs(model)[name].role == Role.HIDDEN:
+                    G = np.random.default_rng(0).normal(size=tuple(parameter.shape))
+                    parameter.sub_(torch.tensor(size * (oracle.polar_exact(G) if exact else G)))
+        assert (telemetry.measure()["orthogonality_error"] < 1e-5) == exact
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "lr": {"geodesic_muon": "lr"},
+    "lr-norm": {"geodesic_muon": "lr-norm"},
+    "matched": {"geodesic_muon": "lr-norm", "match_step": "angle"},
+    "tangent": {"tangent": "after"},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_run_of_each_step_rule_shows(data: str, undisturbed: Undisturbed, name: str) -> None:
+    """The rate is 0.02; telemetry comes at steps 1, 4, 8 and 12, projections after 5 and 10."""
+    found = [row for row in undisturbed(small(data, **STEPS[name]))[-1] if "rotation_hidden_rad" in row]
+    assert [row["step"] for row in found] == [1, 4, 8, 12]
+    geodesic, fixed = name in ("lr", "lr-norm", "matched"), name == "lr"
+    for row in found:
+        theta, spread = row["rotation_hidden_rad"], row["rotation_spread_hidden"]
+        share = row["radial_share_hidden"]
+        if name in ("lr", "matched"):
+            assert theta == pytest.approx(0.02, rel=1e-5)  # a stored vector is known to 6e-8
+        assert (spread < 1e-5) == fixed
+        if geodesic:  # the chord of an arc leans inwards by half its angle
+            squares = theta**2 * (1 + spread**2)
+            assert 0.9 * math.sqrt(squares) < 2 * share < 1.5 * math.sqrt(squares) + 1e-6
+        else:
+            assert (share < 1e-6) == (name == "tangent")
+        assert ("drift_hidden" in row) == (row["step"] > 5)
+        if row["step"] > 5:
+            assert (row["drift_hidden"] < 1e-6) == geodesic
+            assert row["drift_embedding"] > 1e-5 < row["drift_head"]
