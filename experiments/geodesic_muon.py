@@ -26,22 +26,21 @@ CAMPAIGN = Campaign(
     title="Geodesic steps, tangent projection and momentum transport on gated nGPT",
     question="Does a geodesic or tangent step gain 1% or more over Muon with projection?",
     claim=(
-        "With O the polar factor, D = −O, and u the part of D orthogonal to a unit vector w, the linear step is "
-        "$w \\leftarrow w - \\eta O_w$ with projection every 7 steps, the geodesic step "
-        "$w \\leftarrow w\\cos\\theta + (u/|u|)\\sin\\theta$ with $\\theta = \\eta$ or $\\theta = \\eta|u|$, exact and "
-        "without any projection. Projection after a linear step of the tangent part agrees with "
-        "$\\theta = \\eta|u|$ to second order, and the radial part only changes |w|, so that little can be expected "
-        "of exactness itself at steps of a few hundredths of a radian; the fixed angle is another step rule, which "
-        "gives every vector the same rotation. An earlier attempt predicted a gain of 1 to 3%: at a loss of 2.1 nats "
-        "that is 0.02 to 0.06, and 0.02 is the smallest effect that matters here. *Before*: the radial part is "
-        "removed from the polar factor's input; the polar factor of a tangent matrix is not tangent, and mixes the "
-        "vectors of a matrix, so that this is no small change. *Transport*: the momentum's part along the new vectors "
-        "is dropped (project), its tangent part follows the geodesic and the radial part is dropped (parallel), or "
-        "all of it turns with the vectors (rotate). The rate decays linearly over the last 20% of the steps, which "
-        "leaves the loss where it is and takes two thirds of the noise out of a paired difference (pilot runs, seeds "
-        "100 to 105). Further pilot runs on seeds 100 and 101 placed the grid, the same for every method, around the "
-        "optima; they already showed *before* and *project* behind, which these runs test on fresh seeds. A first "
-        "complete campaign compared the same methods on eight other seeds (80000 to 80007) and had the same answers."
+        "With O the polar factor, D = −O, and u the part of D orthogonal to a unit vector w, the linear step is $w "
+        "\\leftarrow w - \\eta O_w$ with projection every 7 steps, the geodesic step $w \\leftarrow w\\cos\\theta + "
+        "(u/|u|)\\sin\\theta$ with $\\theta = \\eta$ or $\\theta = \\eta|u|$, exact and without any projection. "
+        "Projection after a linear step of the tangent part agrees with $\\theta = \\eta|u|$ to second order, and the "
+        "radial part only changes |w|, so that little can be expected of exactness itself at steps of a few hundredths "
+        "of a radian; the fixed angle is another step rule, which gives every vector the same rotation. An earlier "
+        "attempt predicted a gain of 1 to 3%: at a loss of 2.1 nats that is 0.02 to 0.06, and 0.02 is the smallest "
+        "effect that matters here. *Before*: the radial part is removed from the polar factor's input; the polar "
+        "factor of a tangent matrix is not tangent, and mixes the vectors of a matrix, so that this is no small "
+        "change. *Transport*: the momentum's part along the new vectors is dropped (project), its tangent part follows "
+        "the geodesic and the radial part is dropped (parallel), or all of it turns with the vectors (rotate). The "
+        "rate decays linearly over the last 20% of the steps, which leaves the loss where it is and takes two thirds "
+        "of the noise out of a paired difference (pilot runs, seeds 100 to 105). Further pilot runs on seeds 100 and "
+        "101 placed the grid, the same for every method, around the optima; they already showed *before* and *project* "
+        "behind, which these runs test on fresh seeds."
     ),
     methods=(
         Method(name="projection", fields={}, lrs=RATES),

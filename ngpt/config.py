@@ -134,8 +134,8 @@ class OptimConfig:
     adjust_lr_fn: Literal["none", "original", "match_rms_adamw"] = "original"
     """factor on Muon's step by matrix shape; original: sqrt(max(1, m/n)); match_rms_adamw: 0.2 sqrt(max(m, n))"""
     match_step: MatchStep = "none"
-    """size of Muon's step; rms: the Frobenius norm of an exact polar factor; angle: --lr is each matrix's mean rotation
-    in radians"""
+    """size of Muon's step before cautious decay; rms: the Frobenius norm of an exact polar factor; angle: --lr is each
+    matrix's mean rotation in radians"""
     geodesic_muon: GeodesicAngle | None = None
     """rotate each unit vector along its geodesic, by the angle --lr, or --lr times the length of its tangent update;
     only embedding and head are then projected"""
@@ -183,20 +183,18 @@ class OptimConfig:
             self.orthogonalizer != "you" or self.ns_steps == 5,
             f"--orthogonalizer you is a schedule of exactly 5 iterations, not --ns-steps {self.ns_steps}",
         )
-        for meaningless, why in self._meaningless():
+        _require(
+            self.geodesic_muon is not None or self.lr * self.weight_decay < 1,
+            f"--weight-decay {self.weight_decay} times --lr {self.lr} must be below 1: a step would turn weights over",
+        )
+        for meaningless, why in self._meaningless() if self.optimizer == "muon" else []:
             _require(not meaningless, why)
 
     def _meaningless(self) -> list[tuple[bool, str]]:
         """Combinations in which a flag would do nothing, each with the reason."""
         geodesic, decays = self.geodesic_muon is not None, self.weight_decay > 0
-        mixes = decays and self.cautious_wd  # the direction depends on the size of the update against the decay
-        fixed_angle = self.geodesic_muon == "lr" and not mixes
+        mixes, fixed_angle = decays and self.cautious_wd, self.fixed_angle
         return [
-            (
-                self.normuon is not None and fixed_angle,
-                "--normuon has no effect with --geodesic-muon lr: a fixed angle cancels a factor on a unit vector, and "
-                "across the vectors the polar factor is even already; --geodesic-muon lr-norm keeps it",
-            ),
             (
                 self.match_step != "none" and fixed_angle,
                 f"--match-step {self.match_step} has no effect with --geodesic-muon lr: its angle is --lr already",
@@ -228,6 +226,11 @@ class OptimConfig:
         ]
 
     @property
+    def fixed_angle(self) -> bool:
+        """Whether the length of an update on a unit vector means nothing: a fixed angle, and no decay to add to it."""
+        return self.optimizer == "muon" and self.geodesic_muon == "lr" and not (self.cautious_wd and self.weight_decay)
+
+    @property
     def resolved_aux_lr(self) -> float:
         """AdamW's rate for embeddings, head, gates and scalars."""
         return self.aux_lr if self.aux_lr_ratio is None else self.aux_lr_ratio * self.lr
@@ -240,7 +243,7 @@ class TrainConfig:
     steps: int = 200
     """optimizer steps"""
     time_budget_seconds: float | None = None
-    """if given, stop after this much training time, start-up, compilation and validation excluded"""
+    """if given, stop after this much training time, start-up and validation excluded"""
     batch_size: int = 8
     """sequences a step"""
     eval_tokens: int = 5120
@@ -250,8 +253,8 @@ class TrainConfig:
     log_every: int = 1
     """steps between lines in metrics.jsonl"""
     telemetry_every: int = 37
-    """steps between measurements of rotation, radial share, drift and orthogonality; 0: never. A prime meets every
-    phase of the projection"""
+    """steps between measurements of rotation, radial share, drift and orthogonality; 0: never. A prime, so
+    that no smaller K is always seen at the same phase"""
     max_skipped_in_a_row: int = 10
     """after so many steps in a row without a finite gradient the run ends as diverged"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -292,6 +295,11 @@ class RunConfig:
         _require(
             self.data.data != "fineweb10b" or self.data.tokenizer in ("auto", "gpt2"),
             "--data fineweb10b holds GPT-2 tokens: --tokenizer bytes cannot read it",
+        )
+        _require(
+            self.optim.normuon is None or not self.optim.fixed_angle or self.model.arch == "gated-literal",
+            "--normuon has next to no effect with --geodesic-muon lr: a fixed angle cancels a factor on a unit vector, "
+            "and along the other axis a polar factor is even but for its own error; --geodesic-muon lr-norm keeps it",
         )
         for name, plain in NEED_SPHERE.items():
             value = getattr(self.optim, name)

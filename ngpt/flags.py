@@ -53,5 +53,7 @@ def notes(config: RunConfig) -> list[str]:
         where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]
         if config.model.arch == "gated-literal":
             where += " and the joint matrix of queries, keys and values"
-        found.append(f"--normuon acts on {where}: elsewhere the rows of the polar factor are even already")
+        found.append(
+            f"--normuon acts on {where}: elsewhere the rows of the polar factor are even, but for its own error"
+        )
     return found

@@ -169,6 +169,8 @@ SPHERE: list[dict[str, Any]] = [
     {"geodesic_muon": "lr-norm", "weight_decay": 0.1, "cautious_wd": True, "momentum_transport": "rotate"},
     {"geodesic_muon": "lr", "weight_decay": 0.1, "cautious_wd": True, "adjust_lr_fn": "none", "normuon": "short-axis"},
     {"tangent": "after", "momentum_transport": "parallel", "match_step": "angle"},
+    {"geodesic_muon": "lr", "normuon": "rows", "arch": "gated-literal"},
+    {"geodesic_muon": "lr-norm", "weight_decay": 99.0, "cautious_wd": True, "lr": 0.05},
     {"tangent": "both", "momentum_transport": "project", "match_step": "rms", "normuon": "short-axis"},
     {"weight_decay": 0.1, "cautious_wd": True, "arch": "gpt", "match_step": "rms", "normuon": "rows"},
 ]  # fmt: skip
@@ -287,6 +289,8 @@ WRONG_FLAGS = [
     "--tangent", "--momentum-transport linear", "--match-step length", "--beta2 1", "--beta2 -0.1",
     "--geodesic-muon --arch gpt", "--geodesic-muon lr-norm --arch gpt", "--tangent before --arch gpt",
     "--tangent after --arch gpt", "--momentum-transport parallel --arch gpt", "--match-step angle --arch gpt",
+    "--weight-decay 20 --lr 0.05", "--weight-decay 1 --lr 1 --cautious-wd",
+    "--weight-decay 99 --optimizer adam --lr 0.02",
 ]  # fmt: skip
 
 WITHOUT_EFFECT = [
@@ -314,6 +318,11 @@ def test_wrong_flags_are_named(arguments: str, capsys: pytest.CaptureFixture[str
     name = arguments.split()[0].replace("--no-nesterov", "--nesterov")
     assert name in line
     assert ("no effect" in line) == (arguments in WITHOUT_EFFECT)
+
+
+def test_a_flag_of_muon_is_first_refused_for_adam(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--cautious-wd", "--geodesic-muon lr --normuon", "--momentum-transport project --momentum 0"):
+        assert "--optimizer adam" in complaint(lambda f=flag: parse([*f.split(), "--optimizer", "adam"]), capsys)
 
 
 @pytest.fixture

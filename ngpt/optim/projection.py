@@ -37,7 +37,7 @@ class LazyProjection:
         self.leaving = [point for point in self.points if point[0] in roles]
         """Those of `points` that steps move off the sphere"""
         self.seen_drift: dict[Role, Tensor] = {}
-        """`drift` by role when the latest projection of `after_step` came, just before it"""
+        """`drift` when the latest measured projection of `after_step` came, just before it"""
 
     def start(self) -> None:
         """Bring all parameters to the sphere, those that steps will keep there too. In place."""
@@ -47,10 +47,11 @@ class LazyProjection:
         """Project now, in place."""
         _project(self.leaving)
 
-    def after_step(self, step: int) -> None:
-        """Project if `step`, the number of steps made, is a multiple of K."""
+    def after_step(self, step: int, *, measure: bool = True) -> None:
+        """Project if `step`, the number of steps made, is a multiple of K; see the drift first if `measure`."""
         if step % self.every == 0:
-            self.seen_drift = self.drift()
+            if measure:
+                self.seen_drift = self.drift()
             self.project()
 
     @contextmanager

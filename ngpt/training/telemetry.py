@@ -32,7 +32,8 @@ class Telemetry:
 
         rotation_<role>_rad: mean angle between a vector before and after; rotation_spread_<role>: its standard
         deviation over the vectors, relative to that. radial_share_<role>: root of the share of the update's squared
-        length that points along the vectors, which projection throws away. drift_<role>: largest | |w| - 1 | when the
+        length that points along the vectors, which projection throws away; of a step that keeps unit vectors, half the
+        rotation. drift_<role>: largest | |w| - 1 | when the
         latest lazy projection came. orthogonality_error: of the hidden matrices' updates, scaled to the Frobenius norm
         of a polar factor; 0 if every update is a multiple of one. gate_*: the gates after the sigmoid; step_*: the
         effective residual step sizes.

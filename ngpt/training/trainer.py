@@ -248,7 +248,9 @@ class Run:
         else:
             self.skipped_in_a_row += 1
             record.skipped_steps += 1
-        optimizers.projection.after_step(record.steps)
+        # drift is measured only where telemetry reads it before the next projection: it costs as much as to project
+        read = every > 0 and (record.steps // every + 1) * every <= record.steps + optimizers.projection.every
+        optimizers.projection.after_step(record.steps, measure=read)
         optimizers.zero_grad()
         seconds = time.perf_counter() - begin
         record.train_seconds += seconds

@@ -12,7 +12,7 @@ from oracles import optimizers as oracle
 from torch import nn
 from torch.optim import _muon
 
-from ngpt.config import OptimConfig, resolve
+from ngpt.config import OptimConfig, RunConfig, resolve
 from ngpt.errors import InputError
 from ngpt.model import build_model
 from ngpt.optim import steps
@@ -46,7 +46,7 @@ def fields(options: Options) -> Options:
 def refusal(options: Options) -> str | None:
     """The line with which the configuration refuses a combination, or None."""
     try:
-        OptimConfig(**fields(options))
+        RunConfig(optim=OptimConfig(**fields(options)))
     except InputError as error:
         return str(error)
     return None

@@ -135,6 +135,15 @@ def test_a_projection_of_the_schedule_keeps_the_drift_that_it_removed() -> None:
         assert kept == ({} if seen is None else pytest.approx(expected, abs=8 * EPS))
 
 
+def test_a_projection_nobody_looks_at_projects_the_same_and_keeps_no_drift() -> None:
+    (looked, watched), (other, unwatched) = loose("gated-ngpt", every=2), loose("gated-ngpt", every=2)
+    for step in (1, 2):
+        watched.after_step(step)
+        unwatched.after_step(step, measure=False)
+    assert same(weights(looked), weights(other)) and largest(unwatched) < 8 * EPS
+    assert watched.seen_drift and not unwatched.seen_drift
+
+
 def test_the_control_has_no_sphere_to_drift_from() -> None:
     model, projection = loose("gpt")
     assert projection.points == [] and projection.drift() == {}

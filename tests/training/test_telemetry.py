@@ -1,6 +1,7 @@
 """Telemetry: each figure by hand from weights moved by known angles and lengths; what runs of each step rule show."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from oracles import optimizers as oracle
 from oracles import sphere as sphere_oracle
-from small_runs import Undisturbed, small
+from small_runs import Undisturbed, outcome, small, start
 from torch import nn
 
 from ngpt.config import resolve
@@ -128,3 +129,18 @@ def test_what_a_run_of_each_step_rule_shows(data: str, undisturbed: Undisturbed,
         if row["step"] > 5:
             assert (row["drift_hidden"] < 1e-6) == geodesic
             assert row["drift_embedding"] > 1e-5 < row["drift_head"]
+
+
+@pytest.mark.parametrize(("every", "interval", "measured"), [(4, 5, 2), (3, 2, 4), (8, 2, 1), (1, 1, 12), (0, 3, 0)])
+def test_drift_is_measured_only_where_it_is_read(
+    data: str, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, every: int, interval: int,
+    measured: int,
+) -> None:  # fmt: skip
+    """By hand for 12 steps: the projections at or after which a multiple of `every` comes before the next one."""
+    config = small(data, telemetry_every=every, lazy_proj_freq=interval)
+    expected, calls, drift, after_step = undisturbed(config), [], LazyProjection.drift, LazyProjection.after_step
+    monkeypatch.setattr(LazyProjection, "drift", lambda self: calls.append(1) or drift(self))
+    start(config, tmp_path / "counted")
+    assert len(calls) == measured
+    monkeypatch.setattr(LazyProjection, "after_step", lambda self, step, *, measure: after_step(self, step))
+    assert outcome(start(config, tmp_path / "always")[0]) == expected
