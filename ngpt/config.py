@@ -296,8 +296,9 @@ class RunConfig:
             self.data.data != "fineweb10b" or self.data.tokenizer in ("auto", "gpt2"),
             "--data fineweb10b holds GPT-2 tokens: --tokenizer bytes cannot read it",
         )
+        uneven = self.model.arch == "gated-literal" and self.optim.normuon == "short-axis"  # over columns, on rows
         _require(
-            self.optim.normuon is None or not self.optim.fixed_angle or self.model.arch == "gated-literal",
+            self.optim.normuon is None or not self.optim.fixed_angle or uneven,
             "--normuon has next to no effect with --geodesic-muon lr: a fixed angle cancels a factor on a unit vector, "
             "and along the other axis a polar factor is even but for its own error; --geodesic-muon lr-norm keeps it",
         )

@@ -169,7 +169,7 @@ SPHERE: list[dict[str, Any]] = [
     {"geodesic_muon": "lr-norm", "weight_decay": 0.1, "cautious_wd": True, "momentum_transport": "rotate"},
     {"geodesic_muon": "lr", "weight_decay": 0.1, "cautious_wd": True, "adjust_lr_fn": "none", "normuon": "short-axis"},
     {"tangent": "after", "momentum_transport": "parallel", "match_step": "angle"},
-    {"geodesic_muon": "lr", "normuon": "rows", "arch": "gated-literal"},
+    {"geodesic_muon": "lr", "normuon": "short-axis", "arch": "gated-literal"},
     {"geodesic_muon": "lr-norm", "weight_decay": 99.0, "cautious_wd": True, "lr": 0.05},
     {"tangent": "both", "momentum_transport": "project", "match_step": "rms", "normuon": "short-axis"},
     {"weight_decay": 0.1, "cautious_wd": True, "arch": "gpt", "match_step": "rms", "normuon": "rows"},

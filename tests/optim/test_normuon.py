@@ -1,5 +1,6 @@
 """NorMuon's variance reduction: the oracle's, the norm kept, even rows left, and its state in float32 for ever."""
 
+import contextlib
 import copy
 import itertools
 import math
@@ -184,15 +185,16 @@ def test_a_fixed_angle_cancels_it_on_the_vectors_that_it_scales(shape: tuple[int
 def test_that_a_fixed_angle_is_refused_with_it_is_right(
     arch: Any, axis: Any, idle: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an exact polar factor. In the literal model a wide matrix has unit rows: there the refusal is strict."""
-    monkeypatch.setattr(OptimConfig, "_meaningless", lambda self: [])
+    """With an exact polar factor. In the literal model some matrices have unit rows and uneven columns."""
+    settings: dict[str, Any] = dict(
+        arch=arch, n_layer=1, n_embd=24, n_head=4, seq_len=8, geodesic_muon="lr", orthogonalizer="svd", lr=0.1
+    )
+    with pytest.raises(InputError, match="--normuon .*--geodesic-muon lr") if idle else contextlib.nullcontext():
+        resolve("tiny", **settings, normuon=axis)
+    monkeypatch.setattr(OptimConfig, "fixed_angle", False)
     ends = []
     for normuon in (None, axis):
-        given: dict[str, Any] = {} if normuon is None else {"normuon": normuon}
-        config = resolve(
-            "tiny", arch=arch, n_layer=1, n_embd=24, n_head=4, seq_len=8, geodesic_muon="lr", orthogonalizer="svd",
-            lr=0.1, **given,
-        )  # fmt: skip
+        config = resolve("tiny", **settings, normuon=normuon)
         model = build_model(config.model, 17, seed=0)
         optimizers = build_optimizers(model, config)
         for seed in range(3):
