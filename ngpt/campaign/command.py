@@ -12,7 +12,8 @@ from ngpt.campaign.definition import MOST_SEEDS, Campaign
 from ngpt.campaign.execute import Outcome, execute, finished_record
 from ngpt.campaign.index import write_index
 from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operations
-from ngpt.campaign.report import data_path, write_data, write_report
+from ngpt.campaign.report import data_path, read_data, write_data, write_report
+from ngpt.campaign.reproduce import reproduce
 from ngpt.command import Parser
 from ngpt.config import PRESETS, default_tokenizer
 from ngpt.data.corpus import load_corpus
@@ -48,6 +49,9 @@ def build_parser(campaign: Campaign) -> Parser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs go (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="show plan, number of runs and estimated time")
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from what is there")
+    parser.add_argument(
+        "--reproduce", action="store_true", help="run one run of each method of the report again, compare to the bit"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (%(default)s)")
     return parser
@@ -73,6 +77,9 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
     if given.dry_run:
         _show_plan(plan, given.out, jobs)
         return 0
+    if given.reproduce:
+        published = read_data(campaign, given.reports)
+        return 0 if reproduce(published, plan.data_digest, jobs=jobs, **_where(given.device)) else 1
 
     _require_writable(given.out, given.reports)
     command = shlex.join(["python", f"runners/{campaign.name}.py", *arguments])
@@ -104,8 +111,7 @@ def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Campa
 
 def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[list[PlannedRun], Outcome]:
     """Tuning, then the comparison at the rates it chose; with --report-only only what is already there."""
-    device, threads = ("cpu", 1) if _on_cpu(given.device) else (given.device, 0)
-    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, "device": device, "threads": threads}
+    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, **_where(given.device)}
     runs = plan.tuning_runs()
     print(
         f"{plan.campaign.name}: {plan.count()} runs, {jobs} at a time; finished ones are not repeated", file=sys.stderr
@@ -139,6 +145,11 @@ def _require_writable(*folders: Path) -> None:
         with replaced_atomically(folder / ".writable") as temporary:
             temporary.touch()
         (folder / ".writable").unlink()
+
+
+def _where(device: str) -> dict[str, Any]:
+    """Device and threads of every run: one thread on a CPU, where a core does more as another run."""
+    return {"device": "cpu", "threads": 1} if _on_cpu(device) else {"device": device, "threads": 0}
 
 
 def _on_cpu(device: str) -> bool:

@@ -40,14 +40,20 @@ def write_data(reports: Path, data: dict[str, Any]) -> None:
     write_json(path, data, indent=None)
 
 
+class OutdatedDataError(InputError):
+    """Collected data were made by other arms or another rule than the experiment's file has now."""
+
+
 def read_data(campaign: Campaign, reports: Path) -> dict[str, Any]:
-    """The collected data of `campaign`. Raises InputError unless they were made by the rule and arms it states now."""
+    """The collected data of `campaign`. Raises InputError if they are not, OutdatedDataError if they were once."""
     path = data_path(reports, campaign.name)
     data = read_json(path)
     if data.get("campaign") != campaign.name or not data.get("runs"):
         raise InputError(f"{path}: not the data of this campaign")
     if data["definition"] != campaign.digest:
-        raise InputError(f"{path}: made with other arms or another rule than experiments/{campaign.name}.py has now")
+        raise OutdatedDataError(
+            f"{path}: made with other arms or another rule than experiments/{campaign.name}.py has now"
+        )
     return data
 
 

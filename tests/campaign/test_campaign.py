@@ -14,6 +14,7 @@ import pytest
 from ngpt.campaign.definition import Campaign, Method
 from ngpt.campaign.plan import Plan
 from ngpt.errors import InputError
+from ngpt.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN
@@ -95,6 +96,22 @@ def test_a_campaign_interrupted_killed_and_continued(tmp_path: Path, text: Path)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")  # a checkout without its runs: the report from its data
     report.unlink()
     assert run(tmp_path, "--steps", "40", "--report-only").returncode == 0 and report.read_text() == content
+
+    same = run(tmp_path, "--reproduce")
+    assert same.returncode == 0 and same.stdout.endswith("2 of 2 runs have the published weights to the bit\n")
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+    published = tmp_path / "r" / "data" / "mini.json"
+    data = read_json(published)
+    row = next(row for row in data["runs"] if row["stage"] == "comparison" and row["method"] == "Adam")
+    row["final_sha256"], row["final_val_loss"] = "0" * 16, row["final_val_loss"] - 0.5
+    write_json(published, data)
+    other = run(tmp_path, "--reproduce")
+    assert other.returncode == 1 and "other weights, loss +0.5\n1 of 2 runs" in other.stdout
+
+    text.write_text(text.read_text() + "and one more line\n")
+    refused = run(tmp_path, "--reproduce")
+    assert refused.returncode == 2 and "had other data" in refused.stderr.splitlines()[-1]
 
 
 def test_two_runners_on_one_folder_share_the_work(tmp_path: Path, text: Path) -> None:

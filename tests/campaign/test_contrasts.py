@@ -11,7 +11,7 @@ from test_report import SEEDS, made_up, row
 from ngpt.campaign.analysis import analyse
 from ngpt.campaign.definition import Campaign, Contrast, Method
 from ngpt.campaign.index import results_table, write_index
-from ngpt.campaign.report import write_data, write_report
+from ngpt.campaign.report import OutdatedDataError, read_data, write_data, write_report
 from ngpt.campaign.verdict import Rule
 
 COST = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=2)
@@ -170,3 +170,14 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
     write_index([SCAN], tmp_path)
     index = (tmp_path / "README.md").read_text().splitlines()
     assert len(index) == 10 and all("| 2026-01-31 |" in line for line in index[-3:])
+
+
+def test_a_campaign_with_outdated_data_is_named_in_the_index_and_stops_no_other(tmp_path: Path) -> None:
+    write_data(tmp_path, data())
+    edited = dataclasses.replace(SCAN, leading=())
+    with pytest.raises(OutdatedDataError, match=r"scan\.json: made with other arms or another rule"):
+        read_data(edited, tmp_path)
+    table = results_table([edited], tmp_path, "reports/")
+    assert "| Does" not in table
+    assert table.endswith("has now: SCAN_REPORT.md (`python runners/scan.py` makes it again).\n")
+    assert "Not listed" not in results_table([SCAN], tmp_path, "reports/")
