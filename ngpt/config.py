@@ -91,20 +91,35 @@ class ModelConfig:
         return self.arch != "gpt"
 
 
+def default_tokenizer(data: str) -> Literal["bytes", "gpt2", "patches"]:
+    """Patches of cells for automata, GPT-2 tokens where the data already are GPT-2 tokens, bytes elsewhere."""
+    if data.partition(":")[0] == "nca":
+        return "patches"
+    path = Path(data)
+    shards = path.suffix == ".bin" or (path.is_dir() and any(path.glob("*.bin")))
+    return "gpt2" if data == "fineweb10b" or shards else "bytes"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the tokens come from."""
 
     data: str = "stdlib"
-    """stdlib, fineweb10b, hf:NAME, or a .txt, .jsonl, .parquet or .bin file or a folder of them"""
-    tokenizer: Literal["auto", "bytes", "gpt2"] = "auto"
-    """auto: gpt2 for fineweb10b and .bin shards, bytes for everything else"""
+    """stdlib, fineweb10b, hf:NAME, a .txt, .jsonl, .parquet or .bin file or a folder of them; nca for cellular automata,
+    nca:states=4,grid=8 for others, with any of the fields in ngpt/data/cellular.py"""
+    tokenizer: Literal["auto", "bytes", "gpt2", "patches"] = "auto"
+    """auto: gpt2 for fineweb10b and .bin shards, patches for nca, bytes for everything else"""
     shards: int = 4
     """training shards of fineweb10b to use, 100M tokens each"""
 
     def __post_init__(self) -> None:
         _require_positive(self, "shards")
         _require(bool(self.data), "--data is empty")
+        automata = default_tokenizer(self.data) == "patches"
+        _require(
+            self.tokenizer == "auto" or (self.tokenizer == "patches") == automata,
+            f"--tokenizer {self.tokenizer} cannot read --data {self.data}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,13 +468,6 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
         "--steps has no effect with --time-budget-seconds",
     )
     return config
-
-
-def default_tokenizer(data: str) -> Literal["bytes", "gpt2"]:
-    """GPT-2 tokens where the data already are GPT-2 tokens, bytes elsewhere."""
-    path = Path(data)
-    shards = path.suffix == ".bin" or (path.is_dir() and any(path.glob("*.bin")))
-    return "gpt2" if data == "fineweb10b" or shards else "bytes"
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:

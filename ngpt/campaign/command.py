@@ -15,9 +15,8 @@ from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operati
 from ngpt.campaign.report import data_path, read_data, write_data, write_report
 from ngpt.campaign.reproduce import reproduce
 from ngpt.command import Parser
-from ngpt.config import PRESETS, default_tokenizer
+from ngpt.config import PRESETS
 from ngpt.data.corpus import load_corpus
-from ngpt.data.tokenizers import Tokenizer
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
 from ngpt.files import replaced_atomically
 from ngpt.machine import core_count, has_nvidia_gpu
@@ -65,17 +64,18 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
     names = ("data", "tokenizer", "shards", "steps")
     overrides = {name: value for name in names if (value := getattr(given, name)) is not None}
     first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
+    corpus = load_corpus(first.data)
     plan = Plan(
         campaign=campaign,
         preset=given.preset,
         overrides=overrides,
         tuning_seeds=given.seeds,
         comparison_seeds=max(campaign.comparison_seeds, given.seeds),
-        data_digest=load_corpus(first.data).digest,
+        data_digest=corpus.digest,
     )
     jobs = given.jobs or _default_jobs(given.device)
     if given.dry_run:
-        _show_plan(plan, given.out, jobs)
+        _show_plan(plan, given.out, jobs, corpus.vocab_size)
         return 0
     if given.reproduce:
         published = read_data(campaign, given.reports)
@@ -160,7 +160,7 @@ def _default_jobs(device: str) -> int:
     return core_count() if _on_cpu(device) else 1
 
 
-def _show_plan(plan: Plan, out: Path, jobs: int) -> None:
+def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:
     """The plan, the number of runs, those already finished, and an estimate of the time."""
     runs = plan.tuning_runs()
     done = [record for run in runs if (record := finished_record(out, run.run_id))]
@@ -177,9 +177,7 @@ def _show_plan(plan: Plan, out: Path, jobs: int) -> None:
         seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)
         basis = f"from {len(done)} finished runs"
     else:
-        config = runs[0].config
-        vocabulary = Tokenizer(default_tokenizer(config.data.data)).vocab_size
-        seconds = estimated_operations(config, vocabulary) / ASSUMED_FLOPS
+        seconds = estimated_operations(runs[0].config, vocab_size) / ASSUMED_FLOPS
         basis = f"assuming {ASSUMED_FLOPS:.0e} operations a second"
     remaining = plan.count() - len(done)
     print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")

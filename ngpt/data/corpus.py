@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngpt.config import DataConfig, default_tokenizer
+from ngpt.data.batches import Windows
+from ngpt.data.cellular import Automaton, trajectories
 from ngpt.data.shards import read_shard
 from ngpt.data.tokenizers import GPT2_VOCAB, Tokenizer, Tokens
 from ngpt.errors import InputError, first_line
@@ -45,11 +47,22 @@ class Corpus:
     """bytes of text behind each token id (vocab_size,); None where they are not known"""
     digest: str
     """SHA-256 over tokenizer, training and validation tokens"""
+    record: int | None = None
+    """tokens of a record, where the tokens are records of one length, each of which is to be seen from its beginning"""
+    context: int = 0
+    """first tokens of a record, which are never targets"""
+
+    def windows(self, tokens: Tokens, seq_len: int) -> Windows:
+        """Windows of `seq_len` inputs and targets over `train` or `val`."""
+        return Windows(tokens, seq_len, self.record, self.context)
 
 
 def load_corpus(config: DataConfig) -> Corpus:
     """The corpus that `config` names. Raises InputError in one line on anything wrong with it."""
-    tokenizer = Tokenizer(default_tokenizer(config.data) if config.tokenizer == "auto" else config.tokenizer)
+    kind = default_tokenizer(config.data) if config.tokenizer == "auto" else config.tokenizer
+    if kind == "patches":
+        return _automata(config.data)
+    tokenizer = Tokenizer(kind)
     if config.data == "stdlib":
         return _from_documents("stdlib", _stdlib_documents(), tokenizer)
     if config.data == "fineweb10b":
@@ -59,7 +72,9 @@ def load_corpus(config: DataConfig) -> Corpus:
         return _from_documents(config.data, _hub_documents(config.data.removeprefix("hf:")), tokenizer)
     path = Path(config.data)
     if not path.exists():
-        raise InputError(f"--data {config.data}: no such file or folder, and not one of stdlib, fineweb10b, hf:NAME")
+        raise InputError(
+            f"--data {config.data}: no such file or folder, and not one of stdlib, fineweb10b, nca, hf:NAME"
+        )
     return _from_folder(path, tokenizer) if path.is_dir() else _from_file(path, tokenizer)
 
 
@@ -171,6 +186,25 @@ def _hub_documents(name: str) -> Iterator[bytes]:
             raise InputError(f"--data hf:{name} has a column 'text' of {type(row['text']).__name__}, not of text")
         if row["text"]:
             yield row["text"].encode("utf-8", "replace")
+
+
+def _automata(name: str) -> Corpus:
+    """Trajectories of cellular automata, those for validation of rules that no training sequence has."""
+    automaton = Automaton.named(name)
+    train, val = (
+        trajectories(automaton, count, stream=stream).reshape(-1)
+        for stream, count in enumerate((automaton.rules, max(1, round(VALIDATION_SHARE * automaton.rules))))
+    )
+    return Corpus(
+        name=name,
+        train=train,
+        val=val,
+        vocab_size=automaton.vocab_size,
+        byte_lengths=None,
+        digest=_digest("patches", [train], [val]),
+        record=automaton.tokens_a_sequence,
+        context=automaton.tokens_a_grid,
+    )
 
 
 # --- files and folders -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ngpt.data.batches import validation_batches
+from ngpt.data.batches import UNSCORED, validation_batches
 from ngpt.data.corpus import Corpus
 
 BATCH_TOKENS = 4096
@@ -27,7 +27,8 @@ class Validation:
 
 def loss_of(logits_BTV: Tensor, targets_BT: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy in nats, computed in float32."""
-    return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction=reduction)
+    targets = targets_BT.flatten()
+    return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets, ignore_index=UNSCORED, reduction=reduction)
 
 
 class Evaluator:
@@ -35,9 +36,10 @@ class Evaluator:
 
     def __init__(self, corpus: Corpus, *, eval_tokens: int, seq_len: int, device: torch.device) -> None:
         batch_size = max(1, BATCH_TOKENS // seq_len)
-        batches = validation_batches(corpus.val, eval_tokens=eval_tokens, batch_size=batch_size, seq_len=seq_len)
+        windows = corpus.windows(corpus.val, seq_len)
+        batches = validation_batches(windows, eval_tokens=eval_tokens, batch_size=batch_size)
         self.batches = [(torch.from_numpy(x).to(device), torch.from_numpy(y.copy()).to(device)) for x, y in batches]
-        self.tokens = sum(y.numel() for _, y in self.batches)
+        self.tokens = sum(int((y != UNSCORED).sum()) for _, y in batches)
         lengths = corpus.byte_lengths
         self.text_bytes = None if lengths is None else int(sum(np.sum(lengths[y]) for _, y in batches))
 

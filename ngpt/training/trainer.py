@@ -50,8 +50,11 @@ def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None)
     device = environment.choose_device(runtime.device)
     corpus = load_corpus(config.data)
     for split, tokens in (("training", corpus.train), ("validation", corpus.val)):
-        if len(tokens) <= config.model.seq_len:
-            raise InputError(f"--data {config.data.data}: {len(tokens)} {split} tokens are not one window of --seq-len")
+        if min(len(tokens), corpus.record or len(tokens)) <= config.model.seq_len:
+            whole = "" if corpus.record is None else f" in sequences of {corpus.record}"
+            raise InputError(
+                f"--data {config.data.data}: {len(tokens)} {split} tokens{whole} are not one window of --seq-len"
+            )
     identity = run_id(config, corpus.digest)
     folder = runtime.out / identity
     with locked(runtime.out / ".locks" / identity) as mine:
@@ -139,9 +142,8 @@ class Run:
         self.specs = parameter_specs(self.model)
         self.optimizers = build_optimizers(self.model, config)
         self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection)
-        self.batches = Batches(
-            self.corpus.train, batch_size=config.train.batch_size, seq_len=config.model.seq_len, seed=config.seed
-        )
+        windows = self.corpus.windows(self.corpus.train, config.model.seq_len)
+        self.batches = Batches(windows, batch_size=config.train.batch_size, seed=config.seed)
         self.evaluator = Evaluator(
             self.corpus,
             eval_tokens=config.train.eval_tokens,

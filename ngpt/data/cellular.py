@@ -1,0 +1,201 @@
+"""Neural cellular automata as a corpus: each sequence is the trajectory of a random rule, to be inferred in context.
+
+A rule is a random network on a torus of cells with n states. Cell by cell, with all channels one-hot,
+
+    z = conv3x3(x) (n -> 4),   z = conv1x1(z) (4 -> 16),   logits = conv1x1(relu(z)) (16 -> n),
+    next state ~ softmax(logits / T)
+
+A rule is kept if gzip shrinks the first grids after burn-in to a share inside a band: neither frozen nor noise.
+A grid becomes one token for each 2x2 patch, its cells read as the digits of a number in base n, between a start and an
+end token. No token of a sequence's first grid is a target: nothing told it apart from any other.
+
+Source: Lee, Han, Kumar, Agrawal, "Training Language Models via Neural Cellular Automata", arXiv 2603.10055.
+Differs from its released code: cells start uniform and T is 1e-3, as in the paper; the torus wraps in space only.
+"""
+
+import dataclasses
+import gzip
+from dataclasses import dataclass
+
+import numpy as np
+from einops import rearrange
+from numpy.typing import NDArray
+
+from ngpt.errors import InputError
+
+Cells = NDArray[np.uint8]
+CANDIDATES = 256
+"""Rules that are drawn and simulated together; part of what a seed means."""
+KERNEL = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+TRUNCATED_STD = 0.87962566103423978
+"""Standard deviation of a normal variable truncated at two of its standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Automaton:
+    """What trajectories are drawn from; the defaults but for the number of rules are the paper's."""
+
+    rules: int = 1000
+    """training sequences, each of a rule of its own; the paper has 16,000"""
+    states: int = 10
+    grid: int = 12
+    """cells a side of the torus, even"""
+    grids: int = 27
+    """grids a sequence, after burn-in"""
+    burn_in: int = 10
+    """steps before the first grid"""
+    temperature: float = 1e-3
+    ratio_low: float = 0.5
+    ratio_high: float = 1.0
+    """a rule is kept if gzip's output over its input lies between the two, both excluded"""
+    ratio_grids: int = 10
+    """grids after burn-in on which the ratio is measured"""
+
+    def __post_init__(self) -> None:
+        positive = min(self.rules, self.states - 1, self.grids, self.temperature, self.ratio_grids) > 0
+        if not positive or self.states > 15 or self.grid < 4 or self.grid % 2 or self.burn_in < 0:
+            raise InputError("--data nca: 2 to 15 states, an even grid of at least 4, and the rest positive")
+        if self.ratio_grids > self.grids:
+            raise InputError("--data nca: ratio_grids must not exceed grids")
+
+    @classmethod
+    def named(cls, name: str) -> "Automaton":
+        """From `nca`, or `nca:states=4,grid=8` with any of the fields. Raises InputError in one line."""
+        kinds: dict[str, type] = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        values: dict[str, int | float] = {}
+        for part in filter(None, name.partition(":")[2].split(",")):
+            key, _, text = part.partition("=")
+            if key not in kinds:
+                raise InputError(f"--data {name}: {key!r} is not one of {', '.join(kinds)}")
+            try:
+                values[key] = kinds[key](text)
+            except ValueError as error:
+                raise InputError(f"--data {name}: {key} must be {kinds[key].__name__}: {text!r}") from error
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def tokens_a_grid(self) -> int:
+        """Patches, start and end."""
+        return (self.grid // 2) ** 2 + 2
+
+    @property
+    def tokens_a_sequence(self) -> int:
+        """Length of a sequence."""
+        return self.grids * self.tokens_a_grid
+
+    @property
+    def vocab_size(self) -> int:
+        """All patches, start and end."""
+        return self.states**4 + 2
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Random rules, R of them."""
+
+    spatial: NDArray[np.float32]
+    """(R, 9, n, 4), by offset as in KERNEL and by the neighbour's state"""
+    hidden: NDArray[np.float32]
+    """(R, 4, 16)"""
+    out: NDArray[np.float32]
+    """(R, 16, n)"""
+
+    @classmethod
+    def draw(cls, number: int, states: int, rng: np.random.Generator) -> "Rules":
+        """Weights from a normal distribution truncated at two deviations, of variance 1/fan-in; biases are zero."""
+
+        def weights(*shape: int, fan_in: int) -> NDArray[np.float32]:
+            return (_truncated_normal(rng, shape) / (TRUNCATED_STD * fan_in**0.5)).astype(np.float32)
+
+        spatial = weights(number, 9, states, 4, fan_in=9 * states)
+        return cls(spatial, weights(number, 4, 16, fan_in=4), weights(number, 16, states, fan_in=16))
+
+    def __getitem__(self, kept: NDArray[np.bool_]) -> "Rules":
+        return Rules(self.spatial[kept], self.hidden[kept], self.out[kept])
+
+    def logits(self, cells: Cells) -> NDArray[np.float32]:
+        """(R, H, W) states to the (R, H, W, n) logits of the next ones."""
+        rule = np.arange(len(cells))[:, None, None]
+        z = np.zeros((*cells.shape, 4), np.float32)
+        for offset, (i, j) in enumerate(KERNEL):  # a one-hot convolution is a table of its kernel's entries
+            z += self.spatial[rule, offset, np.roll(cells, (-i, -j), axis=(1, 2))]
+        flat = rearrange(z, "r h w c -> r (h w) c")
+        logits = np.maximum(flat @ self.hidden, 0) @ self.out
+        return rearrange(logits, "r (h w) n -> r h w n", h=cells.shape[1])
+
+
+def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    values = rng.standard_normal(shape)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(int(outside.sum()))
+    return values
+
+
+def step(rules: Rules, cells: Cells, temperature: float, rng: np.random.Generator) -> Cells:
+    """The next states, each drawn from softmax(logits / temperature) by the Gumbel maximum."""
+    logits = rules.logits(cells)
+    noise = -np.log(np.maximum(rng.standard_exponential(logits.shape, dtype=np.float32), np.float32(1e-30)))
+    return np.argmax(logits + temperature * noise, axis=-1).astype(np.uint8)
+
+
+def patch_tokens(cells: Cells, states: int) -> NDArray[np.int32]:
+    """(..., H, W) cells to (..., H/2 * W/2) tokens, patches and the cells in them row by row."""
+    patches = rearrange(cells, "... (h p) (w q) -> ... (h w) (p q)", p=2, q=2).astype(np.int32)
+    return patches @ states ** np.arange(3, -1, -1, dtype=np.int32)
+
+
+def gzip_ratio(tokens: NDArray[np.int32]) -> float:
+    """Compressed over plain size of 32-bit patch tokens."""
+    plain = np.ascontiguousarray(tokens, "<i4").tobytes()
+    return len(gzip.compress(plain, compresslevel=9, mtime=0)) / len(plain)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The sequences that one batch of candidates gave."""
+
+    tokens: NDArray[np.uint16]
+    """(accepted, tokens_a_sequence)"""
+    ratios: NDArray[np.float64]
+    """(CANDIDATES,) gzip ratios, those outside the band included"""
+
+
+def trajectories(automaton: Automaton, count: int, *, stream: int) -> NDArray[np.uint16]:
+    """`count` sequences (count, tokens_a_sequence), the first of an endless stream that the two arguments name.
+
+    Raises InputError if no rule of the first batches is inside the band.
+    """
+    found: list[NDArray[np.uint16]] = []
+    while (have := sum(map(len, found))) < count:
+        batch = simulate(automaton, np.random.Generator(np.random.Philox(key=[stream, len(found)])))
+        found.append(batch.tokens)
+        if have < len(found) / 4 - 1:
+            low, high = batch.ratios.min(), batch.ratios.max()
+            raise InputError(f"--data nca: hardly any rule is kept; gzip ratios are {low:.2f} to {high:.2f}")
+    return np.concatenate(found)[:count]
+
+
+def simulate(automaton: Automaton, rng: np.random.Generator) -> Batch:
+    """Draw CANDIDATES rules, simulate them, keep those whose gzip ratio is inside the band."""
+    n = automaton.states
+    rules = Rules.draw(CANDIDATES, n, rng)
+    cells = rng.integers(0, n, (CANDIDATES, automaton.grid, automaton.grid), dtype=np.uint8)
+    for _ in range(automaton.burn_in):
+        cells = step(rules, cells, automaton.temperature, rng)
+    seen = _roll_out(rules, cells, automaton.ratio_grids, automaton, rng)
+    ratios = np.array([gzip_ratio(tokens) for tokens in patch_tokens(np.stack(seen, axis=1), n)])
+    kept = (ratios > automaton.ratio_low) & (ratios < automaton.ratio_high)
+    rules, first = rules[kept], [cells[kept] for cells in seen[: automaton.grids]]
+    rest = _roll_out(rules, first[-1], automaton.grids - len(first) + 1, automaton, rng)[1:]
+    patches = patch_tokens(np.stack(first + rest, axis=1), n)
+    start, end = (np.full((*patches.shape[:2], 1), n**4 + i) for i in (0, 1))
+    tokens = rearrange(np.concatenate([start, patches, end], axis=2), "s g t -> s (g t)")
+    return Batch(tokens.astype(np.uint16), ratios)
+
+
+def _roll_out(rules: Rules, cells: Cells, grids: int, automaton: Automaton, rng: np.random.Generator) -> list[Cells]:
+    """`grids` grids, `cells` the first of them."""
+    found = [cells]
+    while len(found) < grids:
+        found.append(step(rules, found[-1], automaton.temperature, rng))
+    return found
