@@ -105,7 +105,7 @@ class DataConfig:
     """Where the tokens come from."""
 
     data: str = "stdlib"
-    """stdlib, fineweb10b, hf:NAME, a .txt, .jsonl, .parquet or .bin file or a folder of them; nca for cellular automata,
+    """stdlib, fineweb10b, hf:NAME, a .txt, .jsonl, .parquet or .bin file or a folder of them; nca for automata,
     nca:states=4,grid=8 for others, with any of the fields in ngpt/data/cellular.py"""
     tokenizer: Literal["auto", "bytes", "gpt2", "patches"] = "auto"
     """auto: gpt2 for fineweb10b and .bin shards, patches for nca, bytes for everything else"""

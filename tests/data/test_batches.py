@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngpt.data.batches import Batches, validation_batches
+from ngpt.data.batches import UNSCORED, Batches, Windows, validation_batches
 from ngpt.data.tokenizers import Tokens
 
 COUNT = 1003
@@ -17,7 +17,7 @@ def stream(count: int = COUNT) -> Tokens:
 
 
 def batches(*, seed: int = 0, batch_size: int = 4, seq_len: int = 10, count: int = COUNT) -> Batches:
-    return Batches(stream(count), batch_size=batch_size, seq_len=seq_len, seed=seed)
+    return Batches(Windows(stream(count), seq_len), batch_size=batch_size, seed=seed)
 
 
 def starts(source: Batches, steps: range) -> list[int]:
@@ -52,7 +52,7 @@ def test_the_batch_depends_on_seed_and_step_alone() -> None:
 def test_every_window_once_an_epoch(count: int, batch_size: int, seq_len: int, seed: int) -> None:
     source = batches(count=count, batch_size=batch_size, seq_len=seq_len, seed=seed)
     windows = (count - 1) // seq_len
-    assert source.num_windows == windows
+    assert source.windows.count == windows
     visited = starts(source, range(-(-3 * windows // batch_size)))
     for epoch in range(3):
         assert sorted(visited[epoch * windows : (epoch + 1) * windows]) == [w * seq_len for w in range(windows)]
@@ -84,7 +84,7 @@ FROZEN = [790, 740, 160, 330, 350, 40, 960, 320]
 def test_a_stream_without_a_window_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match="hold no window of 10"):
         batches(count=count)
-    assert batches(count=11).num_windows == 1
+    assert batches(count=11).windows.count == 1
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_stream_without_a_window_is_refused(count: int) -> None:
 def test_validation_is_spread_evenly_and_counts_each_target_once(
     eval_tokens: int, count: int, windows: int, batch_size: int
 ) -> None:
-    cut = validation_batches(stream(count), eval_tokens=eval_tokens, batch_size=batch_size, seq_len=10)
+    cut = validation_batches(Windows(stream(count), 10), eval_tokens=eval_tokens, batch_size=batch_size)
     x, y = (np.concatenate([pair[side] for pair in cut]) for side in (0, 1))
     assert x.shape == y.shape == (windows, 10)
     starts = x[:, 0]
@@ -109,3 +109,25 @@ def test_validation_is_spread_evenly_and_counts_each_target_once(
     if windows == whole:
         np.testing.assert_array_equal(x.ravel(), np.arange(windows * 10))
     assert [len(pair[0]) for pair in cut[:-1]] == [batch_size] * (len(cut) - 1)
+
+
+@given(records=st.integers(1, 30), record=st.integers(2, 40), data=st.data())
+def test_records_are_seen_from_their_beginning_and_their_context_is_no_target(
+    records: int, record: int, data: st.DataObject
+) -> None:
+    seq_len, context = data.draw(st.integers(1, record - 1)), data.draw(st.integers(0, record))
+    windows = Windows(stream(records * record), seq_len, record, context)
+    assert windows.count == records
+    source = Batches(windows, batch_size=records, seed=1)
+    for x, y in (source.at(5), validation_batches(windows, eval_tokens=10**6, batch_size=records)[0]):
+        assert sorted(x[:, 0]) == list(range(0, records * record, record))
+        for row_x, row_y in zip(x, y, strict=True):
+            at = np.arange(row_x[0], row_x[0] + seq_len + 1)
+            np.testing.assert_array_equal(row_x, at[:-1])
+            np.testing.assert_array_equal(row_y, np.where(at[1:] % record < context, UNSCORED, at[1:]))
+
+
+def test_a_record_must_be_longer_than_its_window() -> None:
+    Windows(stream(30), 9, record=10)
+    with pytest.raises(ValueError, match="a record of 10 tokens holds no window of 10"):
+        Windows(stream(30), 10, record=10)
