@@ -67,6 +67,14 @@ CAMPAIGN = Campaign(
     ),
     baselines=(PLAIN,),
     rule=RULE,
+    reading=(
+        "Cautious decay lengthens the rotation at an equal rate, and its fitted best rate is lower for it: most of "
+        "what it does is another step size, which a comparison at one rate would have taken for a gain at low rates "
+        "and for a loss at high ones. NorMuon does what it is for, the vectors' rotations within a matrix spread less, "
+        "for a gain that is there and smaller than what was to matter. Polar Express brings the updates closer to "
+        "orthogonal and changes the loss by next to nothing: at a matched step size the rest of the quintic's error "
+        "costs nothing that shows here."
+    ),
     leading=tuple(main_effect(feature) for feature in FEATURES),
     comparison_seeds=8,
     fields={"optimizer": "muon", "match_step": "rms", "schedule": "wsd", "decay_share": 0.2},

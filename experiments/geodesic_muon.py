@@ -84,6 +84,18 @@ CAMPAIGN = Campaign(
         transported("geodesic, momentum parallel"),
         transported("geodesic, momentum rotated"),
     ),
+    reading=(
+        "Three steps without a radial part, the projection of a tangent update, the exponential map and the fixed "
+        "angle, share one small gain, too small to matter by the rule fixed here: it is not exactness that gains, "
+        "since the first of them is a linear step. What plain projection does and they do not is to drift far from the "
+        "sphere between two projections, as the drift column shows. What costs, and costs alike, is whatever changes "
+        "the polar factor's input to follow the vectors: the radial part removed before it, or the momentum projected, "
+        "transported or turned. An untouched momentum averages gradients in the space around the sphere, where the "
+        "loss's gradient changes slowly while the vectors move; its part along the vectors, which comes from their "
+        "having moved, is information and no error. Neither rotation nor drift tells the methods that lose from those "
+        "that do not. A rehearsal on eight other seeds (80000 to 80007), before a change in the rounding of the "
+        "geodesic step, had the same verdicts."
+    ),
     comparison_seeds=10,
     fields={"optimizer": "muon", "schedule": "wsd", "decay_share": 0.2},
 )

@@ -56,6 +56,15 @@ CAMPAIGN = Campaign(
             rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
         ),
     ),
+    reading=(
+        "Geodesic Muon's hidden matrices do not drift at all, and it pays for a large K what Muon pays, whose hidden "
+        "vectors come to a projection much longer than they left the one before. The cost is therefore not the hidden "
+        "matrices': nGPT normalises what they compute, and what is left is a slower rotation of longer vectors. It is "
+        "that of what all three families move alike, embedding and head, and the head drifts far more than the "
+        "embedding; the logits are proportional to the lengths of its vectors. Muon and Adam have no reason to differ, "
+        "since AdamW moves the head under both, and they do not. Who wants to project less often should look at the "
+        "head first: this campaign does not separate it from the embedding."
+    ),
     axis="steps between projections, K",
     comparison_seeds=6,
     fields={"schedule": "wsd", "decay_share": 0.2},
