@@ -1,21 +1,13 @@
 """A benchmark's results: `benchmarks/results/<name>.json`, with the machine they were measured on; README's tables."""
 
-import platform
 from pathlib import Path
 from typing import Any
 
 from ngpt.files import read_json, write_json
-from ngpt.machine import core_count
+from ngpt.machine import core_count, processor
 from ngpt.training import environment
 
 FOLDER = Path(__file__).parent / "results"
-
-
-def processor() -> str:
-    """The processor's name as Linux gives it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def save(name: str, content: dict[str, Any]) -> None:

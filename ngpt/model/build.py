@@ -7,7 +7,7 @@ from ngpt import sphere
 from ngpt.config import ModelConfig
 from ngpt.model.control import ControlTransformer
 from ngpt.model.literal import LiteralTransformer
-from ngpt.model.roles import Role, parameter_specs
+from ngpt.model.roles import parameter_specs
 from ngpt.model.sphere_transformer import SphereTransformer
 
 CONTROL_STD = 0.02
@@ -26,7 +26,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> nn.Module
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for (name, parameter), spec in zip(model.named_parameters(), parameter_specs(model).values(), strict=True):
-            if spec.role not in (Role.HIDDEN, Role.EMBEDDING, Role.HEAD):
+            if parameter.ndim < 2:
                 continue
             if spec.sphere_dim is not None:
                 parameter.normal_(std=config.n_embd**-0.5, generator=generator)

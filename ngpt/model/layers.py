@@ -78,9 +78,9 @@ class Scale(Declared):
     value by lr * init / stored. arXiv 2410.01131, section 2.5. `gain` is a constant factor that comes with it.
     """
 
-    def __init__(self, *shape: int, init: float, stored: float, gain: float = 1.0) -> None:
+    def __init__(self, *shape: int, init: float, stored: float, gain: float = 1.0, role: Role = Role.SCALAR) -> None:
         super().__init__()
-        self.declare("value", nn.Parameter(torch.full(shape, stored)), Role.SCALAR)
+        self.declare("value", nn.Parameter(torch.full(shape, stored)), role)
         self.value: nn.Parameter
         self.factor = init / stored * gain
 

@@ -18,7 +18,7 @@ class Role(StrEnum):
     EMBEDDING = "embedding"
     """token or position vectors that enter the residual stream"""
     HEAD = "head"
-    """output vectors, one a token"""
+    """output vectors, one a token, and their scales"""
     GATE = "gate"
     """logits of the residual gates"""
     SCALAR = "scalar"

@@ -16,7 +16,7 @@ import numpy
 import torch
 
 from ngpt.errors import InputError
-from ngpt.machine import core_count
+from ngpt.machine import core_count, processor
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,10 +38,13 @@ def prepare(device: torch.device, threads: int) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """For the record: the GPU's name, or the processor's architecture and the number of cores."""
+    """For the record: the GPU's name, or the processor's with what PyTorch uses of it and the number of cores.
+
+    Processors of different instruction sets add in different orders.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {core_count()} cores)"
+    return f"{processor()} ({torch.backends.cpu.get_cpu_capability()}, {core_count()} cores)"
 
 
 def versions() -> dict[str, str]:

@@ -305,7 +305,7 @@ def transfer(source: Path, model: nn.Module) -> None:
     specs = parameter_specs(model)
     moved = 0
     for name, parameter in model.named_parameters():
-        if specs[name].role in (Role.EMBEDDING, Role.HEAD) or name == "s_z.value":
+        if specs[name].role in (Role.EMBEDDING, Role.HEAD):
             continue
         if name not in weights or weights[name].shape != parameter.shape:
             raise InputError(f"--init-from {source}: no {name} of shape {tuple(parameter.shape)} among its weights")
