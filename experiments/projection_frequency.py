@@ -33,7 +33,8 @@ CAMPAIGN = Campaign(
         "moved by AdamW in every arm and drift with K too; geodesic Muon, whose hidden matrices do not drift at all, "
         "shows how much of the cost is theirs. Every K has a grid of three rates of its own, a factor of two apart and "
         "placed by pilot runs on seeds 100 and 101; the rate decays linearly over the last 20% of the steps. Telemetry "
-        "is read every 37 steps, a prime, so that no K is always seen at the same phase."
+        "is read every 37 steps, a prime, so that no K is always seen at the same phase. A first campaign with 6 "
+        "comparison seeds (60000 to 60005) left the first question open by a hair; here are 10 fresh ones."
     ),
     methods=tuple(
         Method(
@@ -66,6 +67,6 @@ CAMPAIGN = Campaign(
         "head first: this campaign does not separate it from the embedding."
     ),
     axis="steps between projections, K",
-    comparison_seeds=6,
+    comparison_seeds=10,
     fields={"schedule": "wsd", "decay_share": 0.2},
 )
