@@ -2,25 +2,44 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ngpt.campaign.analysis import Answer, analyse
 from ngpt.campaign.definition import Campaign
-from ngpt.campaign.report import OutdatedDataError, answer_of, data_path, effect_of, read_data
+from ngpt.campaign.report import OutdatedDataError, answer_of, data_path, effect_of, read_data, signed
+from ngpt.campaign.verdict import Label
 from ngpt.files import write_text
+
+MOST_NAMED = 3
+"""Answers to one question that the README's table names one by one."""
 
 
 def results_table(campaigns: Sequence[Campaign], reports: Path, link: str) -> str:
-    """One row a question, with every answer to it, in markdown; `link` comes before each report's file name."""
+    """One row a question, its answers one by one where they are few; `link` comes before each report's file name."""
     rows = ["| question | answers | seeds | data, preset | report |", "|---|---|---|---|---|"]
     answered, outdated = _answered(campaigns, reports)
     for campaign, data, question, answers in answered:
         report = f"[{campaign.report_name.removesuffix('_REPORT.md')}]({link}{campaign.report_name})"
         unit = answers[0].contrast.rule.unit
-        lines = "<br>".join(f"{answer.contrast.name}: {answer_of(answer)}" for answer in answers)
+        lines = (
+            _many(answers)
+            if len(answers) > MOST_NAMED
+            else "<br>".join(f"{answer.contrast.name}: {answer_of(answer)}" for answer in answers)
+        )
         where = f"{data['data']}, {data['preset']}"
         rows.append(f"| {question} | {lines} ({unit}) | {_seeds(answers)} | {where} | {report} |")
     return "\n".join(rows) + "\n" + outdated
+
+
+def _many(answers: Sequence[Answer]) -> str:
+    """How many answers have which verdict, and from where to where their effects reach."""
+    groups = []
+    for label in get_args(Label):
+        effects = [a.verdict.effect.mean for a in answers if a.verdict.label == label and a.verdict.effect is not None]
+        count = sum(a.verdict.label == label for a in answers)
+        reach = f", {signed(min(effects))} to {signed(max(effects))}" if effects else ""
+        groups += [f"{count} **{label}**{reach}"] * bool(count)
+    return "<br>".join(groups)
 
 
 def write_index(campaigns: Sequence[Campaign], reports: Path) -> None:
