@@ -8,6 +8,7 @@ import numpy as np
 from ngpt.campaign.execute import finished_record
 from ngpt.campaign.plan import Plan, PlannedRun
 from ngpt.campaign.statistics import Array
+from ngpt.data.cellular import Automaton, describe
 from ngpt.flags import to_flags
 from ngpt.identity import code_digest
 from ngpt.training.record import RunRecord, read_metrics, read_record
@@ -53,7 +54,9 @@ def collect(
         if run.name in failures:
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
-    first = runs[0].config
+    first = next(run.config for run in runs if run.stage != "pretraining")
+    pretraining = [run.config for run in runs if run.stage == "pretraining"]
+    automata = sorted({config.data.data for config in pretraining if config.data.tokenizer == "patches"})
     return {
         "campaign": plan.campaign.name,
         "preset": plan.preset,
@@ -78,6 +81,7 @@ def collect(
         "environments": _environments(records),
         "parameters": records[0].parameters if records else None,
         "eval_tokens": records[0].eval_tokens if records else None,
+        "automata": {name: describe(Automaton.named(name)) for name in automata},
         "runs": rows,
     }  # fmt: skip
 

@@ -72,6 +72,7 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
         tuning_seeds=given.seeds,
         comparison_seeds=max(campaign.comparison_seeds, given.seeds),
         data_digest=corpus.digest,
+        out=given.out,
     )
     jobs = given.jobs or _default_jobs(given.device)
     if given.dry_run:
@@ -112,20 +113,31 @@ def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Campa
 def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[list[PlannedRun], Outcome]:
     """Tuning, then the comparison at the rates it chose; with --report-only only what is already there."""
     settings: dict[str, Any] = {"out": given.out, "jobs": jobs, **_where(given.device)}
-    runs = plan.tuning_runs()
     print(
         f"{plan.campaign.name}: {plan.count()} runs, {jobs} at a time; finished ones are not repeated", file=sys.stderr
     )
-    outcome = Outcome() if given.report_only else execute(runs, **settings)
-    finished = all(run.name in outcome.failures or finished_record(given.out, run.run_id) for run in runs)
-    if outcome.interrupted or not finished:
-        return runs, outcome
-    losses = losses_by_method(plan, runs, given.out, plan.campaign.rule.metric)
-    comparison = plan.comparison_runs(choose_rates(plan.campaign, losses))
-    if not given.report_only:
-        second = execute(comparison, **settings)
-        outcome = Outcome(outcome.failures | second.failures, second.interrupted)
-    return runs + comparison, outcome
+    done: list[PlannedRun] = []
+    outcome = Outcome()
+
+    def carry_out(runs: list[PlannedRun]) -> bool:
+        """Whether every run has ended, and those whose weights others need with a result."""
+        done.extend(runs)
+        if runs and not given.report_only:
+            found = execute(runs, **settings)
+            outcome.failures |= found.failures
+            outcome.interrupted |= found.interrupted
+        records = {run.run_id: finished_record(given.out, run.run_id) for run in runs}
+        needed = [run for run in runs if run.stage == "pretraining" or run.name not in outcome.failures]
+        return all(records[run.run_id] is not None for run in needed) and not outcome.interrupted
+
+    if not carry_out(plan.pretraining_runs("tuning")):
+        return done, outcome
+    tuning = plan.tuning_runs()
+    if not carry_out(tuning) or not carry_out(plan.pretraining_runs("comparison")):
+        return done, outcome
+    losses = losses_by_method(plan, tuning, given.out, plan.campaign.rule.metric)
+    carry_out(plan.comparison_runs(choose_rates(plan.campaign, losses)))
+    return done, outcome
 
 
 def _interrupted(runs: list[PlannedRun], plan: Plan, out: Path) -> int:
@@ -162,7 +174,9 @@ def _default_jobs(device: str) -> int:
 
 def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:
     """The plan, the number of runs, those already finished, and an estimate of the time."""
-    runs = plan.tuning_runs()
+    sources = plan.pretraining_runs("tuning")
+    ready = all(finished_record(out, run.run_id) for run in sources)
+    runs = sources + (plan.tuning_runs() if ready else [])
     done = [record for run in runs if (record := finished_record(out, run.run_id))]
     print(f"{plan.campaign.question}\n")
     print(
@@ -171,13 +185,17 @@ def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:
     for run in runs:
         state = "done" if finished_record(out, run.run_id) else "to do"
         print(f"  {run.stage}  {run.run_id}  {run.name}  [{state}]")
+    if not ready:
+        for arm in plan.campaign.arms():
+            print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
     for method in plan.campaign.methods:
         print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
     if done:
         seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)
         basis = f"from {len(done)} finished runs"
     else:
-        seconds = estimated_operations(runs[0].config, vocab_size) / ASSUMED_FLOPS
+        config = plan.campaign.configure(plan.campaign.arms()[0], 0, plan.overrides, plan.preset)
+        seconds = estimated_operations(config, vocab_size) / ASSUMED_FLOPS
         basis = f"assuming {ASSUMED_FLOPS:.0e} operations a second"
     remaining = plan.count() - len(done)
     print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")

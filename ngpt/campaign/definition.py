@@ -38,6 +38,8 @@ class Method:
     """methods of one family are compared with the baseline of that family"""
     position: float | None = None
     """where the method stands on `Campaign.axis`, if it is one point of a scan"""
+    pretraining: Mapping[str, Any] | None = field(default=None, repr=False)
+    """configuration fields of the run, one a seed, whose weights the method's runs start from, rate included"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,8 @@ class Campaign:
         """Of all that decides the answer: methods, grids, contrasts, rules, seeds, shared fields; not of the words."""
         questions = [contrast.question for contrast in self.contrasts()]
         contrasts = [(sorted(c.weights.items()), c.rule, questions.index(c.question)) for c in self.contrasts()]
-        parts = (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()))
+        sources = [sorted(m.pretraining.items()) for m in self.methods if m.pretraining is not None]
+        parts = (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
@@ -173,3 +176,11 @@ class Campaign:
     def configure(self, arm: Arm, seed: int, overrides: Mapping[str, Any], preset: str) -> RunConfig:
         """The configuration of one run. `overrides` come from the command line and hold for every arm."""
         return resolve(preset, seed=seed, **{**self.fields, **overrides, **arm.fields})
+
+    def configure_pretraining(self, method: Method, seed: int, preset: str) -> RunConfig:
+        """The configuration of the run whose weights the method's run of this seed starts from.
+
+        It does not depend on the command line, whose data and steps are those of what comes after it.
+        """
+        assert method.pretraining is not None
+        return resolve(preset, seed=seed, **{**self.fields, **method.fields, **method.pretraining})

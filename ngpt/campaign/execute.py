@@ -99,7 +99,7 @@ class _Execution:
             pending.remove(ready)
             runtime = Runtime(
                 out=self.out, name=ready.name, device=self.device, threads=self.threads, resume=True,  # type: ignore[arg-type]
-                keep_weights=False, progress=False,
+                keep_weights=ready.stage == "pretraining", progress=False,
             )  # fmt: skip
             receiver, sender = self.context.Pipe(duplex=False)
             process = self.context.Process(target=carry_out_run, args=(ready.config, runtime, sender))

@@ -1,18 +1,21 @@
 """A campaign's runs: arms x seeds, in the order in which they are carried out. No torch."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ngpt.campaign.definition import Arm, Campaign, comparison_seeds, tuning_seeds
+from ngpt.campaign.definition import Arm, Campaign, Method, comparison_seeds, tuning_seeds
 from ngpt.campaign.statistics import Array
-from ngpt.config import RunConfig
+from ngpt.config import DataConfig, RunConfig
+from ngpt.data.corpus import load_corpus
 from ngpt.errors import InputError
 from ngpt.identity import run_id
 
-Stage = Literal["tuning", "comparison"]
+Stage = Literal["pretraining", "tuning", "comparison"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,24 @@ class Plan:
     tuning_seeds: int
     comparison_seeds: int
     data_digest: str
+    out: Path = Path("runs")
+    """folder of run folders, where a run finds the weights it starts from"""
+
+    def pretraining_runs(self, stage: Stage) -> list[PlannedRun]:
+        """The runs from whose weights those of `stage` start, each once; empty where all start from scratch."""
+        found: dict[str, PlannedRun] = {}
+        for seed in tuning_seeds(self.tuning_seeds) if stage == "tuning" else comparison_seeds(self.comparison_seeds):
+            for method in self.campaign.methods:
+                if method.pretraining is not None:
+                    run = self._source(method, seed)
+                    found.setdefault(run.run_id, run)
+        return list(found.values())
+
+    def _source(self, method: Method, seed: int) -> PlannedRun:
+        config = self.campaign.configure_pretraining(method, seed, self.preset)
+        arm = Arm(method=f"pre-training with {config.optim.optimizer}", lr=config.optim.lr, fields={})
+        identity = run_id(config, digest_of(config.data))
+        return PlannedRun(stage="pretraining", arm=arm, seed=seed, config=config, run_id=identity)
 
     def tuning_runs(self) -> list[PlannedRun]:
         """Every arm on every tuning seed; seed by seed, so that a campaign cut short is balanced."""
@@ -54,17 +75,28 @@ class Plan:
     def count(self) -> int:
         """Runs in both stages."""
         methods = self.campaign.methods
-        return self.tuning_seeds * len(self.campaign.arms()) + self.comparison_seeds * len(methods)
+        sources = len(self.pretraining_runs("tuning")) + len(self.pretraining_runs("comparison"))
+        return self.tuning_seeds * len(self.campaign.arms()) + self.comparison_seeds * len(methods) + sources
 
     def _runs(self, stage: Stage, arms: list[Arm], seeds: Iterable[int]) -> list[PlannedRun]:
         runs = []
+        methods = {method.name: method for method in self.campaign.methods}
         for seed in seeds:
             for arm in arms:
-                config = self.campaign.configure(arm, seed, self.overrides, self.preset)
+                overrides = dict(self.overrides)
+                if methods[arm.method].pretraining is not None:
+                    overrides["init_from"] = str(self.out / self._source(methods[arm.method], seed).run_id)
+                config = self.campaign.configure(arm, seed, overrides, self.preset)
                 identity = run_id(config, self.data_digest)
                 runs.append(PlannedRun(stage=stage, arm=arm, seed=seed, config=config, run_id=identity))
         _refuse_equal_arms(runs)
         return runs
+
+
+@functools.cache
+def digest_of(data: DataConfig) -> str:
+    """Digest of the corpus that `data` names."""
+    return load_corpus(data).digest
 
 
 def _refuse_equal_arms(runs: list[PlannedRun]) -> None:
