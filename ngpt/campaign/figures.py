@@ -201,11 +201,22 @@ def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Lo
             if o.lr_low is not None and o.lr_high is not None:
                 axes.axvspan(o.lr_low, o.lr_high, color=look["color"], alpha=0.08, linewidth=0)
     axes.set(xscale="log", xlabel="learning rate of the hidden matrices")
+    _name_rates(axes, sorted({lr for summary in analysis.summaries for lr in summary.method.lrs}))
     axes.set_ylabel(f"{campaign.rule.metric} [{campaign.rule.unit}]")
     few = "; dotted: fitted optimum, shaded: its range over resampled seeds" if len(analysis.summaries) < 4 else ""
     axes.set_title(f"Mean and 95% interval over seeds{few}", fontsize=9)
     _legend(axes)
     return figure
+
+
+def _name_rates(axes: Axes, rates: list[float]) -> None:
+    """Ticks at the rates that were tried, those left out that would touch their neighbour's."""
+    shown = rates[:1]
+    for rate in rates[1:]:
+        if np.log10(rate / shown[-1]) > 0.09 * np.log10(rates[-1] / rates[0]):
+            shown.append(rate)
+    axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
+    axes.set_xticks([], minor=True)
 
 
 def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure:
