@@ -6,11 +6,11 @@ from ngpt.campaign.definition import Campaign, Contrast, Method
 from ngpt.campaign.verdict import Rule
 
 AUTOMATA = "nca:rules=4000,states=4,grid=8,grids=8,ratio_grids=8,ratio_low=0.15"
-"""Small enough for the tiny model: 258 tokens, 18 of them a grid, sequences of 144."""
-PRETRAINING: dict[str, Any] = {"data": AUTOMATA, "seq_len": 143, "steps": 400, "schedule": "constant"}
+"""Automata small enough for the tiny model: 258 tokens, nearly as many as bytes, 18 a grid, sequences of 144."""
+PRETRAINING: dict[str, Any] = {"data": AUTOMATA, "seq_len": 143, "steps": 500, "eval_every": 100}
 FAMILIES: dict[str, tuple[tuple[float, ...], float]] = {
-    "Muon": ((0.025, 0.05, 0.1), 0.03),
-    "Adam": ((0.008, 0.016, 0.032), 0.01),
+    "Muon": ((0.015, 0.03, 0.06, 0.12), 0.03),
+    "Adam": ((0.004, 0.008, 0.016, 0.032), 0.01),
 }
 """Grid of rates for language, and the rate for automata."""
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
@@ -25,7 +25,20 @@ CAMPAIGN = Campaign(
     name="nca_pretraining",
     title="Pre-pre-training gated nGPT on neural cellular automata, under Muon and under Adam",
     question="Does a model that has seen cellular automata first learn better from the same tokens of text?",
-    claim="TODO",
+    claim=(
+        "Before its text, a model is trained on trajectories of neural cellular automata, one rule a sequence, which "
+        "must be inferred in context: next state $\\sim \\mathrm{softmax}(f(\\text{3x3 neighbourhood})/T)$ with f a "
+        "random network of each rule's own (arXiv 2603.10055). Then all weights but embedding and head are kept, and "
+        "the text begins. The paper reports up to 6% lower perplexity and 1.4 to 1.6 times faster convergence with "
+        "Adam on a Llama of 1.6B parameters after 164M tokens of automata; independent replications with other models "
+        "found a loss instead of a gain. On the sphere weights have no size to carry over, only directions. Predicted, "
+        "as the paper has it: after equal steps on the same text the loss is lower by 0.02 nats or more than from "
+        "scratch, under Muon and under Adam. Automata here have 4 states on 8 x 8 cells instead of 10 on 12 x 12, so "
+        "that a grid is 18 tokens and the vocabulary 258; 4,000 rules are each seen once, at rates for automata that "
+        "were not tuned. Every method chooses its rate for text from a grid of its own; no run saw text before. "
+        "Everything else, the rotary positions included, knows no length of context, so that 143 tokens of automata "
+        "and 64 of text fit one model."
+    ),
     methods=tuple(
         Method(
             name=named(family, pretrained=pretrained),

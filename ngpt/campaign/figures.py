@@ -60,6 +60,7 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
         "loss_against_lr": lambda: _loss_against_lr(campaign, analysis, looks),
         "loss_curves": lambda: _loss_curves(analysis, data, looks),
         "telemetry": lambda: _telemetry(analysis, looks),
+        "automata": lambda: _automata(data.get("automata", {})),
     }
     files = {}
     with plt.rc_context(STYLE):
@@ -261,4 +262,29 @@ def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
         axes.set(xlabel="step", yscale="log" if name != "radial_share_hidden" else "linear")
         axes.set_title(TELEMETRY_LABELS[name], fontsize=9)
     _legend(np.atleast_1d(grid)[-1])
+    return figure
+
+
+def _automata(described: dict[str, dict[str, Any]]) -> Figure | None:
+    """Some trajectories, a row each, and the gzip ratios of all rules drawn; of the first automaton described."""
+    if not described:
+        return None
+    automaton = next(iter(described.values()))
+    shown = np.array(automaton["trajectories"])
+    rows, columns = shown.shape[:2]
+    figure = plt.figure(figsize=(1.1 * columns + 4.0, 1.15 * rows + 0.5))
+    grid = figure.add_gridspec(rows, columns + 4)
+    for row in range(rows):
+        for column in range(columns):
+            axes = figure.add_subplot(grid[row, column])
+            axes.imshow(shown[row, column], cmap="viridis", vmin=0, vmax=automaton["states"] - 1)
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title(f"grid {column + 1}", fontsize=8)
+            if column == 0:
+                axes.set_ylabel(f"rule {row + 1}", fontsize=8)
+    axes = figure.add_subplot(grid[:, columns:])
+    axes.hist(automaton["ratios"], bins=30, color="#999999")
+    axes.axvspan(automaton["ratio_low"], automaton["ratio_high"], color="#009E73", alpha=0.15, linewidth=0)
+    axes.set(xlim=(0, max(automaton["ratios"]) * 1.1), xlabel="gzip ratio; green: kept", ylabel="rules drawn")
     return figure

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,8 +158,10 @@ class Run:
             self._restore(*self.checkpoint)
             self.checkpoint = None
         elif config.train.init_from is not None:
-            transfer(Path(config.train.init_from), self.model)
+            moved = transfer(Path(config.train.init_from), self.model)
             self.optimizers.projection.start()
+            if self.runtime.progress:
+                print(f"transferred from {config.train.init_from}: {moved}", file=sys.stderr)
 
     def _restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         path = self.folder / CHECKPOINT
@@ -295,20 +298,25 @@ class Run:
 
 
 @torch.no_grad()
-def transfer(source: Path, model: nn.Module) -> None:
-    """Copy into `model` the final weights of the run in `source`, all but those tied to the vocabulary.
+def transfer(source: Path, model: nn.Module) -> str:
+    """Copy into `model` the final weights of the run in `source`, all but embedding and head; says what was copied.
+
+    The run's weights were projected at its end, so that those copied lie on the sphere.
 
     Raises InputError unless the run kept its weights and every transferred tensor has its counterpart's shape.
     """
     path = source / WEIGHTS
     weights, _ = read_tensors(path)
     specs = parameter_specs(model)
-    moved = 0
+    moved: Counter[Role] = Counter()
+    fresh: Counter[Role] = Counter()
     for name, parameter in model.named_parameters():
         if specs[name].role in (Role.EMBEDDING, Role.HEAD):
+            fresh[specs[name].role] += 1
             continue
         if name not in weights or weights[name].shape != parameter.shape:
             raise InputError(f"--init-from {source}: no {name} of shape {tuple(parameter.shape)} among its weights")
         parameter.copy_(weights[name])
-        moved += 1
-    print(f"transferred {moved} tensors from {source}; embedding and head start fresh", file=sys.stderr)
+        moved[specs[name].role] += 1
+    kept, drawn = (", ".join(f"{n} {role}" for role, n in found.items()) for found in (moved, fresh))
+    return f"{kept} tensors; fresh: {drawn}"
