@@ -1,0 +1,88 @@
+"""Methods that start from the weights of another run: carried out in order, identified, reported, reproduced."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mini_campaign import CAMPAIGN
+from safetensors.numpy import load_file
+
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.plan import Plan
+from ngpt.errors import InputError
+from ngpt.files import read_json
+from ngpt.training.record import read_record
+
+SCRIPT = Path(__file__).with_name("mini_pretraining.py")
+SOURCE = {"data": "nca:rules=20,states=3,grid=4,grids=6,ratio_grids=6,ratio_low=0.05", "seq_len": 30, "lr": 0.02}
+
+
+def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    places = ["--data", folder / "text.txt", "--out", folder / "runs", "--reports", folder / "r", "--steps", "8"]
+    return subprocess.run([sys.executable, SCRIPT, *places, *flags], capture_output=True, text=True, timeout=300)
+
+
+def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"{i} green bottles on a wall of {i * 5 % 11}\n" for i in range(400)))
+    plan = run(tmp_path, "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert plan.stdout.count("  pretraining  muon-") == 2 and "tuning  2 seeds of Muon after automata" in plan.stdout
+    assert "20 runs, 0 finished" in plan.stdout
+
+    first = run(tmp_path)
+    assert first.returncode == 0, first.stderr
+    data = read_json(tmp_path / "r" / "data" / "mini.json")
+    sources = [row for row in data["runs"] if row["stage"] == "pretraining"]
+    assert [row["seed"] for row in sources] == [0, 1, 20_000, 20_001] and data["planned_runs"] == len(
+        data["runs"]
+    ) == 20
+    assert data["data"].endswith("text.txt") and data["training"]["steps"] == 8
+    for row in data["runs"]:
+        record = read_record(tmp_path / "runs" / row["run_id"])
+        begins_from = record.config["train"]["init_from"]
+        if row["method"] != "Muon after automata":
+            assert begins_from is None
+            continue
+        (source,) = (s for s in sources if s["seed"] == row["seed"])
+        assert Path(begins_from).name == source["run_id"]
+    kept = {path.parent.name for path in (tmp_path / "runs").glob("*/weights.safetensors")}
+    assert kept == {row["run_id"] for row in sources}
+    norms = np.linalg.norm(
+        load_file(tmp_path / "runs" / sources[0]["run_id"] / "weights.safetensors")["head.weight"], axis=1
+    )
+    assert norms.shape == (3**4 + 2,) and np.abs(norms - 1).max() < 1e-6
+
+    report = Path(first.stdout.splitlines()[-1])
+    text = report.read_text()
+    assert (
+        "## The automata" in text
+        and "3 states on 4 x 4 cells" in text
+        and "| pre-training with muon | 0.02 | 4 |" in text
+    )
+    assert (report.parent / "figures" / "mini_automata.png").stat().st_size > 10_000
+
+    again = run(tmp_path, "--report-only")
+    assert again.returncode == 0 and report.read_text() == text, again.stderr
+    same = run(tmp_path, "--reproduce")
+    assert same.returncode == 0 and same.stdout.endswith("3 of 3 runs have the published weights to the bit\n"), (
+        same.stdout
+    )
+
+
+def test_the_source_is_part_of_what_a_campaign_is() -> None:
+    def with_source(**fields: object) -> Campaign:
+        methods = (CAMPAIGN.methods[0], dataclasses.replace(CAMPAIGN.methods[1], pretraining={**SOURCE, **fields}))
+        return dataclasses.replace(CAMPAIGN, methods=methods)
+
+    digests = {with_source().digest, with_source(lr=0.03).digest, CAMPAIGN.digest}
+    assert len(digests) == 3 and with_source().digest == with_source().digest
+    plan = Plan(campaign=with_source(), preset="tiny", overrides={"steps": 3}, tuning_seeds=2, comparison_seeds=2,
+                data_digest="0")  # fmt: skip
+    (one, two) = plan.pretraining_runs("tuning")
+    assert one.config.train.steps != 3 and one.config.optim.optimizer == "adam" and (one.seed, two.seed) == (0, 1)
+    assert plan.count() == 2 * 6 + 2 * 2 + 2 * 2
+    with pytest.raises(InputError, match="record.json"):
+        plan.tuning_runs()
