@@ -48,6 +48,11 @@ def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=240)
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, and this test's own process may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def finished(folder: Path) -> dict[str, int]:
     """Modification time of the record of each finished run."""
     records = [
@@ -63,7 +68,10 @@ def test_a_campaign_interrupted_killed_and_continued(tmp_path: Path, text: Path)
 
     for number, enough in ((signal.SIGINT, 3), (signal.SIGKILL, 7)):
         process = subprocess.Popen(
-            command(tmp_path, "--steps", "40"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+            command(tmp_path, "--steps", "40"),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=heed_interrupts,
         )
         deadline = time.monotonic() + 120
         while len(finished(tmp_path)) < enough and time.monotonic() < deadline:
