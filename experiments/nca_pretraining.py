@@ -35,9 +35,9 @@ CAMPAIGN = Campaign(
         "as the paper has it: after equal steps on the same text the loss is lower by 0.02 nats or more than from "
         "scratch, under Muon and under Adam. Automata here have 4 states on 8 x 8 cells instead of 10 on 12 x 12, so "
         "that a grid is 18 tokens and the vocabulary 258; 4,000 rules are each seen once, at rates for automata that "
-        "were not tuned. Every method chooses its rate for text from a grid of its own; no run saw text before. "
-        "Everything else, the rotary positions included, knows no length of context, so that 143 tokens of automata "
-        "and 64 of text fit one model."
+        "were not tuned. Every method chooses its rate for text from a grid of its own; steps and training time are "
+        "those of the text, and the automata come on top. Rotary positions know no length of context, so that 143 "
+        "tokens of automata and 64 of text fit one model."
     ),
     methods=tuple(
         Method(
