@@ -38,7 +38,7 @@ def collect(
     plan: Plan, runs: list[PlannedRun], out: Path, *, command: str, jobs: int, failures: dict[str, str]
 ) -> dict[str, Any]:
     """Everything a report needs, as JSON. Runs without a finished record are listed as missing."""
-    rows, records = [], []
+    rows, records, ends = [], [], []
     for run in runs:
         record = finished_record(out, run.run_id)
         row: dict[str, Any] = {
@@ -47,6 +47,7 @@ def collect(
         }  # fmt: skip
         if record is not None:
             records.append(record)
+            ends += [record] * (run.stage != "pretraining")
             row |= _figures(record) | _curves(read_metrics(out / run.run_id))
         elif (out / run.run_id / "record.json").exists():
             unfinished = read_record(out / run.run_id)
@@ -79,8 +80,8 @@ def collect(
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
         "commands": {f"{run.arm.method}|{run.arm.lr}|{run.seed}": " ".join(to_flags(run.config)) for run in runs},
         "environments": _environments(records),
-        "parameters": records[0].parameters if records else None,
-        "eval_tokens": records[0].eval_tokens if records else None,
+        "parameters": ends[0].parameters if ends else None,
+        "eval_tokens": ends[0].eval_tokens if ends else None,
         "automata": {name: describe(Automaton.named(name)) for name in automata},
         "runs": rows,
     }  # fmt: skip
