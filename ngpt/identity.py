@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from ngpt.config import RunConfig
+from ngpt.errors import InputError
 from ngpt.files import read_json
 
 CODE = ("config.py", "sphere.py", "polar.py", "kernels", "data", "model", "optim", "training")
@@ -48,8 +49,10 @@ def run_digest(config: RunConfig, data_digest: str) -> str:
     content = dataclasses.asdict(config)
     del content["seed"], content["preset"], content["data"]["data"], content["data"]["shards"]
     if config.train.init_from is not None:  # the weights, not the place where they lie
-        source = read_json(Path(config.train.init_from) / "record.json")
-        content["train"]["init_from"] = source.get("weights_sha256", {}).get("final")
+        weights = read_json(Path(config.train.init_from) / "record.json").get("weights_sha256", {}).get("final")
+        if weights is None:
+            raise InputError(f"--init-from {config.train.init_from}: this run did not end with weights")
+        content["train"]["init_from"] = weights
     parts = [json.dumps(content, sort_keys=True), data_digest, code_digest()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

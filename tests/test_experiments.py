@@ -1,12 +1,14 @@
 """The experiments as they stand: no arm is idle, every rule is fixed and every campaign fits its budget."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments import CAMPAIGNS
-from ngpt.campaign.definition import Campaign
-from ngpt.config import Runtime
+from ngpt.campaign.definition import Campaign, Method
+from ngpt.config import Runtime, resolve
 from ngpt.training.trainer import train
 
 SMALL = {
@@ -15,6 +17,14 @@ SMALL = {
 }  # fmt: skip
 LATE = {"lazy_proj_freq", "momentum_transport"}
 """Fields that act on the weights only at or after a later step."""
+
+
+def source_of(campaign: Campaign, method: Method, out: Path) -> Path:
+    """The folder of a small version of the run whose weights the method's runs start from."""
+    assert method.pretraining is not None
+    data = re.sub(r"rules=\d+", "rules=20", str(method.pretraining["data"]))
+    fields = {**campaign.fields, **method.fields, **method.pretraining, **SMALL, "data": data, "seq_len": 40}
+    return train(resolve("tiny", **fields), Runtime(out=out, threads=1, progress=False))[0]
 
 
 @pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda campaign: campaign.name)
@@ -26,7 +36,10 @@ def test_no_arm_is_idle(campaign: Campaign, tmp_path: Path) -> None:
     final: dict[str, str] = {}
     for method in campaign.methods:
         arm = next(arm for arm in campaign.arms() if arm.method == method.name and arm.lr == method.lrs[1])
-        config = campaign.configure(arm, 0, {**SMALL, "data": str(text)}, "tiny")
+        overrides: dict[str, Any] = {**SMALL, "data": str(text)}
+        if method.pretraining is not None:
+            overrides["init_from"] = str(source_of(campaign, method, tmp_path))
+        config = campaign.configure(arm, 0, overrides, "tiny")
         _, record = train(config, Runtime(out=tmp_path, threads=1, progress=False, keep_weights=False))
         digests = record.weights_sha256
         assert final.setdefault(digests["final"], method.name) == method.name

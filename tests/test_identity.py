@@ -76,6 +76,10 @@ def test_transferred_weights_count_and_not_their_place(tmp_path: Path) -> None:
     assert digests[0] == digests[2] != digests[1] and run_digest(resolve(), "data") not in digests
     with pytest.raises(InputError, match="absent"):
         run_digest(resolve(init_from=str(tmp_path / "absent")), "data")
+    (tmp_path / "diverged").mkdir()
+    write_json(tmp_path / "diverged" / "record.json", {"weights_sha256": {"first": "1" * 64}})
+    with pytest.raises(InputError, match="diverged: this run did not end with weights"):  # and is no run from scratch
+        run_digest(resolve(init_from=str(tmp_path / "diverged")), "data")
 
 
 def test_data_and_seed() -> None:

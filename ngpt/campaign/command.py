@@ -85,7 +85,8 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
     _require_writable(given.out, given.reports)
     command = shlex.join(["python", f"runners/{campaign.name}.py", *arguments])
     runs, outcome = _carry_out_runs(plan, given, jobs)
-    found = sum(finished_record(given.out, run.run_id) is not None for run in runs)
+    ends = [run for run in runs if run.stage != "pretraining"]
+    found = sum(finished_record(given.out, run.run_id) is not None for run in ends)
     if given.report_only and not found and data_path(given.reports, campaign.name).exists():
         return _finish(campaign, given, index)  # a checkout without the runs: from the collected data
     if not found:
@@ -120,15 +121,21 @@ def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[l
     outcome = Outcome()
 
     def carry_out(runs: list[PlannedRun]) -> bool:
-        """Whether every run has ended, and those whose weights others need with a result."""
+        """Whether every run has ended or failed, and those whose weights others need are done."""
         done.extend(runs)
         if runs and not given.report_only:
             found = execute(runs, **settings)
             outcome.failures |= found.failures
             outcome.interrupted |= found.interrupted
-        records = {run.run_id: finished_record(given.out, run.run_id) for run in runs}
-        needed = [run for run in runs if run.stage == "pretraining" or run.name not in outcome.failures]
-        return all(records[run.run_id] is not None for run in needed) and not outcome.interrupted
+        going_on = not outcome.interrupted
+        for run in runs:
+            record = finished_record(given.out, run.run_id)
+            if record is None:
+                going_on &= run.name in outcome.failures and run.stage != "pretraining"
+            elif run.stage == "pretraining" and record.status != "done":  # it has no weights to give
+                outcome.failures[run.name] = record.message or record.status
+                going_on = False
+        return going_on
 
     if not carry_out(plan.pretraining_runs("tuning")):
         return done, outcome

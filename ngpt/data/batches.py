@@ -30,6 +30,8 @@ class Windows:
     def __post_init__(self) -> None:
         if self.record is not None and self.record <= self.seq_len:
             raise ValueError(f"a record of {self.record} tokens holds no window of {self.seq_len}")
+        if self.context > self.seq_len:
+            raise ValueError(f"a window of {self.seq_len} has no target behind {self.context} tokens of context")
         if self.count < 1:
             raise ValueError(f"{len(self.tokens)} tokens hold no window of {self.seq_len}")
 

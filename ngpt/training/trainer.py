@@ -56,6 +56,8 @@ def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None)
             raise InputError(
                 f"--data {config.data.data}: {len(tokens)} {split} tokens{whole} are not one window of --seq-len"
             )
+    if corpus.context > config.model.seq_len:
+        raise InputError(f"--data {config.data.data}: --seq-len must reach beyond the first {corpus.context} tokens")
     identity = run_id(config, corpus.digest)
     folder = runtime.out / identity
     with locked(runtime.out / ".locks" / identity) as mine:

@@ -1,8 +1,10 @@
 """Methods that start from the weights of another run: carried out in order, identified, reported, reproduced."""
 
 import dataclasses
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,18 @@ SCRIPT = Path(__file__).with_name("mini_pretraining.py")
 SOURCE = {"data": "nca:rules=20,states=3,grid=4,grids=6,ratio_grids=6,ratio_low=0.05", "seq_len": 30, "lr": 0.02}
 
 
-def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+def command(folder: Path, *flags: str) -> list[str | Path]:
     places = ["--data", folder / "text.txt", "--out", folder / "runs", "--reports", folder / "r", "--steps", "8"]
-    return subprocess.run([sys.executable, SCRIPT, *places, *flags], capture_output=True, text=True, timeout=300)
+    return [sys.executable, SCRIPT, *places, *flags]
+
+
+def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=300)
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, and this test's own process may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path) -> None:
@@ -70,6 +81,28 @@ def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path) -> N
     assert same.returncode == 0 and same.stdout.endswith("3 of 3 runs have the published weights to the bit\n"), (
         same.stdout
     )
+
+
+def test_nothing_starts_from_a_source_that_has_no_weights(tmp_path: Path) -> None:
+    """Its automata are records too short for the context that its model is given: the runner says so and stops."""
+    (tmp_path / "text.txt").write_text("".join(f"{i} bottles\n" for i in range(400)))
+    result = run(tmp_path, "--broken")
+    assert result.returncode == 2, result.stderr
+    assert "no finished run" in result.stderr.splitlines()[-1] and "--seq-len" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "r" / "MINI_REPORT.md").exists()
+
+
+def test_interrupted_before_its_sources_are_done_a_campaign_continues(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"{i} bottles\n" for i in range(400)))
+    process = subprocess.Popen(command(tmp_path, "--jobs", "1"), stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs").glob("*/weights.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"the same command continues" in error and b"Traceback" not in error, error
+    result = run(tmp_path)
+    assert result.returncode == 0 and read_json(tmp_path / "r" / "data" / "mini.json")["planned_runs"] == 20
 
 
 def test_the_source_is_part_of_what_a_campaign_is() -> None:

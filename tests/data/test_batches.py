@@ -115,7 +115,8 @@ def test_validation_is_spread_evenly_and_counts_each_target_once(
 def test_records_are_seen_from_their_beginning_and_their_context_is_no_target(
     records: int, record: int, data: st.DataObject
 ) -> None:
-    seq_len, context = data.draw(st.integers(1, record - 1)), data.draw(st.integers(0, record))
+    seq_len = data.draw(st.integers(1, record - 1))
+    context = data.draw(st.integers(0, seq_len))
     windows = Windows(stream(records * record), seq_len, record, context)
     assert windows.count == records
     source = Batches(windows, batch_size=records, seed=1)
@@ -131,3 +132,9 @@ def test_a_record_must_be_longer_than_its_window() -> None:
     Windows(stream(30), 9, record=10)
     with pytest.raises(ValueError, match="a record of 10 tokens holds no window of 10"):
         Windows(stream(30), 10, record=10)
+
+
+def test_a_window_must_reach_beyond_the_context() -> None:
+    assert (Windows(stream(30), 5, record=10, context=5).at([0])[1] != UNSCORED).sum() == 1
+    with pytest.raises(ValueError, match="no target behind 6 tokens"):
+        Windows(stream(30), 5, record=10, context=6)

@@ -19,6 +19,7 @@ from ngpt.data.shards import write_shard
 from ngpt.errors import InputError
 from ngpt.files import read_json
 from ngpt.identity import run_digest, run_id
+from ngpt.machine import core_count, processor
 from ngpt.model import build_model
 from ngpt.training import trainer
 from ngpt.training.checkpoint import tensors_sha256
@@ -173,7 +174,8 @@ def test_the_run_folder_is_the_contract(data: str, tmp_path: Path) -> None:
     assert raw["digest"] == run_digest(config, raw["data_digest"])
     assert from_dict(raw["config"]) == from_dict(read_json(folder / "config.json")) == config
     assert raw["tokens_per_second"] == pytest.approx(12 * 4 * 32 / raw["train_seconds"])
-    assert raw["versions"]["torch"] == torch.__version__ and raw["device"].startswith("cpu")
+    assert raw["versions"]["torch"] == torch.__version__
+    assert raw["device"].startswith(processor()) and f"{core_count()} cores" in raw["device"]
 
     running = seen[5]
     assert running["status"] == "running"
