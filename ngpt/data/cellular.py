@@ -15,6 +15,7 @@ Differs from its released code: cells start uniform and T is 1e-3, as in the pap
 
 import dataclasses
 import gzip
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +55,9 @@ class Automaton:
 
     def __post_init__(self) -> None:
         positive = min(self.rules, self.states - 1, self.grids, self.temperature, self.ratio_grids) > 0
-        if not positive or self.states > 15 or self.grid < 4 or self.grid % 2 or self.burn_in < 0:
-            raise InputError("--data nca: 2 to 15 states, an even grid of at least 4, and the rest positive")
+        finite = math.isfinite(self.temperature + self.ratio_low + self.ratio_high)
+        if not positive or not finite or self.states > 15 or self.grid < 4 or self.grid % 2 or self.burn_in < 0:
+            raise InputError("--data nca: 2 to 15 states, an even grid of at least 4, and the rest positive and finite")
         if self.ratio_grids > self.grids:
             raise InputError("--data nca: ratio_grids must not exceed grids")
 

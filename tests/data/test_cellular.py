@@ -159,6 +159,8 @@ def test_the_corpus_gives_records_and_scores_no_first_grid() -> None:
     [("nca:sides=4", "'sides' is not one of rules, states"), ("nca:states=four", "states must be int: 'four'"),
      ("nca:states=1", "2 to 15 states"), ("nca:states=16", "2 to 15 states"), ("nca:grid=5", "an even grid"),
      ("nca:grid=2", "an even grid"), ("nca:rules=0", "the rest positive"), ("nca:temperature=0", "the rest positive"),
+     ("nca:temperature=nan", "the rest positive"), ("nca:temperature=inf", "positive and finite"),
+     ("nca:ratio_low=nan", "positive and finite"), ("nca:,,states", "states must be int: ''"),
      ("nca:grids=5", "ratio_grids must not exceed"), ("nca:grid=4,grids=2,ratio_grids=1,ratio_low=0.99", "hardly any")],
 )  # fmt: skip
 def test_an_automaton_that_is_none_is_refused_in_one_line(name: str, message: str) -> None:
