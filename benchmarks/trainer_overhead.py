@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from benchmarks.saved import save
-from ngpt.config import Runtime, resolve
+from ngpt.config import Runtime
 from ngpt.optim.build import Optimizers
 from ngpt.optim.projection import LazyProjection
+from ngpt.presets import resolve
 from ngpt.training import trainer
 
 WORK: dict[str, float] = defaultdict(float)

@@ -12,9 +12,10 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tqdm import tqdm
 
-from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, flag_name, resolve
+from ngpt.config import SECTIONS, RunConfig, Runtime, flag_name
 from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from ngpt.flags import field_docs, notes
+from ngpt.presets import PRESETS, resolve
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses, presets, validation. No torch.
+"""What a run is: frozen dataclasses and what is refused of each. Presets are in `ngpt.presets`. No torch.
 
 Every field of `ModelConfig`, `DataConfig`, `OptimConfig` and `TrainConfig` changes a result or what is measured of it,
 so all of them enter the run's digest (`ngpt.identity`). `Runtime` holds the rest: device, paths, checkpoints.
@@ -30,7 +30,8 @@ def flag_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise InputError with `message` unless `condition` holds."""
     if not condition:
         raise InputError(message)
 
@@ -38,13 +39,13 @@ def _require(condition: bool, message: str) -> None:
 def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value is None or 0 < value < 2**63, f"{flag_name(name)} must be positive: {value}")
+        require(value is None or 0 < value < 2**63, f"{flag_name(name)} must be positive: {value}")
 
 
 def _require_share(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value is None or 0 <= value < 1, f"{flag_name(name)} must lie in [0, 1): {value}")
+        require(value is None or 0 <= value < 1, f"{flag_name(name)} must lie in [0, 1): {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "n_layer", "n_embd", "n_head", "seq_len", "alpha")
-        _require(
+        require(
             self.n_embd % self.n_head == 0,
             f"--n-embd {self.n_embd} is not divisible by --n-head {self.n_head}",
         )
-        _require(self.n_embd // self.n_head >= 2, "--n-embd leaves less than 2 dimensions a head")
-        _require(math.isfinite(self.gate_init), f"--gate-init must be finite: {self.gate_init}")
+        require(self.n_embd // self.n_head >= 2, "--n-embd leaves less than 2 dimensions a head")
+        require(math.isfinite(self.gate_init), f"--gate-init must be finite: {self.gate_init}")
 
     @property
     def mlp_hidden(self) -> int:
@@ -114,9 +115,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "shards")
-        _require(bool(self.data), "--data is empty")
+        require(bool(self.data), "--data is empty")
         automata = default_tokenizer(self.data) == "patches"
-        _require(
+        require(
             self.tokenizer == "auto" or (self.tokenizer == "patches") == automata,
             f"--tokenizer {self.tokenizer} cannot read --data {self.data}",
         )
@@ -188,22 +189,22 @@ class OptimConfig:
         _require_positive(self, "lr", "aux_lr", "aux_lr_ratio", "ns_steps", "lazy_proj_freq")
         _require_positive(self, "momentum_warmup_steps", "grad_clip")
         _require_share(self, "momentum", "momentum_start", "beta2", "adam_beta1", "adam_beta2", "lr_floor")
-        _require(0 < self.decay_share <= 1, f"--decay-share must lie in (0, 1]: {self.decay_share}")
-        _require(0 <= self.warmup_steps < 2**63, f"--warmup-steps must not be negative: {self.warmup_steps}")
-        _require(
+        require(0 < self.decay_share <= 1, f"--decay-share must lie in (0, 1]: {self.decay_share}")
+        require(0 <= self.warmup_steps < 2**63, f"--warmup-steps must not be negative: {self.warmup_steps}")
+        require(
             math.isfinite(self.weight_decay) and self.weight_decay >= 0,
             f"--weight-decay must not be negative: {self.weight_decay}",
         )
-        _require(
+        require(
             self.orthogonalizer != "you" or self.ns_steps == 5,
             f"--orthogonalizer you is a schedule of exactly 5 iterations, not --ns-steps {self.ns_steps}",
         )
-        _require(
+        require(
             self.geodesic_muon is not None or self.lr * self.weight_decay < 1,
             f"--weight-decay {self.weight_decay} times --lr {self.lr} must be below 1: a step would turn weights over",
         )
         for meaningless, why in self._meaningless() if self.optimizer == "muon" else []:
-            _require(not meaningless, why)
+            require(not meaningless, why)
 
     def _meaningless(self) -> list[tuple[bool, str]]:
         """Combinations in which a flag would do nothing, each with the reason."""
@@ -280,7 +281,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "time_budget_seconds", "batch_size", "eval_tokens", "eval_every", "log_every")
         _require_positive(self, "max_skipped_in_a_row")
-        _require(self.telemetry_every >= 0, f"--telemetry-every must not be negative: {self.telemetry_every}")
+        require(self.telemetry_every >= 0, f"--telemetry-every must not be negative: {self.telemetry_every}")
 
 
 NEED_SPHERE: dict[str, set[str | None]] = {
@@ -306,20 +307,20 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**63, f"--seed must lie in [0, 2^63): {self.seed}")
-        _require(
+        require(0 <= self.seed < 2**63, f"--seed must lie in [0, 2^63): {self.seed}")
+        require(
             self.data.data != "fineweb10b" or self.data.tokenizer in ("auto", "gpt2"),
             "--data fineweb10b holds GPT-2 tokens: --tokenizer bytes cannot read it",
         )
         uneven = self.model.arch == "gated-literal" and self.optim.normuon == "short-axis"  # over columns, on rows
-        _require(
+        require(
             self.optim.normuon is None or not self.optim.fixed_angle or uneven,
             "--normuon has next to no effect with --geodesic-muon lr: a fixed angle cancels a factor on a unit vector, "
             "and along the other axis a polar factor is even but for its own error; --geodesic-muon lr-norm keeps it",
         )
         for name, plain in NEED_SPHERE.items():
             value = getattr(self.optim, name)
-            _require(
+            require(
                 self.model.on_sphere or value in plain,
                 f"{flag_name(name)} {value} needs unit vectors, which --arch {self.model.arch} has none of",
             )
@@ -348,126 +349,10 @@ class Runtime:
 
     def __post_init__(self) -> None:
         _require_positive(self, "save_every")
-        _require(self.threads >= 0, f"--threads must not be negative: {self.threads}")
+        require(self.threads >= 0, f"--threads must not be negative: {self.threads}")
 
-
-# --- presets ---------------------------------------------------------------------------------------------------------
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "trinity": dict(
-        n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, eval_every=200, ns_steps=10,
-    ),
-    "155m": dict(
-        n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400, eval_tokens=262_144,
-        eval_every=100, aux_lr=0.003, data="fineweb10b", dtype="bfloat16",
-    ),
-    "155m-literal": dict(
-        arch="gated-literal", n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400,
-        eval_tokens=262_144, eval_every=100, data="fineweb10b", lr=0.003, aux_lr_ratio=0.3, nesterov=False,
-        orthogonalizer="newton-schulz-cubic", adjust_lr_fn="none",
-    ),
-}  # fmt: skip
-"""Each preset as its difference to the field defaults."""
-
-PRESET_LR: dict[tuple[str, str], float] = {
-    ("tiny", "muon"): 0.03,
-    ("tiny", "adam"): 0.01,
-    ("trinity", "muon"): 0.01,
-    ("trinity", "adam"): 0.003,
-    ("155m", "muon"): 0.01,
-    ("155m", "adam"): 0.001,
-    ("155m-literal", "muon"): 0.003,
-    ("155m-literal", "adam"): 0.0005,
-}
-"""The rate of the hidden matrices when --lr is not given."""
 
 SECTIONS = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "train": TrainConfig}
-
-NO_EFFECT: dict[str, tuple[str, str, frozenset[str]]] = {
-    # field: (deciding field, what a message calls it, values of it under which the field does nothing)
-    "alpha": ("arch", "--arch", frozenset({"gpt"})),
-    "gate_init": ("arch", "--arch", frozenset({"ngpt", "gpt"})),
-    "lazy_proj_freq": ("arch", "--arch", frozenset({"gpt"})),
-    "decay_share": ("schedule", "--schedule", frozenset({"constant", "cosine", "linear"})),
-    "lr_floor": ("schedule", "--schedule", frozenset({"constant"})),
-    **{
-        field: ("optimizer", "--optimizer", frozenset({"adam"}))
-        for field in ("momentum", "momentum_start", "momentum_warmup_steps", "nesterov", "orthogonalizer", "ns_steps",
-                      "adjust_lr_fn", "match_step", "geodesic_muon", "tangent", "momentum_transport", "normuon",
-                      "beta2", "cautious_wd")
-    },
-}  # fmt: skip
-"""Flags that would do nothing under another flag's value. Giving one is refused: a flag without effect is a lie."""
-
-
-def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConfig:
-    """A whole configuration from a preset and the fields that differ from it; every field name is unique.
-
-    >>> resolve("tiny", optimizer="adam", n_layer=2).model.n_layer
-    2
-    """
-    _require(preset in PRESETS, f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
-    owner = {field.name: section for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
-    unknown = sorted(set(overrides) - set(owner))
-    _require(not unknown, f"unknown configuration field: {', '.join(unknown)}")
-
-    values: dict[str, Any] = {**PRESETS[preset], **overrides}
-    values.setdefault("arch", ModelConfig.arch)
-    values.setdefault("optimizer", OptimConfig.optimizer)
-    if "lr" not in overrides:
-        values["lr"] = PRESET_LR[preset, values["optimizer"]]
-    if "alpha" not in values and values["arch"] == "ngpt":
-        values["alpha"] = 0.05  # arXiv 2410.01131, table 1: of the order of 1 / n_layer
-    if values.get("tokenizer", "auto") == "auto":
-        values["tokenizer"] = default_tokenizer(values.get("data", DataConfig.data))
-
-    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for name, value in values.items():
-        nested[owner[name]][name] = value
-    config = RunConfig(
-        preset=preset,
-        seed=seed,
-        model=ModelConfig(**nested["model"]),
-        data=DataConfig(**nested["data"]),
-        optim=OptimConfig(**nested["optim"]),
-        train=TrainConfig(**nested["train"]),
-    )
-    flat = flatten(config)
-    for name in overrides:
-        if name in NO_EFFECT:
-            decider, flag, idle = NO_EFFECT[name]
-            _require(flat[decider] not in idle, f"{flag_name(name)} has no effect with {flag} {flat[decider]}")
-    _require(
-        "momentum_warmup_steps" not in overrides or config.optim.momentum_start is not None,
-        "--momentum-warmup-steps has no effect without --momentum-start",
-    )
-    _require("beta2" not in overrides or config.optim.normuon is not None, "--beta2 has no effect without --normuon")
-    _require(
-        "adjust_lr_fn" not in overrides or config.optim.geodesic_muon != "lr" or config.optim.cautious_wd,
-        "--adjust-lr-fn has no effect with --geodesic-muon lr: every unit vector rotates by --lr",
-    )
-    _require(
-        "adjust_lr_fn" not in overrides or config.optim.match_step != "angle",
-        "--adjust-lr-fn has no effect with --match-step angle: a matrix's mean rotation is --lr whatever its shape",
-    )
-    _require(
-        "ns_steps" not in overrides or config.optim.orthogonalizer != "svd",
-        "--ns-steps has no effect with --orthogonalizer svd",
-    )
-    _require(
-        not ("aux_lr" in overrides and config.optim.aux_lr_ratio is not None),
-        "--aux-lr has no effect with --aux-lr-ratio",
-    )
-    _require(
-        "shards" not in overrides or config.data.data == "fineweb10b",
-        f"--shards has no effect with --data {config.data.data}",
-    )
-    _require(
-        "steps" not in overrides or config.train.time_budget_seconds is None,
-        "--steps has no effect with --time-budget-seconds",
-    )
-    return config
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -492,7 +377,7 @@ def from_dict(content: dict[str, Any]) -> RunConfig:
     try:
         for section, kind in SECTIONS.items():
             for name, hint in typing.get_type_hints(kind).items():
-                _require(_is_a(content[section][name], hint), f"not a run configuration: {section}.{name}")
+                require(_is_a(content[section][name], hint), f"not a run configuration: {section}.{name}")
         sections = {section: kind(**content[section]) for section, kind in SECTIONS.items()}
         return RunConfig(preset=content["preset"], seed=content["seed"], **sections)
     except (KeyError, TypeError) as error:

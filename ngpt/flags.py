@@ -6,7 +6,8 @@ import inspect
 import textwrap
 from typing import Any
 
-from ngpt.config import RunConfig, flag_name, flatten, resolve
+from ngpt.config import RunConfig, flag_name, flatten
+from ngpt.presets import resolve
 
 
 @functools.cache

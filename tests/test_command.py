@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 import ngpt.config
 import ngpt.flags
 from ngpt.command import build_parser, main, parse
-from ngpt.config import PRESETS, SECTIONS, RunConfig, Runtime, from_dict, resolve
+from ngpt.config import SECTIONS, RunConfig, Runtime, from_dict
 from ngpt.data.shards import write_shard
 from ngpt.errors import InputError, exit_code_of
 from ngpt.flags import field_docs, to_flags
+from ngpt.presets import PRESETS, resolve
 from ngpt.training.record import read_record
 from ngpt.training.trainer import CHECKPOINT, train
 

@@ -8,7 +8,8 @@ import pytest
 
 from experiments import CAMPAIGNS
 from ngpt.campaign.definition import Campaign, Method
-from ngpt.config import Runtime, resolve
+from ngpt.config import Runtime
+from ngpt.presets import resolve
 from ngpt.training.trainer import train
 
 SMALL = {

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from ngpt import identity
-from ngpt.config import SECTIONS, OptimConfig, RunConfig, resolve
+from ngpt.config import SECTIONS, OptimConfig, RunConfig
 from ngpt.errors import InputError
 from ngpt.files import write_json
 from ngpt.identity import CODE, run_digest, run_id
+from ngpt.presets import resolve
 
 PACKAGE = Path(identity.__file__).parent
 NOT_IN_IT = {"data.data", "data.shards"}

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS: list[set[str]] = [
     {"ngpt.errors", "ngpt.machine"},
     {"ngpt.files", "ngpt.config"},
+    {"ngpt.presets"},
     {"ngpt.identity", "ngpt.flags", "ngpt.sphere"},
     {"ngpt.kernels"},
     {"ngpt.polar"},
@@ -33,8 +34,9 @@ ONLY: dict[tuple[str, str], set[str]] = {
 """Where a part, or one file of it, may know another part only by some of its modules."""
 
 WITHOUT_TORCH = [
-    "ngpt.config", "ngpt.flags", "ngpt.identity", "ngpt.files", "ngpt.errors", "ngpt.command", "ngpt.training.record",
-    "ngpt.campaign.plan", "ngpt.campaign.statistics", "ngpt.campaign.verdict", "ngpt.campaign.report",
+    "ngpt.config", "ngpt.presets", "ngpt.flags", "ngpt.identity", "ngpt.files", "ngpt.errors", "ngpt.command",
+    "ngpt.training.record", "ngpt.campaign.plan", "ngpt.campaign.statistics", "ngpt.campaign.verdict",
+    "ngpt.campaign.report",
 ]  # fmt: skip
 
 

@@ -15,11 +15,11 @@ from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operati
 from ngpt.campaign.report import data_path, read_data, write_data, write_report
 from ngpt.campaign.reproduce import reproduce
 from ngpt.command import Parser
-from ngpt.config import PRESETS
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
 from ngpt.files import replaced_atomically
 from ngpt.machine import core_count, has_nvidia_gpu
+from ngpt.presets import PRESETS
 
 ASSUMED_FLOPS = 1e10
 """Floating-point operations a second of one CPU core, for `--dry-run` where no finished run tells the speed."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ngpt.campaign.verdict import Rule
-from ngpt.config import RunConfig, resolve
+from ngpt.config import RunConfig
+from ngpt.presets import resolve
 
 MOST_SEEDS = 1000
 

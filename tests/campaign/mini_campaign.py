@@ -1,5 +1,7 @@
 """A campaign small enough for a test."""
 
+import signal
+
 from ngpt.campaign.definition import Campaign, Method
 from ngpt.campaign.verdict import Rule
 
@@ -23,3 +25,8 @@ CAMPAIGN = Campaign(
     comparison_seeds=2,
     fields=SMALL,
 )
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, and a test's own process may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -17,7 +17,7 @@ from ngpt.errors import InputError
 from ngpt.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mini_campaign import CAMPAIGN
+from mini_campaign import CAMPAIGN, heed_interrupts
 
 SCRIPT = Path(__file__).with_name("mini.py")
 
@@ -46,11 +46,6 @@ def command(folder: Path, *flags: str) -> list[str]:
 
 def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=240)
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to its background jobs, and this test's own process may be one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(folder: Path) -> dict[str, int]:

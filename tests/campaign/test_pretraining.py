@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mini_campaign import CAMPAIGN
+from mini_campaign import CAMPAIGN, heed_interrupts
 from safetensors.numpy import load_file
 
 from ngpt.campaign.definition import Campaign
@@ -29,11 +29,6 @@ def command(folder: Path, *flags: str) -> list[str | Path]:
 
 def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=300)
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to its background jobs, and this test's own process may be one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path) -> None:

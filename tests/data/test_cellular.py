@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ngpt.config import DataConfig, resolve
+from ngpt.config import DataConfig
 from ngpt.data.batches import UNSCORED, Batches
 from ngpt.data.cellular import CANDIDATES, Automaton, Rules, gzip_ratio, patch_tokens, simulate, step, trajectories
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import InputError
+from ngpt.presets import resolve
 
 PAPER = Automaton()
 SMALL = Automaton(rules=40, states=3, grid=6, grids=5, ratio_grids=4, burn_in=2, ratio_low=0.3)

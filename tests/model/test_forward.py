@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from oracles import transformer as oracle
 from torch import Tensor, nn
 
-from ngpt.config import ModelConfig, resolve
+from ngpt.config import ModelConfig
 from ngpt.model import build_model, layers
 from ngpt.optim.build import build_optimizers
+from ngpt.presets import resolve
 
 SPHERE = ["ngpt", "gated-ngpt", "gated-literal"]
 ARCHS = [*SPHERE, "gpt"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ngpt.config import PRESETS, ModelConfig, resolve
+from ngpt.config import ModelConfig
 from ngpt.model import build_model
 from ngpt.model.control import ControlTransformer
 from ngpt.model.layers import Linear
@@ -17,6 +17,7 @@ from ngpt.model.literal import LiteralTransformer
 from ngpt.model.roles import Declared, ParameterSpec, Role, parameter_specs
 from ngpt.model.sphere_transformer import SphereTransformer
 from ngpt.optim.build import build_optimizers
+from ngpt.presets import PRESETS, resolve
 
 ARCHS = ["ngpt", "gated-ngpt", "gated-literal", "gpt"]
 GPT2_VOCAB = 50_257

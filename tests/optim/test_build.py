@@ -9,10 +9,11 @@ import torch
 from oracles import optimizers as oracle
 from torch import nn
 
-from ngpt.config import RunConfig, resolve
+from ngpt.config import RunConfig
 from ngpt.model import build_model
 from ngpt.optim.build import Optimizers, build_optimizers
 from ngpt.optim.muon import SimpleMuon
+from ngpt.presets import resolve
 
 ARCHS = ["gated-ngpt", "ngpt", "gpt", "gated-literal"]
 MATRICES = {"q", "k", "v", "o", "u", "g", "down", "qkv", "fc1", "fc2"}

@@ -12,12 +12,13 @@ from oracles import optimizers as oracle
 from torch import nn
 from torch.optim import _muon
 
-from ngpt.config import OptimConfig, RunConfig, resolve
+from ngpt.config import OptimConfig, RunConfig
 from ngpt.errors import InputError
 from ngpt.model import build_model
 from ngpt.optim import steps
 from ngpt.optim.build import build_optimizers
 from ngpt.optim.muon import SimpleMuon
+from ngpt.presets import resolve
 
 Options = dict[str, Any]
 VALUES: dict[str, list[Any]] = {

@@ -15,12 +15,13 @@ from cases import EPS16, EPS32, EPS64, MATRICES, SHAPES, doubles, muon, points, 
 from oracles import optimizers as oracle
 from torch import Tensor, nn
 
-from ngpt.config import OptimConfig, resolve
+from ngpt.config import OptimConfig
 from ngpt.errors import InputError
 from ngpt.model import build_model
 from ngpt.optim import steps
 from ngpt.optim.build import build_optimizers
 from ngpt.optim.muon import SimpleMuon
+from ngpt.presets import resolve
 from ngpt.training.checkpoint import pack, read_tensors, unpack, write_tensors
 
 Array = np.ndarray

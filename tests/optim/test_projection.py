@@ -9,11 +9,11 @@ import torch
 from oracles import sphere as oracle
 from torch import Tensor, nn
 
-from ngpt.config import resolve
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.optim.projection import LazyProjection
+from ngpt.presets import resolve
 
 COLUMNS = ("attention.o.weight", "mlp.down.weight")
 ROWS = ("attention.q.weight", "attention.k.weight", "attention.v.weight", "mlp.u.weight", "mlp.g.weight")

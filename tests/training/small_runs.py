@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from ngpt.command import main
-from ngpt.config import RunConfig, Runtime, resolve
+from ngpt.config import RunConfig, Runtime
 from ngpt.errors import exit_code_of
 from ngpt.flags import to_flags
+from ngpt.presets import resolve
 from ngpt.training import metrics, trainer
 from ngpt.training.record import RunRecord, read_metrics, read_record
 from ngpt.training.trainer import CHECKPOINT, train

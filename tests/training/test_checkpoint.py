@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ngpt.config import RunConfig, resolve
+from ngpt.config import RunConfig
 from ngpt.errors import InputError
 from ngpt.model import build_model
 from ngpt.optim.build import Optimizers, build_optimizers
+from ngpt.presets import resolve
 from ngpt.training import checkpoint
 from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, unpack, write_tensors
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ngpt.config import Runtime, resolve
+from ngpt.config import Runtime
 from ngpt.data.shards import write_shard
+from ngpt.presets import resolve
 from ngpt.training.trainer import train
 
 

@@ -12,10 +12,10 @@ from oracles import sphere as sphere_oracle
 from small_runs import Undisturbed, outcome, small, start
 from torch import nn
 
-from ngpt.config import resolve
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.projection import LazyProjection
+from ngpt.presets import resolve
 from ngpt.training.telemetry import Telemetry
 
 ROLES = ("hidden", "embedding", "head")
