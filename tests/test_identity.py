@@ -190,6 +190,7 @@ def test_every_part_of_the_package_is_one_or_the_other() -> None:
         "files.py",
         "identity.py",
         "machine.py",
+        "presets.py",  # a configuration's values are in the digest themselves
         "flags.py",
         "command.py",
         "campaign",
