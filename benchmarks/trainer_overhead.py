@@ -56,7 +56,7 @@ def measure(fields: dict[str, Any]) -> dict[str, float]:
     WORK.clear()
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime(out=Path(folder), threads=1, keep_weights=False)
-        _, record = trainer.train(resolve("tiny", **fields), runtime)
+        _, record = trainer.train(resolve("tiny", **fields), runtime, lambda step, _: WORK.clear() if step == 1 else None)
     work = sum(WORK.values())
     assert record.peak_memory_bytes is not None
     return {

@@ -168,6 +168,9 @@ class OptimConfig:
     """decoupled weight decay of the hidden matrices; a step takes --lr times it"""
     cautious_wd: bool = False
     """weight decay only of the entries that Muon's update does not already lengthen"""
+    nan_fallback: Literal["normuon"] | None = None
+    """where the run would end as diverged, go on once: from the weights before the latest step that was made, with
+    NorMuon and fresh momentum"""
     lazy_proj_freq: int = 7
     """project to the sphere every so many steps whatever a linear step has moved"""
     adam_beta1: float = 0.9
@@ -225,6 +228,10 @@ class OptimConfig:
                 "--weight-decay has no effect with --geodesic-muon: decay of all entries points along the unit "
                 "vectors; with --cautious-wd it has a direction",
             ),
+            (
+                self.nan_fallback is not None and self.normuon is not None,
+                f"--nan-fallback {self.nan_fallback} has no effect with --normuon: it would switch to what is there",
+            ),
             (self.cautious_wd and not decays, "--cautious-wd has no effect without --weight-decay"),
             (
                 self.match_step == "rms" and self.orthogonalizer == "svd",
@@ -259,11 +266,13 @@ class TrainConfig:
     steps: int = 200
     """optimizer steps"""
     time_budget_seconds: float | None = None
-    """if given, stop after this much training time, start-up and validation excluded"""
+    """if given, stop after this much training time; start-up, each process's first step, and measuring do not count"""
     batch_size: int = 8
     """sequences a step"""
     eval_tokens: int = 5120
     """validation tokens, in windows spread evenly over the validation split, the same for every run"""
+    overfit_windows: int | None = None
+    """if given, train on so many windows only, spread evenly over the training split, and validate on the same"""
     eval_every: int = 40
     """steps between validations; there is always one at the end"""
     log_every: int = 1
@@ -272,7 +281,7 @@ class TrainConfig:
     """steps between measurements of rotation, radial share, drift and orthogonality; 0: never. A prime, so
     that no smaller K is always seen at the same phase"""
     max_skipped_in_a_row: int = 10
-    """after so many steps in a row without a finite gradient the run ends as diverged"""
+    """after so many steps in a row without a finite gradient the run ends as diverged, or --nan-fallback acts"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """precision of the matrix products, the orthogonaliser's included; weights and norms are always float32"""
     init_from: str | None = None
@@ -280,7 +289,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "time_budget_seconds", "batch_size", "eval_tokens", "eval_every", "log_every")
-        _require_positive(self, "max_skipped_in_a_row")
+        _require_positive(self, "max_skipped_in_a_row", "overfit_windows")
         require(self.telemetry_every >= 0, f"--telemetry-every must not be negative: {self.telemetry_every}")
 
 
@@ -312,11 +321,13 @@ class RunConfig:
             self.data.data != "fineweb10b" or self.data.tokenizer in ("auto", "gpt2"),
             "--data fineweb10b holds GPT-2 tokens: --tokenizer bytes cannot read it",
         )
-        uneven = self.model.arch == "gated-literal" and self.optim.normuon == "short-axis"  # over columns, on rows
+        normuon = "short-axis" if self.optim.nan_fallback == "normuon" else self.optim.normuon
+        uneven = self.model.arch == "gated-literal" and normuon == "short-axis"  # over columns, on rows
         require(
-            self.optim.normuon is None or not self.optim.fixed_angle or uneven,
-            "--normuon has next to no effect with --geodesic-muon lr: a fixed angle cancels a factor on a unit vector, "
-            "and along the other axis a polar factor is even but for its own error; --geodesic-muon lr-norm keeps it",
+            normuon is None or not self.optim.fixed_angle or uneven,
+            f"--{'normuon' if self.optim.normuon else 'nan-fallback normuon'} has next to no effect with "
+            "--geodesic-muon lr: a fixed angle cancels a factor on a unit vector, and along the other axis a polar "
+            "factor is even but for its own error; --geodesic-muon lr-norm keeps it",
         )
         for name, plain in NEED_SPHERE.items():
             value = getattr(self.optim, name)

@@ -56,7 +56,7 @@ NO_EFFECT: dict[str, tuple[str, str, frozenset[str]]] = {
         field: ("optimizer", "--optimizer", frozenset({"adam"}))
         for field in ("momentum", "momentum_start", "momentum_warmup_steps", "nesterov", "orthogonalizer", "ns_steps",
                       "adjust_lr_fn", "match_step", "geodesic_muon", "tangent", "momentum_transport", "normuon",
-                      "beta2", "cautious_wd")
+                      "beta2", "cautious_wd", "nan_fallback")
     },
 }  # fmt: skip
 """Flags that would do nothing under another flag's value. Giving one is refused: a flag without effect is a lie."""
@@ -103,7 +103,14 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
         "momentum_warmup_steps" not in overrides or config.optim.momentum_start is not None,
         "--momentum-warmup-steps has no effect without --momentum-start",
     )
-    require("beta2" not in overrides or config.optim.normuon is not None, "--beta2 has no effect without --normuon")
+    require(
+        "beta2" not in overrides or config.optim.normuon is not None or config.optim.nan_fallback is not None,
+        "--beta2 has no effect without --normuon or --nan-fallback normuon",
+    )
+    require(
+        "eval_tokens" not in overrides or config.train.overfit_windows is None,
+        "--eval-tokens has no effect with --overfit-windows: validation is on all of them",
+    )
     require(
         "adjust_lr_fn" not in overrides or config.optim.geodesic_muon != "lr" or config.optim.cautious_wd,
         "--adjust-lr-fn has no effect with --geodesic-muon lr: every unit vector rotates by --lr",

@@ -21,7 +21,8 @@ PACKAGE = Path(identity.__file__).parent
 NOT_IN_IT = {"data.data", "data.shards"}
 BY_CONTENT = {"train.init_from"}
 OTHER: dict[str, Any] = {
-    "n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5, "geodesic_muon": "lr", "normuon": "rows"
+    "n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5, "geodesic_muon": "lr", "normuon": "rows",
+    "nan_fallback": "normuon",
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {"cautious_wd": {"weight_decay": 0.1}}
 """What else a configuration must have for another value of a field to be accepted."""
@@ -42,7 +43,7 @@ def changed(config: RunConfig, name: str) -> RunConfig:
     elif typing.get_origin(hint) is typing.Literal:
         other = next(choice for choice in typing.get_args(hint) if choice not in (value, "you"))
     elif value is None:
-        other = {float: 0.5, str: "runs/another"}[typing.get_args(hint)[0]]
+        other = {float: 0.5, int: 3, str: "runs/another"}[typing.get_args(hint)[0]]
     elif isinstance(value, str):
         other = value + ".txt"
     else:

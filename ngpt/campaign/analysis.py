@@ -197,7 +197,7 @@ def _summary(
         speedup=np.array(speedups),
         time_share=np.array(
             [
-                s * _seconds_a_step(r) / _seconds_a_step(base[r["seed"]]) if s == s else s
+                s * base[r["seed"]]["tokens_per_second"] / r["tokens_per_second"] if s == s else s
                 for s, r in zip(speedups, final, strict=True)
             ]
         ),
@@ -212,10 +212,6 @@ def _speedup(row: dict[str, Any], base: dict[str, Any] | None) -> float:
     if base is None or "val" not in row or "final_val_loss" not in base:
         return math.nan
     return steps_to_reach(row["val"]["step"], row["val"]["loss"], base["final_val_loss"]) / base["steps"]
-
-
-def _seconds_a_step(row: dict[str, Any]) -> float:
-    return float(row["train_seconds"] / row["steps"])
 
 
 def _mean_telemetry(rows: list[dict[str, Any]]) -> dict[str, tuple[Array, Array]]:

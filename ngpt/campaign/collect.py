@@ -16,7 +16,7 @@ from ngpt.training.record import RunRecord, read_metrics, read_record
 CURVE_POINTS = 50
 """Points a training curve is averaged down to."""
 
-PLAIN = {"step", "loss", "lr", "grad_norm", "seconds", "val_loss", "val_bpb"}
+PLAIN = {"step", "loss", "lr", "grad_norm", "seconds", "train_seconds", "val_loss", "val_bpb"}
 """What a row of metrics has besides telemetry."""
 
 

@@ -1,6 +1,8 @@
 """Batches as a pure function of (seed, step): resumable without stored state, and the same for every arm."""
 
+import dataclasses
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,8 @@ class Windows:
     seq_len: int
     record: int | None = None
     context: int = 0
+    kept: tuple[int, ...] | None = None
+    """if given, only these of the windows, by their numbers"""
 
     def __post_init__(self) -> None:
         if self.record is not None and self.record <= self.seq_len:
@@ -38,11 +42,27 @@ class Windows:
     @property
     def count(self) -> int:
         """Number of windows."""
+        if self.kept is not None:
+            return len(self.kept)
         return (len(self.tokens) - 1) // self.seq_len if self.record is None else len(self.tokens) // self.record
 
-    def at(self, chosen: list[int]) -> tuple[Ids, Ids]:
-        """Inputs and targets of some windows, int64 (len(chosen), T) each."""
-        starts = (w * (self.record or self.seq_len) for w in chosen)
+    def spread(self, number: int) -> "Windows":
+        """`number` of them, at most all, at equal distances through the whole stream; a prefix would be one document's.
+
+        Raises ValueError if `number` is not positive.
+        """
+        if number < 1:
+            raise ValueError(f"no windows: {number}")
+        number = min(number, self.count)
+        return dataclasses.replace(self, kept=self._numbers(i * self.count // number for i in range(number)))
+
+    def _numbers(self, chosen: Iterable[int]) -> tuple[int, ...]:
+        """Among all windows of the stream."""
+        return tuple(chosen) if self.kept is None else tuple(self.kept[w] for w in chosen)
+
+    def at(self, chosen: Iterable[int]) -> tuple[Ids, Ids]:
+        """Inputs and targets of some windows, int64 (number chosen, T) each."""
+        starts = (w * (self.record or self.seq_len) for w in self._numbers(chosen))
         span = np.stack([self.tokens[start : start + self.seq_len + 1] for start in starts]).astype(np.int64)
         x, y = span[:, :-1], span[:, 1:].copy()
         y[:, : max(0, self.context - 1)] = UNSCORED
@@ -68,15 +88,15 @@ class Batches:
     def at(self, step: int) -> tuple[Ids, Ids]:
         """Inputs and targets of one step, int64 (B, T) each."""
         first, count = step * self.batch_size, self.windows.count
-        return self.windows.at([self._order(i // count)[i % count] for i in range(first, first + self.batch_size)])
+        return self.windows.at(self._order(i // count)[i % count] for i in range(first, first + self.batch_size))
 
 
 def validation_batches(windows: Windows, *, eval_tokens: int, batch_size: int) -> list[tuple[Ids, Ids]]:
-    """Windows of `eval_tokens` targets at equal distances through the whole stream, the same for every run.
+    """Windows of `eval_tokens` targets, spread through the whole stream, the same for every run.
 
-    A prefix would be the head of one or two documents. Whole windows only: eval_tokens // T of them, at least 1 and at
-    most all. Every target counts once.
+    Whole windows only: eval_tokens // T of them, at least 1 and at most all. Every target counts once.
     """
-    count = min(windows.count, max(1, eval_tokens // windows.seq_len))
-    chosen = [i * windows.count // count for i in range(count)]
-    return [windows.at(chosen[first : first + batch_size]) for first in range(0, count, batch_size)]
+    spread = windows.spread(max(1, eval_tokens // windows.seq_len))
+    return [
+        spread.at(range(first, min(first + batch_size, spread.count))) for first in range(0, spread.count, batch_size)
+    ]

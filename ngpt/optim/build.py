@@ -42,6 +42,13 @@ class Optimizers:
         self.hidden.step()
         self.aux.step()
 
+    def fall_back(self) -> None:
+        """From now on NorMuon moves the hidden matrices, with fresh state (`--nan-fallback normuon`)."""
+        for group in self.hidden.param_groups:
+            group["normuon"] = "short-axis"
+        self.hidden.state.clear()
+        self.projection.seen_drift = {}
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for optimizer in (self.hidden, self.aux):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ngpt.data.batches import UNSCORED, validation_batches
-from ngpt.data.corpus import Corpus
+from ngpt.data.batches import UNSCORED, Windows, validation_batches
 
 BATCH_TOKENS = 4096
 """Tokens in one forward pass of a validation: the same for all runs, since it can change the last bits of a sum."""
@@ -34,14 +34,15 @@ def loss_of(logits_BTV: Tensor, targets_BT: Tensor, reduction: str = "mean") -> 
 class Evaluator:
     """Holds the validation batches of a run and measures a model on them."""
 
-    def __init__(self, corpus: Corpus, *, eval_tokens: int, seq_len: int, device: torch.device) -> None:
-        batch_size = max(1, BATCH_TOKENS // seq_len)
-        windows = corpus.windows(corpus.val, seq_len)
+    def __init__(
+        self, windows: Windows, byte_lengths: NDArray[np.int64] | None, *, eval_tokens: int, device: torch.device
+    ) -> None:
+        """byte_lengths: of every token, (vocabulary,); None where they are not known."""
+        batch_size = max(1, BATCH_TOKENS // windows.seq_len)
         batches = validation_batches(windows, eval_tokens=eval_tokens, batch_size=batch_size)
         self.batches = [(torch.from_numpy(x).to(device), torch.from_numpy(y.copy()).to(device)) for x, y in batches]
         self.tokens = sum(int((y != UNSCORED).sum()) for _, y in batches)
-        lengths = corpus.byte_lengths
-        self.text_bytes = None if lengths is None else int(sum(np.sum(lengths[y]) for _, y in batches))
+        self.text_bytes = None if byte_lengths is None else int(sum(np.sum(byte_lengths[y]) for _, y in batches))
 
     @torch.no_grad()
     def measure(self, model: nn.Module, autocast: torch.autocast) -> Validation:

@@ -36,13 +36,18 @@ class RunRecord:
     eval_tokens: int | None = None
     """validation tokens behind the two figures"""
     tokens_per_second: float | None = None
-    """training tokens over training seconds"""
+    """tokens over seconds of the steps that count in `train_seconds`"""
     train_seconds: float = 0.0
-    """the steps: batch, forward, backward, optimizer, telemetry; without start-up, validation and files"""
+    """the steps: batch, forward, backward, optimizer; without start-up, what measures, and files. A process's first
+    step is start-up: it allocates, selects and compiles"""
+    timed_steps: int = 0
+    """steps that count in `train_seconds`"""
     eval_seconds: float = 0.0
-    """validations"""
+    """validations and telemetry"""
     skipped_steps: int = 0
     """steps whose gradient was not finite"""
+    fell_back_at_step: int | None = None
+    """steps made when --nan-fallback took over; absent: it never did"""
     parameters: int | None = None
     weights_sha256: dict[str, str] = field(default_factory=dict)
     """digest of all weights after the first step ("first") and at the end ("final")"""

@@ -35,6 +35,11 @@ Progress = Callable[[int, float], None]
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+BEFORE = "before."
+"""Begins the names of a checkpoint's weights to fall back to"""
+
+KEPT = ("steps", "train_seconds", "timed_steps", "eval_seconds", "skipped_steps", "fell_back_at_step", "weights_sha256")
+"""Of a record, what a resumed run goes on from"""
 
 
 class RunBusyError(InputError):
@@ -89,6 +94,10 @@ class Run:
     def __init__(self, config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.device, folder: Path) -> None:
         self.config, self.runtime, self.corpus, self.device, self.folder = config, runtime, corpus, device, folder
         self.skipped_in_a_row = 0
+        self.started = False
+        """whether this process has made a step, whose time is start-up"""
+        self.before: dict[str, torch.Tensor] = {}
+        """the weights before the latest step made, while --nan-fallback may need them"""
         self.checkpoint = (
             read_tensors(folder / CHECKPOINT) if runtime.resume and (folder / CHECKPOINT).exists() else None
         )
@@ -127,7 +136,7 @@ class Run:
         finally:
             self.record.peak_memory_bytes = environment.peak_memory_bytes(self.device)
             if self.record.train_seconds:
-                done = self.record.steps * self.config.train.batch_size * self.config.model.seq_len
+                done = self.record.timed_steps * self.config.train.batch_size * self.config.model.seq_len
                 self.record.tokens_per_second = done / self.record.train_seconds
             if self.record.status in ("done", "diverged"):
                 self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
@@ -139,20 +148,21 @@ class Run:
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        config, device = self.config, self.device
-        self.model = build_model(config.model, self.corpus.vocab_size, seed=config.seed).to(device)
+        config, device, corpus = self.config, self.device, self.corpus
+        self.model = build_model(config.model, corpus.vocab_size, seed=config.seed).to(device)
         self.parameters = list(self.model.parameters())
         self.specs = parameter_specs(self.model)
         self.optimizers = build_optimizers(self.model, config)
         self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection)
-        windows = self.corpus.windows(self.corpus.train, config.model.seq_len)
-        self.batches = Batches(windows, batch_size=config.train.batch_size, seed=config.seed)
-        self.evaluator = Evaluator(
-            self.corpus,
-            eval_tokens=config.train.eval_tokens,
-            seq_len=config.model.seq_len,
-            device=device,
-        )
+        training, validation = (corpus.windows(split, config.model.seq_len) for split in (corpus.train, corpus.val))
+        eval_tokens, few = config.train.eval_tokens, config.train.overfit_windows
+        if few is not None:
+            if training.count < few:
+                raise InputError(f"--overfit-windows {few}: --data {config.data.data} has {training.count}")
+            training = validation = training.spread(few)
+            eval_tokens = few * config.model.seq_len
+        self.batches = Batches(training, batch_size=config.train.batch_size, seed=config.seed)
+        self.evaluator = Evaluator(validation, corpus.byte_lengths, eval_tokens=eval_tokens, device=device)
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16")
         self.record.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.record.eval_tokens = self.evaluator.tokens
@@ -164,13 +174,21 @@ class Run:
             self.optimizers.projection.start()
             if self.runtime.progress:
                 print(f"transferred from {config.train.init_from}: {moved}", file=sys.stderr)
+        if self._may_fall_back() and not self.before:
+            self.before = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
 
     def _restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         path = self.folder / CHECKPOINT
-        kept = state["record"]
-        unpack(path, tensors, self.model, self.optimizers.all)
-        for name in ("steps", "train_seconds", "eval_seconds", "skipped_steps", "weights_sha256"):
-            setattr(self.record, name, kept[name])
+        for name in KEPT:
+            setattr(self.record, name, state["record"][name])
+        if self.record.fell_back_at_step is not None:
+            self.optimizers.fall_back()
+        before = {n.removeprefix(BEFORE): t.to(self.device) for n, t in tensors.items() if n.startswith(BEFORE)}
+        unpack(path, {n: t for n, t in tensors.items() if not n.startswith(BEFORE)}, self.model, self.optimizers.all)
+        shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
+        if {name: tensor.shape for name, tensor in before.items()} != (shapes if self._may_fall_back() else {}):
+            raise InputError(f"{path}: the weights to fall back to are not those of this run")
+        self.before = {name: before[name] for name in shapes if before}  # in the order of the parameters
         self.skipped_in_a_row = state["skipped_in_a_row"]
         drift = {Role(role): torch.tensor(value) for role, value in state["seen_drift"].items()}
         self.optimizers.projection.seen_drift = drift
@@ -182,7 +200,8 @@ class Run:
             "skipped_in_a_row": self.skipped_in_a_row,
             "seen_drift": {role: value.item() for role, value in drift.items()},
         }
-        write_tensors(self.folder / CHECKPOINT, pack(self.model, self.optimizers.all), state)
+        before = {BEFORE + name: tensor for name, tensor in self.before.items()}
+        write_tensors(self.folder / CHECKPOINT, pack(self.model, self.optimizers.all) | before, state)
         self.record.write(self.folder)
 
     # --- loop --------------------------------------------------------------------------------------------------------
@@ -194,26 +213,33 @@ class Run:
             return self.record.steps / self.config.train.steps
         return min(1.0, self.record.train_seconds / budget)
 
+    def _at_the_end(self) -> bool:
+        """Whether no step is left; of a time budget, whether its end is nearer now than after another step."""
+        record, budget = self.record, self.config.train.time_budget_seconds
+        if budget is None:
+            return record.steps >= self.config.train.steps
+        return record.train_seconds * (1 + 0.5 / max(1, record.timed_steps)) >= budget
+
     def _loop(self, progress: Progress | None) -> None:
         record, settings = self.record, self.config.train
         with (
             environment.stop_on_signals() as stop,
             MetricsFile(self.folder, keep_to_step=record.steps) as metrics,
         ):
-            while self._share_done() < 1.0:
-                row = self._step()
+            while not self._at_the_end():
+                row, figures = self._step()
                 if progress is not None:
                     progress(record.steps, row["loss"])
-                if self.skipped_in_a_row >= settings.max_skipped_in_a_row:
+                if self.skipped_in_a_row >= settings.max_skipped_in_a_row and not self._fall_back():
                     metrics.write(row)
                     record.status = "diverged"
                     record.message = f"{self.skipped_in_a_row} steps in a row without a finite gradient"
                     return
-                finished = self._share_done() >= 1.0
+                finished = self._at_the_end()
                 if finished or record.steps % settings.eval_every == 0:
-                    row |= self._validate(final=finished)
-                if finished or record.steps % settings.log_every == 0 or len(row) > 5:
-                    metrics.write(row)
+                    figures |= self._validate(final=finished)
+                if finished or record.steps % settings.log_every == 0 or figures:
+                    metrics.write(row | figures)
                 if not finished and stop:
                     self._save()
                     record.status = "killed"
@@ -223,9 +249,10 @@ class Run:
                     self._save()
         self._finish()
 
-    def _step(self) -> dict[str, float]:
-        """One training step; returns its row of metrics."""
+    def _step(self) -> tuple[dict[str, float], dict[str, float]]:
+        """One training step; returns its row of metrics and, where it was watched, its telemetry."""
         record, optimizers = self.record, self.optimizers
+        measuring = 0.0
         begin = time.perf_counter()
         optimizers.schedule(step=record.steps, progress=self._share_done())
         x_BT, y_BT = (
@@ -247,11 +274,17 @@ class Run:
             limit = self.config.optim.grad_clip
             if limit is not None and grad_norm > limit:
                 torch._foreach_mul_(gradients, limit / (grad_norm + 1e-6))
+            if self.before:
+                torch._foreach_copy_(list(self.before.values()), [p.detach() for p in self.parameters])
             if watched:
+                pause = time.perf_counter()
                 self.telemetry.remember()
+                measuring = time.perf_counter() - pause
             optimizers.move()
             if watched:
+                pause = time.perf_counter()
                 figures = self.telemetry.measure()
+                measuring += time.perf_counter() - pause
         else:
             self.skipped_in_a_row += 1
             record.skipped_steps += 1
@@ -259,18 +292,41 @@ class Run:
         read = every > 0 and (record.steps // every + 1) * every <= record.steps + optimizers.projection.every
         optimizers.projection.after_step(record.steps, measure=read)
         optimizers.zero_grad()
-        seconds = time.perf_counter() - begin
-        record.train_seconds += seconds
+        seconds = time.perf_counter() - begin - measuring
+        record.eval_seconds += measuring
+        if self.started:
+            record.train_seconds += seconds
+            record.timed_steps += 1
+        self.started = True
         if record.steps == 1:
             record.weights_sha256["first"] = self._weights_digest()
-        lr = optimizers.hidden.param_groups[0]["lr"]
-        return {
+        row = {
             "step": record.steps,
             "loss": loss_value,
-            "lr": lr,
+            "lr": optimizers.hidden.param_groups[0]["lr"],
             "grad_norm": grad_norm,
             "seconds": seconds,
-        } | figures
+            "train_seconds": record.train_seconds,
+        }
+        return row, figures
+
+    def _may_fall_back(self) -> bool:
+        return self.config.optim.nan_fallback is not None and self.record.fell_back_at_step is None
+
+    @torch.no_grad()
+    def _fall_back(self) -> bool:
+        """Go on from the weights before the latest step made, with NorMuon; False where that is not to be done."""
+        if not self._may_fall_back():
+            return False
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(self.before[name])
+        self.before = {}
+        self.optimizers.fall_back()
+        self.skipped_in_a_row = 0
+        self.record.fell_back_at_step = self.record.steps
+        if self.runtime.progress:
+            print(f"after {self.record.steps} steps: no finite gradient; NorMuon takes over", file=sys.stderr)
+        return True
 
     def _validate(self, *, final: bool) -> dict[str, float]:
         begin = time.perf_counter()

@@ -111,6 +111,21 @@ def test_validation_is_spread_evenly_and_counts_each_target_once(
     assert [len(pair[0]) for pair in cut[:-1]] == [batch_size] * (len(cut) - 1)
 
 
+@given(count=st.integers(2, 2000), first=st.integers(1, 40), second=st.integers(1, 40))
+def test_spreading_what_is_spread_keeps_to_it(count: int, first: int, second: int) -> None:
+    whole = Windows(stream(count), 1)
+    spread = whole.spread(first)
+    assert spread.count == min(first, whole.count) and spread.spread(spread.count) == spread
+    kept = spread.spread(second).kept
+    assert (
+        kept is not None and spread.kept is not None and set(kept) <= set(spread.kept) and len(set(kept)) == len(kept)
+    )
+    np.testing.assert_array_equal(spread.at([spread.count - 1])[0][:, 0], [spread.kept[-1]])
+    for none in (0, -1):
+        with pytest.raises(ValueError, match="no windows"):
+            whole.spread(none)
+
+
 @given(records=st.integers(1, 30), record=st.integers(2, 40), data=st.data())
 def test_records_are_seen_from_their_beginning_and_their_context_is_no_target(
     records: int, record: int, data: st.DataObject

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import Child, flags, killed, rows, small, start
+from small_runs import Child, Undisturbed, flags, killed, outcome, rows, small, start
 from torch import Tensor
 
 from ngpt.command import main
 from ngpt.errors import InputError
+from ngpt.optim.muon import SimpleMuon
 from ngpt.training import trainer
-from ngpt.training.checkpoint import pack, tensors_sha256
+from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.evaluation import loss_of
 from ngpt.training.record import read_record
 from ngpt.training.trainer import CHECKPOINT, WEIGHTS
@@ -121,6 +122,118 @@ def test_divergence_is_counted_across_a_kill(data: str, tmp_path: Path, monkeypa
         _, resumed = start(config, tmp_path / "killed", resume=True)
     assert resumed.status == undisturbed.status == "diverged" and resumed.skipped_steps >= 4
     assert (resumed.steps, resumed.skipped_steps) == (undisturbed.steps, undisturbed.skipped_steps)
+
+
+# --- --nan-fallback --------------------------------------------------------------------------------------------------
+
+
+def break_muon(patch: pytest.MonkeyPatch, at: int, *, normuon_too: bool = False) -> None:
+    """Let the hidden optimizer's step make every weight it moves NaN from its `at`-th call on, NorMuon's if asked."""
+    calls, step = itertools.count(1), SimpleMuon.step
+
+    def broken(optimizer: SimpleMuon) -> None:
+        step(optimizer)
+        plain = optimizer.param_groups[0]["normuon"] is None
+        if next(calls) >= at and (plain or normuon_too):
+            for group in optimizer.param_groups:
+                torch._foreach_mul_([parameter.detach() for parameter in group["params"]], math.nan)
+
+    patch.setattr(SimpleMuon, "step", broken)
+
+
+FALLING: dict[str, Any] = {"nan_fallback": "normuon", "max_skipped_in_a_row": 2, "steps": 16}
+
+
+def test_without_a_fallback_a_broken_step_ends_the_run(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_muon(monkeypatch, 5)
+    folder, record = start(small(data, **FALLING | {"nan_fallback": None}), tmp_path)
+    assert (record.status, record.steps, record.skipped_steps, record.fell_back_at_step) == ("diverged", 7, 2, None)
+    assert "fell_back_at_step" not in json.loads((folder / "record.json").read_text())
+
+
+def test_normuon_takes_over_from_the_weights_before_the_broken_step(
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parts: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Step 5 breaks the weights, 6 and 7 find no finite gradient, 8 goes on from where step 5 began."""
+    break_muon(monkeypatch, 5)
+    digests: list[str] = []
+    arguments = [flag for flag in flags(small(data, **FALLING), tmp_path) if flag != "--no-progress"]
+    clean, fall_back = trainer.Run._step, trainer.Run._fall_back
+
+    def watched_step(run: trainer.Run) -> Any:
+        digests.append(tensors_sha256(dict(run.model.named_parameters())))
+        return clean(run)
+
+    def watched_fall(run: trainer.Run) -> bool:
+        fell = fall_back(run)
+        digests.append(tensors_sha256(dict(run.model.named_parameters())))
+        assert not run.optimizers.hidden.state, "fresh momentum"
+        return fell
+
+    monkeypatch.setattr(trainer.Run, "_step", watched_step)
+    monkeypatch.setattr(trainer.Run, "_fall_back", watched_fall)
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    folder = Path(captured.out.splitlines()[-1])
+    record = read_record(folder)
+    assert (record.status, record.steps, record.skipped_steps, record.fell_back_at_step) == ("done", 16, 2, 7)
+    assert "after 7 steps: no finite gradient; NorMuon takes over" in captured.err
+    before_step_5, after_fall = digests[4], digests[7]
+    assert before_step_5 == after_fall == digests[8], "digests 5 and 6 are of the broken weights"
+    groups = parts.optimizers.hidden.param_groups
+    assert all(group["normuon"] == "short-axis" for group in groups)
+    assert all("second_momentum_buffer" in state for state in parts.optimizers.hidden.state.values())
+    assert all(bool(torch.isfinite(weight).all()) for weight in load_file(folder / WEIGHTS).values())
+    losses = [row["loss"] for row in rows(folder) if row["step"] > 7]
+    assert len(losses) == 9 and losses[-1] < losses[0]
+
+
+def test_the_fallback_works_once(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_muon(monkeypatch, 5, normuon_too=True)
+    _, record = start(small(data, **FALLING), tmp_path)
+    assert (record.status, record.steps, record.skipped_steps, record.fell_back_at_step) == ("diverged", 10, 4, 7)
+
+
+def test_an_armed_fallback_that_is_not_needed_changes_nothing(data: str, undisturbed: Undisturbed) -> None:
+    armed, plain = (undisturbed(small(data, nan_fallback=kind)) for kind in ("normuon", None))
+    assert armed == plain
+
+
+@pytest.mark.parametrize("at", [4, 7, 9, 13], ids=["before", "while broken", "after it fell back", "long after"])
+def test_a_run_killed_around_its_fallback_resumes_to_the_same_bits(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Checkpoints after every third step: 3, 6 (with broken weights), 9 and 12 (NorMuon's)."""
+    config = small(data, **FALLING)
+    with monkeypatch.context() as patch:
+        break_muon(patch, 5)
+        folder, _ = start(config, tmp_path / "undisturbed")
+        whole = outcome(folder)
+    with monkeypatch.context() as patch:
+        break_muon(patch, 5)
+        killed(config, tmp_path / "killed", at=at)
+    with monkeypatch.context() as patch:
+        break_muon(patch, 5 - 3 if at == 4 else 1)
+        folder, record = start(config, tmp_path / "killed", resume=True)
+    assert outcome(folder) == whole and record.fell_back_at_step == 7
+
+
+def test_a_checkpoint_without_the_weights_to_fall_back_to_is_refused(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(data, **FALLING)
+    folder = killed(config, tmp_path)
+    tensors, state = read_tensors(folder / CHECKPOINT)
+    first = next(name for name in tensors if name.startswith(trainer.BEFORE))
+    write_tensors(folder / CHECKPOINT, {n: t for n, t in tensors.items() if n != first}, state)
+    with pytest.raises(InputError, match="the weights to fall back to"):
+        start(config, tmp_path, resume=True)
 
 
 def test_a_failure_is_recorded(data: str, tmp_path: Path) -> None:

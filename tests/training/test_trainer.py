@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from small_runs import ROOT, VAL, Undisturbed, outcome, rows, small, start
 
 from ngpt.config import from_dict
+from ngpt.data.corpus import load_corpus
 from ngpt.data.shards import write_shard
 from ngpt.errors import InputError
 from ngpt.files import read_json
@@ -23,7 +25,7 @@ from ngpt.machine import core_count, processor
 from ngpt.model import build_model
 from ngpt.training import trainer
 from ngpt.training.checkpoint import tensors_sha256
-from ngpt.training.record import read_record
+from ngpt.training.record import read_metrics, read_record
 from ngpt.training.trainer import WEIGHTS, transfer
 
 # --- the same bits ---------------------------------------------------------------------------------------------------
@@ -92,23 +94,62 @@ def test_the_projection_frequency_changes_training(data: str, undisturbed: Undis
 # --- time and schedules ----------------------------------------------------------------------------------------------
 
 
+class Clock:
+    """A clock that only what is patched moves."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now, self.patch = 0.0, patch
+        patch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def takes(self, place: Any, name: str, seconds: float | Iterator[float]) -> None:
+        """Let each call of a function take so long."""
+        durations = itertools.repeat(seconds) if isinstance(seconds, float) else seconds
+        function = getattr(place, name)
+
+        def slow(*args: Any) -> Any:
+            self.now += next(durations)
+            return function(*args)
+
+        self.patch.setattr(place, name, slow)
+
+
 @pytest.mark.parametrize("eval_every", [1, 3, 100])
 def test_the_time_budget_counts_training_alone(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_every: int
 ) -> None:
-    """By a clock on which a step takes one second and a validation too."""
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    """The first step is start-up and takes 90 seconds, the others 1, a validation 10, a telemetry 30."""
+    clock = Clock(monkeypatch)
+    clock.takes(trainer, "loss_of", itertools.chain([90.0], itertools.repeat(1.0)))
+    clock.takes(trainer.Evaluator, "measure", 10.0)
+    clock.takes(trainer.Telemetry, "measure", 30.0)
     config = small(data, time_budget_seconds=6.0, eval_every=eval_every, schedule="linear")
     folder, record = start(config, tmp_path)
-    validations = len({6, *range(eval_every, 7, eval_every)})
-    assert (record.steps, record.train_seconds, record.eval_seconds) == (6, 6, validations)
+    validations, watched = len({7, *range(eval_every, 8, eval_every)}), 2  # after steps 1 and 4
+    assert (record.steps, record.timed_steps, record.train_seconds) == (7, 6, 6.0)
+    assert record.eval_seconds == 10 * validations + 30 * watched
     assert record.tokens_per_second == 4 * 32
-    assert [row["lr"] for row in rows(folder)] == pytest.approx([0.02 * (1 - i / 6) for i in range(6)])
+    assert [row["lr"] for row in rows(folder)] == pytest.approx([0.02, *(0.02 * (1 - i / 6) for i in range(6))])
+    metrics = read_metrics(folder)
+    assert [row["seconds"] for row in metrics] == [90, *[1] * 6]
+    assert [row["train_seconds"] for row in metrics] == list(range(7))
 
 
-def test_a_real_time_budget_ends_the_run(data: str, tmp_path: Path) -> None:
-    _, record = start(small(data, time_budget_seconds=0.2, eval_every=1000), tmp_path)
-    assert record.status == "done" and 0.2 <= record.train_seconds < 2 and record.steps > 1
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.4, 9.0, 11.0])
+def test_a_budget_ends_at_the_step_that_is_nearest(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """5.1 seconds: by at most half a step too long or too short, and a slower machine makes fewer steps."""
+    Clock(monkeypatch).takes(trainer, "loss_of", seconds)
+    _, record = start(small(data, time_budget_seconds=5.1), tmp_path)
+    assert record.timed_steps == max(1, round(5.1 / seconds)) and abs(record.train_seconds - 5.1) <= max(
+        seconds / 2, seconds - 5.1
+    )
+
+
+def test_a_real_time_budget_is_kept(data: str, tmp_path: Path) -> None:
+    """Within 2% of 0.6 seconds, some 200 steps."""
+    _, record = start(small(data, time_budget_seconds=0.6, eval_every=1000, telemetry_every=0), tmp_path)
+    assert record.status == "done" and abs(record.train_seconds / 0.6 - 1) < 0.02 and record.timed_steps > 20
 
 
 def expected_lr(schedule: str, i: int, n: int = 12, warmup: int = 4, floor: float = 0.1, decay: float = 0.5) -> float:
@@ -173,7 +214,7 @@ def test_the_run_folder_is_the_contract(data: str, tmp_path: Path) -> None:
     assert (raw["status"], raw["seed"], raw["name"], raw["skipped_steps"]) == ("done", 0, "a name", 0)
     assert raw["digest"] == run_digest(config, raw["data_digest"])
     assert from_dict(raw["config"]) == from_dict(read_json(folder / "config.json")) == config
-    assert raw["tokens_per_second"] == pytest.approx(12 * 4 * 32 / raw["train_seconds"])
+    assert raw["tokens_per_second"] == pytest.approx(11 * 4 * 32 / raw["train_seconds"])
     assert raw["versions"]["torch"] == torch.__version__
     assert raw["device"].startswith(processor()) and f"{core_count()} cores" in raw["device"]
 
@@ -213,6 +254,23 @@ def test_validation_by_hand(data: str, tmp_path: Path) -> None:
     assert record.final_val_loss == pytest.approx(loss, abs=1e-5)
     text_bytes = 32 * windows - separators  # a separator between documents is a target without text
     assert record.final_val_bpb == pytest.approx(loss / math.log(2) * 32 * windows / text_bytes, abs=1e-5)
+
+
+def test_overfitting_trains_and_validates_on_the_same_few_windows(data: str, tmp_path: Path) -> None:
+    """Windows at equal distances of the training text, each seen; the loss from the saved weights, by hand."""
+    folder, record = start(small(data, overfit_windows=3, batch_size=2, steps=60, lr=0.05), tmp_path)
+    corpus = load_corpus(small(data).data)
+    stream = torch.from_numpy(corpus.train.astype(np.int64))
+    whole = (len(stream) - 1) // 32
+    ids = torch.stack([stream[32 * (i * whole // 3) :][:33] for i in range(3)])
+    model = build_model(small(data).model, 257, seed=1)
+    model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    with torch.no_grad():
+        loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1).double(), ids[:, 1:].flatten()).item()
+    assert record.eval_tokens == 3 * 32 and record.final_val_loss == pytest.approx(loss, abs=1e-5)
+    assert loss < 1, "learned by heart"
+    with pytest.raises(InputError, match=f"--overfit-windows 9999: --data .* has {whole}"):
+        start(small(data, overfit_windows=9999), tmp_path)
 
 
 def test_bits_per_byte_are_missing_where_byte_lengths_are_unknown(tmp_path: Path) -> None:
