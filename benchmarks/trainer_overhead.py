@@ -51,12 +51,18 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def forget_start_up(step: int, _: float) -> None:
+    """The first step does not count in a run's training time."""
+    if step == 1:
+        WORK.clear()
+
+
 def measure(fields: dict[str, Any]) -> dict[str, float]:
     """One whole `tiny` run with its parts timed."""
     WORK.clear()
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime(out=Path(folder), threads=1, keep_weights=False)
-        _, record = trainer.train(resolve("tiny", **fields), runtime, lambda step, _: WORK.clear() if step == 1 else None)
+        _, record = trainer.train(resolve("tiny", **fields), runtime, forget_start_up)
     work = sum(WORK.values())
     assert record.peak_memory_bytes is not None
     return {

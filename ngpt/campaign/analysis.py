@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.definition import Campaign, Contrast, Method
+from ngpt.campaign.pace import Pace, pace_of
 from ngpt.campaign.statistics import (
     Array,
     Comparison,
@@ -18,7 +19,7 @@ from ngpt.campaign.statistics import (
     paired_difference,
     steps_to_reach,
 )
-from ngpt.campaign.verdict import Verdict, judge
+from ngpt.campaign.verdict import Simplicity, Verdict, judge, judge_simplicity
 
 BOOTSTRAP_SEED = 20241001
 
@@ -54,6 +55,17 @@ class MethodSummary:
     """median over seeds of its rate over its baseline's"""
     telemetry: dict[str, tuple[Array, Array]]
     """(steps, mean over the comparison seeds) by quantity"""
+    pace: Pace | None
+    """against its baseline, where runs end by the clock"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simplification:
+    """A method that does without something, and whether that costs anything."""
+
+    method: Method
+    answer: Answer
+    label: Simplicity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +74,7 @@ class Analysis:
 
     summaries: list[MethodSummary]
     answers: list[Answer]
+    simplifications: list[Simplification]
     winner: str | None
     """the best of the methods that beat their baseline; None as well where no gain is predicted"""
     noise_floors: dict[str, float]
@@ -91,7 +104,13 @@ def analyse(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     compared = _comparison_table(campaign, rows, metric)
     columns = {method.name: column for column, method in enumerate(campaign.methods)}
     answers = _answers(campaign, compared, rows, rng)
-    summaries = [_summary(campaign, m, rows, metric, compared[:, columns[m.name]], rng) for m in campaign.methods]
+    training = data["training"]
+    decay_share = training["decay_share"] if training["schedule"] == "wsd" else 0.0
+    budget = training.get("budget_seconds")
+    undecayed = None if budget is None else budget * (1 - decay_share)
+    summaries = [
+        _summary(campaign, m, rows, metric, compared[:, columns[m.name]], undecayed, rng) for m in campaign.methods
+    ]
     plain = [answer for answer in answers if answer.contrast.question == campaign.question]
     spreads = [a.result.difference.sd for a in plain if a.result is not None and a.result.difference is not None]
     counts: dict[str, int] = defaultdict(int)
@@ -100,6 +119,7 @@ def analyse(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     return Analysis(
         summaries=summaries,
         answers=answers,
+        simplifications=_simplifications(campaign, plain),
         winner=_winner(campaign, plain),
         noise_floors={
             name: noise_floor(compared, columns[name])
@@ -148,11 +168,24 @@ def _tempered(verdict: Verdict, campaign: Campaign, contrast: Contrast, rows: li
     """
     grids = {method.name: method.lrs for method in campaign.methods}
     chosen = {row["method"]: row["lr"] for row in rows if row["stage"] == "comparison"}
-    edge = [n for n in contrast.suspects(verdict.label) if chosen.get(n) in (grids[n][0], grids[n][-1])]
+    tuned = [name for name in contrast.suspects(verdict.label) if len(grids[name]) > 1]
+    edge = [name for name in tuned if chosen.get(name) in (grids[name][0], grids[name][-1])]
     if not edge:
         return verdict
     why = f"would be {verdict.label}, but the best rate of {' and '.join(edge)} may lie beyond its grid"
     return Verdict("inconclusive", verdict.effect, why, f"{verdict.reason} But: {why}.", None)
+
+
+def _simplifications(campaign: Campaign, answers: list[Answer]) -> list[Simplification]:
+    """Every method that leaves something out of its baseline, in the order of the experiment file."""
+    found = []
+    for method in campaign.methods:
+        for answer in answers:
+            if method.leaves_out and answer.contrast.weights.get(method.name) == 1.0:
+                missing = 0 if answer.result is None else answer.result.n_missing
+                label = judge_simplicity(campaign.rule, answer.verdict.effect, n_missing=missing)
+                found.append(Simplification(method=method, answer=answer, label=label))
+    return found
 
 
 def _winner(campaign: Campaign, answers: list[Answer]) -> str | None:
@@ -171,6 +204,7 @@ def _summary(
     rows: list[dict[str, Any]],
     metric: str,
     comparison: Array,
+    undecayed_seconds: float | None,
     rng: np.random.Generator,
 ) -> MethodSummary:
     mine = [row for row in rows if row["method"] == method.name]
@@ -204,6 +238,9 @@ def _summary(
         tokens_per_second=float(np.median(speeds)) if speeds else None,
         tokens_per_second_ratio=float(np.median(ratios)) if ratios else None,
         telemetry=_mean_telemetry(final),
+        pace=None
+        if undecayed_seconds is None
+        else pace_of(final, list(base.values()), undecayed_seconds=undecayed_seconds),
     )
 
 
@@ -216,12 +253,16 @@ def _speedup(row: dict[str, Any], base: dict[str, Any] | None) -> float:
 
 def _mean_telemetry(rows: list[dict[str, Any]]) -> dict[str, tuple[Array, Array]]:
     measured = [row["telemetry"] for row in rows if row["status"] == "done" and row["telemetry"]["step"]]
-    if not measured or any(t["step"] != measured[0]["step"] for t in measured):
+    if not measured:
+        return {}
+    length = min(len(t["step"]) for t in measured)  # runs that end by the clock are not of one length
+    if any(t["step"][:length] != measured[0]["step"][:length] for t in measured):
         return {}
     names = set.intersection(*(set(t) for t in measured)) - {"step"}
-    step = np.array(measured[0]["step"], dtype=np.float64)
+    step = np.array(measured[0]["step"][:length], dtype=np.float64)
     return {
-        name: (step, np.array([t[name] for t in measured], dtype=np.float64).mean(axis=0)) for name in sorted(names)
+        name: (step, np.array([t[name][:length] for t in measured], dtype=np.float64).mean(axis=0))
+        for name in sorted(names)
     }
 
 

@@ -31,6 +31,7 @@ def losses_by_method(plan: Plan, runs: list[PlannedRun], out: Path, metric: str)
     return {
         method.name: np.array([[values[method.name, lr, seed] for lr in method.lrs] for seed in seeds])
         for method in plan.campaign.methods
+        if len(method.lrs) > 1
     }
 
 
@@ -76,6 +77,7 @@ def collect(
         "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
                      "schedule": first.optim.schedule, "decay_share": first.optim.decay_share,
                      "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,
+                     "budget_seconds": first.train.time_budget_seconds,
                      "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
         "commands": {f"{run.arm.method}|{run.arm.lr}|{run.seed}": " ".join(to_flags(run.config)) for run in runs},
@@ -96,13 +98,17 @@ def _figures(record: RunRecord) -> dict[str, Any]:
 
 def _curves(metrics: list[dict[str, float]]) -> dict[str, Any]:
     """Validation points as measured, the training loss averaged over equal stretches, telemetry as measured."""
-    val = [(row["step"], row["val_loss"]) for row in metrics if "val_loss" in row]
+    val = [row for row in metrics if "val_loss" in row]
     losses = np.array([(row["step"], row["loss"]) for row in metrics if "loss" in row])
     stretches = np.array_split(losses, min(CURVE_POINTS, len(losses))) if len(losses) else []
     telemetry = [row for row in metrics if set(row) - PLAIN]
     names = sorted({name for row in telemetry for name in row} - PLAIN)
     return {
-        "val": {"step": [step for step, _ in val], "loss": [loss for _, loss in val]},
+        "val": {
+            "step": [row["step"] for row in val],
+            "loss": [row["val_loss"] for row in val],
+            "seconds": [round(row["train_seconds"], 3) for row in val],
+        },
         "train": {
             "step": [float(s[:, 0].mean()) for s in stretches],
             "loss": [round(float(s[:, 1].mean()), 5) for s in stretches],

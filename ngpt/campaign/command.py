@@ -1,6 +1,7 @@
 """The command line of a campaign: plan, carry out, collect, report. What every script in `runners/` calls."""
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,13 @@ def build_parser(campaign: Campaign) -> Parser:
     parser.add_argument("--data", help="as in train_architectural.py; the preset's if not given")
     parser.add_argument("--tokenizer", choices=("auto", "bytes", "gpt2"), help="as in train_architectural.py")
     parser.add_argument("--shards", type=int, help="as in train_architectural.py")
-    parser.add_argument("--steps", type=int, help="steps a run; the preset's if not given")
+    if campaign.budget_seconds is None:
+        parser.add_argument("--steps", type=int, help="steps a run; the preset's if not given")
+    else:
+        parser.add_argument(
+            "--budget-seconds", dest="time_budget_seconds", metavar="SECONDS", type=float,
+            default=campaign.budget_seconds, help="training time of a run (%(default)s)",
+        )  # fmt: skip
     parser.add_argument(
         "--seeds", type=int, default=campaign.tuning_seeds,
         help=f"seeds an arm for choosing rates (%(default)s); the comparison has at least {campaign.comparison_seeds}",
@@ -61,8 +68,10 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
     given = build_parser(campaign).parse_args(arguments)
     if not 2 <= given.seeds <= MOST_SEEDS or (given.jobs is not None and given.jobs < 1):
         raise InputError(f"--seeds must be 2 to {MOST_SEEDS}, and --jobs at least 1")
-    names = ("data", "tokenizer", "shards", "steps")
-    overrides = {name: value for name in names if (value := getattr(given, name)) is not None}
+    names = ("data", "tokenizer", "shards", "steps", "time_budget_seconds")
+    overrides = {name: value for name in names if (value := getattr(given, name, None)) is not None}
+    if not 0 < overrides.get("time_budget_seconds", 1.0) < math.inf:
+        raise InputError(f"--budget-seconds must be positive: {given.time_budget_seconds}")
     first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
     corpus = load_corpus(first.data)
     plan = Plan(
@@ -193,7 +202,7 @@ def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:
         state = "done" if finished_record(out, run.run_id) else "to do"
         print(f"  {run.stage}  {run.run_id}  {run.name}  [{state}]")
     if not ready:
-        for arm in plan.campaign.arms():
+        for arm in plan.campaign.tuned_arms():
             print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
     for method in plan.campaign.methods:
         print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
@@ -202,8 +211,9 @@ def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:
         basis = f"from {len(done)} finished runs"
     else:
         config = plan.campaign.configure(plan.campaign.arms()[0], 0, plan.overrides, plan.preset)
-        seconds = estimated_operations(config, vocab_size) / ASSUMED_FLOPS
-        basis = f"assuming {ASSUMED_FLOPS:.0e} operations a second"
+        budget = config.train.time_budget_seconds
+        seconds = estimated_operations(config, vocab_size) / ASSUMED_FLOPS if budget is None else budget
+        basis = f"assuming {ASSUMED_FLOPS:.0e} operations a second" if budget is None else "the time budget"
     remaining = plan.count() - len(done)
     print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
     print(f"estimated time: {remaining * seconds / jobs / 60:.1f} minutes")

@@ -34,13 +34,15 @@ class Method:
     fields: Mapping[str, Any]
     """configuration fields that make the method, by the names of `ngpt.config`"""
     lrs: tuple[float, ...]
-    """grid of --lr, increasing"""
+    """grid of --lr, increasing; of one rate where the rate is a part of the method"""
     family: str = ""
     """methods of one family are compared with the baseline of that family"""
     position: float | None = None
     """where the method stands on `Campaign.axis`, if it is one point of a scan"""
     pretraining: Mapping[str, Any] | None = field(default=None, repr=False)
     """configuration fields of the run, one a seed, whose weights the method's runs start from, rate included"""
+    leaves_out: str = field(default="", repr=False)
+    """what the method's baseline has and the method does without, if it is simpler"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,8 @@ class Campaign:
     references: tuple[Reference, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     """configuration fields that all arms share"""
+    budget_seconds: float | None = None
+    """training time of every run, where runs end by the clock and not after a number of steps"""
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
@@ -133,8 +137,8 @@ class Campaign:
             raise ValueError(f"{self.name}: every family has one baseline, not {self.baselines}")
         if any(set(contrast.weights) - set(names) for contrast in (*self.leading, *self.further)):
             raise ValueError(f"{self.name}: a contrast has a weight for no method")
-        if len({len(method.lrs) for method in self.methods}) != 1:
-            raise ValueError(f"{self.name}: every method is tuned over a grid of the same size")
+        if len({len(method.lrs) for method in self.methods} - {1}) > 1:
+            raise ValueError(f"{self.name}: every method is tuned over a grid of the same size, or not at all")
         if self.comparison_seeds < self.rule.seeds:
             raise ValueError(f"{self.name}: the rule asks for {self.rule.seeds} seeds")
 
@@ -144,7 +148,8 @@ class Campaign:
         questions = [contrast.question for contrast in self.contrasts()]
         contrasts = [(sorted(c.weights.items()), c.rule, questions.index(c.question)) for c in self.contrasts()]
         sources = [sorted(m.pretraining.items()) for m in self.methods if m.pretraining is not None]
-        parts = (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources)
+        simpler = [method.name for method in self.methods if method.leaves_out]
+        parts = (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
@@ -174,9 +179,15 @@ class Campaign:
         """Every method at every rate of its grid."""
         return [Arm(method=m.name, lr=lr, fields={**m.fields, "lr": lr}) for m in self.methods for lr in m.lrs]
 
+    def tuned_arms(self) -> list[Arm]:
+        """Those among which a rate is chosen."""
+        fixed = {method.name for method in self.methods if len(method.lrs) == 1}
+        return [arm for arm in self.arms() if arm.method not in fixed]
+
     def configure(self, arm: Arm, seed: int, overrides: Mapping[str, Any], preset: str) -> RunConfig:
         """The configuration of one run. `overrides` come from the command line and hold for every arm."""
-        return resolve(preset, seed=seed, **{**self.fields, **overrides, **arm.fields})
+        budget = {} if self.budget_seconds is None else {"time_budget_seconds": self.budget_seconds}
+        return resolve(preset, seed=seed, **{**self.fields, **budget, **overrides, **arm.fields})
 
     def configure_pretraining(self, method: Method, seed: int, preset: str) -> RunConfig:
         """The configuration of the run whose weights the method's run of this seed starts from.

@@ -105,8 +105,10 @@ class _Execution:
             process = self.context.Process(target=carry_out_run, args=(ready.config, runtime, sender))
             process.start()
             sender.close()
+            settings = ready.config.train
             bar = tqdm(
-                total=ready.config.train.steps, desc=f"  {ready.name}", unit="step", position=slot + 1, leave=False,
+                total=settings.steps if settings.time_budget_seconds is None else None,
+                desc=f"  {ready.name}", unit="step", position=slot + 1, leave=False,
                 disable=not sys.stderr.isatty(), file=sys.stderr,
             )  # fmt: skip
             self.workers[slot] = _Worker(ready, process, receiver, bar)

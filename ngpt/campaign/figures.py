@@ -59,6 +59,7 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
         "scan": lambda: _scan(campaign, analysis),
         "loss_against_lr": lambda: _loss_against_lr(campaign, analysis, looks),
         "loss_curves": lambda: _loss_curves(analysis, data, looks),
+        "pace": lambda: _pace(campaign, analysis, data, looks),
         "telemetry": lambda: _telemetry(analysis, looks),
         "automata": lambda: _automata(data.get("automata", {})),
     }
@@ -86,7 +87,8 @@ def _looks(campaign: Campaign) -> dict[str, Look]:
     for index, method in enumerate(campaign.methods):
         place = method.position
         colour = COLOURS[index % len(COLOURS)] if place is None else shades[positions.index(place)]
-        looks[method.name] = {"color": colour, "linestyle": LINES[families.index(method.family) % len(LINES)]}
+        line = families.index(method.family) + (index // len(COLOURS) if place is None else 0)
+        looks[method.name] = {"color": colour, "linestyle": LINES[line % len(LINES)]}
     return looks
 
 
@@ -239,13 +241,48 @@ def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look
 
 
 def _band(axes: Axes, curves: list[dict[str, list[float]]], look: Look, label: str) -> None:
-    length = min(len(curve["step"]) for curve in curves)
-    if not length:
+    """Mean and range over seeds, along the steps of all; runs that end by the clock are read between their points."""
+    curves = [curve for curve in curves if curve["step"]]
+    if not curves:
         return
-    step = np.array(curves[0]["step"][:length])
-    losses = np.array([curve["loss"][:length] for curve in curves])
-    axes.plot(step, losses.mean(axis=0), label=label, marker="o" if length < 12 else None, markersize=3, **look)
+    step = np.array(curves[0]["step"])
+    if any(curve["step"] != curves[0]["step"] for curve in curves):
+        step = np.linspace(max(c["step"][0] for c in curves), min(c["step"][-1] for c in curves), len(step))
+    losses = np.array([np.interp(step, curve["step"], curve["loss"]) for curve in curves])
+    axes.plot(step, losses.mean(axis=0), label=label, marker="o" if len(step) < 12 else None, markersize=3, **look)
     axes.fill_between(step, losses.min(axis=0), losses.max(axis=0), color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure | None:
+    """Validation loss against steps and against time, and its paired difference to the baseline along both."""
+    runs: dict[str, dict[int, dict[str, Any]]] = {s.method.name: {} for s in analysis.summaries}
+    for row in data["runs"]:
+        if row["stage"] == "comparison" and len(row.get("val", {}).get("seconds", [])) > 1:
+            runs[row["method"]][row["seed"]] = row["val"]
+    if data["training"].get("budget_seconds") is None or not any(runs.values()):
+        return None
+    figure, grid = plt.subplots(2, 2, figsize=(12.5, 8.0), sharex="col")
+    for column, (axis, label) in enumerate({"step": "step", "seconds": "training time [s]"}.items()):
+        low = max(curve[axis][0] for curves in runs.values() for curve in curves.values())
+        high = min(curve[axis][-1] for curves in runs.values() for curve in curves.values())
+        place = np.linspace(low, high, 60)
+        losses = {
+            name: {seed: np.interp(place, curve[axis], curve["loss"]) for seed, curve in curves.items()}
+            for name, curves in runs.items()
+        }
+        for summary in analysis.summaries:
+            name, baseline = summary.method.name, losses[campaign.baseline_of(summary.method)]
+            common = sorted(set(losses[name]) & set(baseline))
+            if common:
+                mine, base = (np.array([one[seed] for seed in common]).mean(axis=0) for one in (losses[name], baseline))
+                grid[0, column].plot(place, mine, label=name, **looks[name])
+                grid[1, column].plot(place, mine - base, label=name, **looks[name])
+        grid[1, column].set_xlabel(label)
+    grid[0, 0].set_ylabel("validation loss [nats per token]")
+    grid[1, 0].set_ylabel("difference to the baseline [nats per token]")
+    _legend(grid[0, 1])
+    figure.suptitle("Mean over the comparison seeds, as far as all runs have come", fontsize=9)
+    return figure
 
 
 def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:

@@ -65,8 +65,8 @@ class Plan:
         return PlannedRun(stage="pretraining", arm=arm, seed=seed, config=config, run_id=identity)
 
     def tuning_runs(self) -> list[PlannedRun]:
-        """Every arm on every tuning seed; seed by seed, so that a campaign cut short is balanced."""
-        return self._runs("tuning", self.campaign.arms(), tuning_seeds(self.tuning_seeds))
+        """Every arm with a choice of rates on every tuning seed; seed by seed, so that one cut short is balanced."""
+        return self._runs("tuning", self.campaign.tuned_arms(), tuning_seeds(self.tuning_seeds))
 
     def comparison_runs(self, chosen: Mapping[str, Arm]) -> list[PlannedRun]:
         """Each method's chosen arm on the comparison seeds."""
@@ -76,7 +76,7 @@ class Plan:
         """Runs in both stages."""
         methods = self.campaign.methods
         sources = len(self.pretraining_runs("tuning")) + len(self.pretraining_runs("comparison"))
-        return self.tuning_seeds * len(self.campaign.arms()) + self.comparison_seeds * len(methods) + sources
+        return self.tuning_seeds * len(self.campaign.tuned_arms()) + self.comparison_seeds * len(methods) + sources
 
     def _runs(self, stage: Stage, arms: list[Arm], seeds: Iterable[int]) -> list[PlannedRun]:
         runs = []
@@ -112,11 +112,14 @@ def choose_rates(campaign: Campaign, losses: Mapping[str, Array]) -> dict[str, A
     """For each method the arm of lowest mean tuning loss among those where every seed finished.
 
     losses: (seeds, rates) by method, not finite where a run has no result. A method without any complete arm is
-    left out.
+    left out; one of a single rate keeps it.
     """
     chosen = {}
     for method in campaign.methods:
         arms = [arm for arm in campaign.arms() if arm.method == method.name]
+        if len(arms) == 1:
+            chosen[method.name] = arms[0]
+            continue
         mean = losses[method.name].mean(axis=0)
         if np.isfinite(mean).any():
             chosen[method.name] = arms[int(np.nanargmin(np.where(np.isfinite(mean), mean, np.nan)))]

@@ -73,8 +73,9 @@ def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: 
         loader=PackageLoader("ngpt.campaign"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    for filter_ in (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of):
+    for filter_ in (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of, interval):
         environment.filters[filter_.__name__] = filter_
+    most_rates = max(len(method.lrs) for method in campaign.methods)
     shown = [r.text for r in campaign.references if r.data == data["data"] and data["preset"] in r.presets]
     return environment.get_template("report.md.j2").render(
         campaign=campaign,
@@ -85,14 +86,18 @@ def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: 
         columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in analysis.summaries)},
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=_command_of(data),
-        tuning_cells={s.method.name: _tuning_cells(s) for s in analysis.summaries},
+        rates=most_rates,
+        tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in analysis.summaries},
+        budget=data["training"].get("budget_seconds"),
         speedups={s.method.name: share_text(s.speedup) for s in analysis.summaries},
         times={s.method.name: share_text(s.time_share) for s in analysis.summaries},
     )
 
 
-def _tuning_cells(summary: MethodSummary) -> list[str]:
+def _tuning_cells(summary: MethodSummary, columns: int) -> list[str]:
     """The tuning result of each rate of a method's grid; the chosen rate in bold, missing runs counted."""
+    if len(summary.method.lrs) == 1 < columns:
+        return [f"{summary.method.lrs[0]:g}, not tuned"] + ["–"] * (columns - 1)
     cells = []
     for index, lr in enumerate(summary.method.lrs):
         values = summary.tuning[:, index] if len(summary.tuning) else np.empty(0)
@@ -142,6 +147,15 @@ def number(value: float | None, digits: int = 4) -> str:
 def signed(value: float, digits: int = 4) -> str:
     """With its sign, and a real minus."""
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(values: np.ndarray, kind: str = "difference") -> str:
+    """Mean over seeds with its 95% t interval, of differences or of shares."""
+    found = mean_interval(values)
+    if found is None:
+        return "–"
+    mean, low, high = (percent(value) if kind == "share" else signed(value) for value in found)
+    return f"{mean} [{low}, {high}]"
 
 
 def percent(value: float | None) -> str:

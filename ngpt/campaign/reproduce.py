@@ -54,6 +54,10 @@ def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:
     data: as `collect` gave it. data_digest: of the data as they are here. settings: as for `execute`, without `out`.
     Raises InputError if the data are not those of the published runs.
     """
+    if data["training"].get("budget_seconds") is not None:
+        raise InputError(
+            "these runs end by the clock, never after the same number of steps: there are no bits to compare"
+        )
     if data_digest != data["data_digest"]:
         raise InputError(
             f"the published runs had other data: digest {data['data_digest'][:16]}, here {data_digest[:16]}"

@@ -103,6 +103,26 @@ def judge(
     return verdict("inconclusive", f"neither the predicted effect nor its absence is shown, and {advice}", needed)
 
 
+Simplicity = Literal["a win", "not free", "open"]
+
+
+def judge_simplicity(rule: Rule, difference: PairedDifference | None, *, n_missing: int = 0) -> Simplicity:
+    """Judge an arm that is simpler than its baseline: whether doing without costs anything that matters.
+
+        a win      the t interval of the cost lies below rule.smallest_effect, and no run of the arm is missing
+        not free   otherwise, and it lies above zero
+        open       otherwise, and always with fewer than `rule.seeds` pairs
+
+    difference: arm minus baseline of a metric that is better when lower. The interval is the arm's own, without a
+    correction for the number of arms: a simplification that truly costs rule.smallest_effect is called a win in 2.5%.
+    """
+    if difference is None or difference.n < rule.seeds:
+        return "open"
+    if difference.t_high < rule.smallest_effect and not n_missing:
+        return "a win"
+    return "not free" if difference.t_low > 0 else "open"
+
+
 def name_winner(
     table: Array, contrasts: Array, rule: Rule, rng: np.random.Generator, *, resamples: int = 0
 ) -> int | None:

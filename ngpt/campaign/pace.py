@@ -1,0 +1,55 @@
+"""Loss against steps and against time, for campaigns whose runs end by the clock. Pure, no torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ngpt.campaign.statistics import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """A method against its baseline, seed by seed, while neither decays its rate; all (seeds,).
+
+    A method can win on the clock because its steps are better or because there are more of them: the first shows at
+    equal steps, both together at equal time.
+    """
+
+    steps_ratio: Array
+    """steps made in the budget over the baseline's"""
+    at_equal_steps: Array
+    """difference of validation loss after the latest step at which both were validated, nats per token"""
+    at_equal_time: Array
+    """the same after the latest time up to which both were validated, between validations on a straight line"""
+
+
+def pace_of(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], *, undecayed_seconds: float) -> Pace:
+    """The pace of a method's runs against those of its baseline on the same seeds.
+
+    rows: as `ngpt.campaign.collect` gives them. undecayed_seconds: training time until the schedule begins its decay.
+    Seeds without two validations of both by then are left out.
+    """
+    other = {row["seed"]: row for row in baseline if "val" in row}
+    ratio, steps, time = [], [], []
+    for row in rows:
+        if "val" not in row or row["seed"] not in other:
+            continue
+        mine, base = (_until(r["val"], undecayed_seconds) for r in (row, other[row["seed"]]))
+        common = np.intersect1d(mine["step"], base["step"])
+        if len(common) < 2:
+            continue
+        ratio.append(row["steps"] / other[row["seed"]]["steps"])
+        steps.append(_at(mine, "step", common[-1]) - _at(base, "step", common[-1]))
+        latest = min(mine["seconds"][-1], base["seconds"][-1])
+        time.append(_at(mine, "seconds", latest) - _at(base, "seconds", latest))
+    return Pace(steps_ratio=np.array(ratio), at_equal_steps=np.array(steps), at_equal_time=np.array(time))
+
+
+def _until(curve: dict[str, list[float]], seconds: float) -> dict[str, Array]:
+    kept = np.array(curve["seconds"]) <= seconds
+    return {name: np.array(values, dtype=np.float64)[kept] for name, values in curve.items()}
+
+
+def _at(curve: dict[str, Array], axis: str, place: float) -> float:
+    return float(np.interp(place, curve[axis], curve["loss"]))
