@@ -3,11 +3,14 @@
 from experiments import (
     advanced_features,
     geodesic_muon,
+    integration_gates,
     muon_ablations,
     muon_lr_sweep,
     nca_pretraining,
     projection_frequency,
 )
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.gates.definition import Gates
 
 CAMPAIGNS = [
     muon_lr_sweep.CAMPAIGN,
@@ -17,4 +20,7 @@ CAMPAIGNS = [
     muon_ablations.CAMPAIGN,
     nca_pretraining.CAMPAIGN,
 ]
-"""All campaigns, in the order of the index."""
+"""All campaigns that compare."""
+
+INDEX: list[Campaign | Gates] = [*CAMPAIGNS, integration_gates.GATES]
+"""And the gates, in the order of the index."""

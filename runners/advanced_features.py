@@ -5,7 +5,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # the campaign's processes import this file as well, and need nothing from it
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from experiments import CAMPAIGNS, advanced_features
+    from experiments import INDEX, advanced_features
     from ngpt.campaign.command import main
 
-    main(advanced_features.CAMPAIGN, CAMPAIGNS)
+    main(advanced_features.CAMPAIGN, INDEX)

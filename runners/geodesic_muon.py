@@ -5,7 +5,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # the campaign's processes import this file as well, and need nothing from it
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from experiments import CAMPAIGNS, geodesic_muon
+    from experiments import INDEX, geodesic_muon
     from ngpt.campaign.command import main
 
-    main(geodesic_muon.CAMPAIGN, CAMPAIGNS)
+    main(geodesic_muon.CAMPAIGN, INDEX)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # the campaign's processes import this file as well, and need nothing from it
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from experiments import CAMPAIGNS, muon_lr_sweep
+    from experiments import INDEX, muon_lr_sweep
     from ngpt.campaign.command import main
 
-    main(muon_lr_sweep.CAMPAIGN, CAMPAIGNS)
+    main(muon_lr_sweep.CAMPAIGN, INDEX)

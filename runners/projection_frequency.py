@@ -5,7 +5,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # the campaign's processes import this file as well, and need nothing from it
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from experiments import CAMPAIGNS, projection_frequency
+    from experiments import INDEX, projection_frequency
     from ngpt.campaign.command import main
 
-    main(projection_frequency.CAMPAIGN, CAMPAIGNS)
+    main(projection_frequency.CAMPAIGN, INDEX)

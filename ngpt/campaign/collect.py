@@ -49,7 +49,7 @@ def collect(
         if record is not None:
             records.append(record)
             ends += [record] * (run.stage != "pretraining")
-            row |= _figures(record) | _curves(read_metrics(out / run.run_id))
+            row |= figures_of(record) | curves_of(read_metrics(out / run.run_id))
         elif (out / run.run_id / "record.json").exists():
             unfinished = read_record(out / run.run_id)
             row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
@@ -81,7 +81,7 @@ def collect(
                      "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
         "commands": {f"{run.arm.method}|{run.arm.lr}|{run.seed}": " ".join(to_flags(run.config)) for run in runs},
-        "environments": _environments(records),
+        "environments": environments_of(records),
         "parameters": ends[0].parameters if ends else None,
         "eval_tokens": ends[0].eval_tokens if ends else None,
         "automata": {name: describe(Automaton.named(name)) for name in automata},
@@ -89,14 +89,15 @@ def collect(
     }  # fmt: skip
 
 
-def _figures(record: RunRecord) -> dict[str, Any]:
+def figures_of(record: RunRecord) -> dict[str, Any]:
+    """A finished run's numbers; those that were not measured are absent."""
     kept = ("steps", "final_val_loss", "final_val_bpb", "tokens_per_second", "train_seconds", "eval_seconds")
     figures = {name: value for name in kept if (value := getattr(record, name)) is not None}
     digests = {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
     return figures | {"skipped_steps": record.skipped_steps} | digests
 
 
-def _curves(metrics: list[dict[str, float]]) -> dict[str, Any]:
+def curves_of(metrics: list[dict[str, float]]) -> dict[str, Any]:
     """Validation points as measured, the training loss averaged over equal stretches, telemetry as measured."""
     val = [row for row in metrics if "val_loss" in row]
     losses = np.array([(row["step"], row["loss"]) for row in metrics if "loss" in row])
@@ -124,7 +125,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
-def _environments(records: list[RunRecord]) -> list[dict[str, Any]]:
+def environments_of(records: list[RunRecord]) -> list[dict[str, Any]]:
     """The different machines, versions and commits behind the runs, each with its number of runs."""
     seen: dict[str, dict[str, Any]] = {}
     for record in records:

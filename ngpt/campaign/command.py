@@ -11,35 +11,27 @@ from typing import Any
 from ngpt.campaign.collect import collect, losses_by_method
 from ngpt.campaign.definition import MOST_SEEDS, Campaign
 from ngpt.campaign.execute import Outcome, execute, finished_record
-from ngpt.campaign.index import write_index
+from ngpt.campaign.index import Definition, write_index
+from ngpt.campaign.options import ASSUMED_FLOPS, common_parser, default_jobs, overrides_of, require_writable, where
 from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operations
 from ngpt.campaign.report import data_path, read_data, write_data, write_report
 from ngpt.campaign.reproduce import reproduce
 from ngpt.command import Parser
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
-from ngpt.files import replaced_atomically
-from ngpt.machine import core_count, has_nvidia_gpu
-from ngpt.presets import PRESETS
-
-ASSUMED_FLOPS = 1e10
-"""Floating-point operations a second of one CPU core, for `--dry-run` where no finished run tells the speed."""
 
 
-def main(campaign: Campaign, index: Sequence[Campaign] = ()) -> None:
+def main(campaign: Campaign, index: Sequence[Definition] = ()) -> None:
     """Run the campaign as the command line says, list its answer with those of `index`, and exit."""
     sys.exit(exit_code_of(lambda: carry_out(campaign, sys.argv[1:], index)))
 
 
 def build_parser(campaign: Campaign) -> Parser:
     """The flags of a campaign."""
-    parser = Parser(description=campaign.question, allow_abbrev=False)
-    parser.add_argument(
-        "--preset", choices=list(PRESETS), default=campaign.preset, help="size of the runs (%(default)s)"
-    )
-    parser.add_argument("--data", help="as in train_architectural.py; the preset's if not given")
-    parser.add_argument("--tokenizer", choices=("auto", "bytes", "gpt2"), help="as in train_architectural.py")
-    parser.add_argument("--shards", type=int, help="as in train_architectural.py")
+    parser = common_parser(
+        campaign.question, preset=campaign.preset, seeds=campaign.tuning_seeds,
+        seeds_help=f"seeds an arm for choosing rates (%(default)s); comparison: at least {campaign.comparison_seeds}",
+    )  # fmt: skip
     if campaign.budget_seconds is None:
         parser.add_argument("--steps", type=int, help="steps a run; the preset's if not given")
     else:
@@ -48,28 +40,17 @@ def build_parser(campaign: Campaign) -> Parser:
             default=campaign.budget_seconds, help="training time of a run (%(default)s)",
         )  # fmt: skip
     parser.add_argument(
-        "--seeds", type=int, default=campaign.tuning_seeds,
-        help=f"seeds an arm for choosing rates (%(default)s); the comparison has at least {campaign.comparison_seeds}",
-    )  # fmt: skip
-    parser.add_argument("--jobs", type=int, help="runs at once; one a core on CPUs, one on a GPU if not given")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs go (%(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="show plan, number of runs and estimated time")
-    parser.add_argument("--report-only", action="store_true", help="rebuild the report from what is there")
-    parser.add_argument(
         "--reproduce", action="store_true", help="run one run of each method of the report again, compare to the bit"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
-    parser.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (%(default)s)")
     return parser
 
 
-def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign] = ()) -> int:
+def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Definition] = ()) -> int:
     """The whole campaign; returns the exit code: 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
     given = build_parser(campaign).parse_args(arguments)
     if not 2 <= given.seeds <= MOST_SEEDS or (given.jobs is not None and given.jobs < 1):
         raise InputError(f"--seeds must be 2 to {MOST_SEEDS}, and --jobs at least 1")
-    names = ("data", "tokenizer", "shards", "steps", "time_budget_seconds")
-    overrides = {name: value for name in names if (value := getattr(given, name, None)) is not None}
+    overrides = overrides_of(given, "steps", "time_budget_seconds")
     if not 0 < overrides.get("time_budget_seconds", 1.0) < math.inf:
         raise InputError(f"--budget-seconds must be positive: {given.time_budget_seconds}")
     first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
@@ -83,15 +64,15 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
         data_digest=corpus.digest,
         out=given.out,
     )
-    jobs = given.jobs or _default_jobs(given.device)
+    jobs = given.jobs or default_jobs(given.device)
     if given.dry_run:
         _show_plan(plan, given.out, jobs, corpus.vocab_size)
         return 0
     if given.reproduce:
         published = read_data(campaign, given.reports)
-        return 0 if reproduce(published, plan.data_digest, jobs=jobs, **_where(given.device)) else 1
+        return 0 if reproduce(published, plan.data_digest, jobs=jobs, **where(given.device)) else 1
 
-    _require_writable(given.out, given.reports)
+    require_writable(given.out, given.reports)
     command = shlex.join(["python", f"runners/{campaign.name}.py", *arguments])
     runs, outcome = _carry_out_runs(plan, given, jobs)
     ends = [run for run in runs if run.stage != "pretraining"]
@@ -110,7 +91,7 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Campaign
     return _finish(campaign, given, index)
 
 
-def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Campaign]) -> int:
+def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Definition]) -> int:
     """Report and index from the collected data; the answers and, last, the report's path on standard output."""
     path, analysis = write_report(campaign, given.reports)
     write_index(index or [campaign], given.reports)
@@ -122,7 +103,7 @@ def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Campa
 
 def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[list[PlannedRun], Outcome]:
     """Tuning, then the comparison at the rates it chose; with --report-only only what is already there."""
-    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, **_where(given.device)}
+    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, **where(given.device)}
     print(
         f"{plan.campaign.name}: {plan.count()} runs, {jobs} at a time; finished ones are not repeated", file=sys.stderr
     )
@@ -164,28 +145,6 @@ def _interrupted(runs: list[PlannedRun], plan: Plan, out: Path) -> int:
 
 def _first_message(outcome: Outcome) -> str:
     return f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
-
-
-def _require_writable(*folders: Path) -> None:
-    """Refuse before hours of runs, not after them."""
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replaced_atomically(folder / ".writable") as temporary:
-            temporary.touch()
-        (folder / ".writable").unlink()
-
-
-def _where(device: str) -> dict[str, Any]:
-    """Device and threads of every run: one thread on a CPU, where a core does more as another run."""
-    return {"device": "cpu", "threads": 1} if _on_cpu(device) else {"device": device, "threads": 0}
-
-
-def _on_cpu(device: str) -> bool:
-    return device == "cpu" or (device == "auto" and not has_nvidia_gpu())
-
-
-def _default_jobs(device: str) -> int:
-    return core_count() if _on_cpu(device) else 1
 
 
 def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:

@@ -67,30 +67,39 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
     return path, analysis
 
 
-def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: dict[str, str]) -> str:
-    """The report's markdown."""
-    environment = Environment(
+def environment() -> Environment:
+    """The templates, with a filter for each way to write a number."""
+    made = Environment(
         loader=PackageLoader("ngpt.campaign"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     for filter_ in (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of, interval):
-        environment.filters[filter_.__name__] = filter_
+        made.filters[filter_.__name__] = filter_
+    return made
+
+
+def render(campaign: Campaign, analysis: Analysis, data: dict[str, Any], files: dict[str, str]) -> str:
+    """The report's markdown."""
     most_rates = max(len(method.lrs) for method in campaign.methods)
     shown = [r.text for r in campaign.references if r.data == data["data"] and data["preset"] in r.presets]
-    return environment.get_template("report.md.j2").render(
-        campaign=campaign,
-        analysis=analysis,
-        data=data,
-        files=files,
-        references=shown,
-        columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in analysis.summaries)},
-        troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
-        command_of=_command_of(data),
-        rates=most_rates,
-        tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in analysis.summaries},
-        budget=data["training"].get("budget_seconds"),
-        speedups={s.method.name: share_text(s.speedup) for s in analysis.summaries},
-        times={s.method.name: share_text(s.time_share) for s in analysis.summaries},
+    return (
+        environment()
+        .get_template("report.md.j2")
+        .render(
+            campaign=campaign,
+            analysis=analysis,
+            data=data,
+            files=files,
+            references=shown,
+            columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in analysis.summaries)},
+            troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
+            command_of=_command_of(data),
+            rates=most_rates,
+            tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in analysis.summaries},
+            budget=data["training"].get("budget_seconds"),
+            speedups={s.method.name: share_text(s.speedup) for s in analysis.summaries},
+            times={s.method.name: share_text(s.time_share) for s in analysis.summaries},
+        )
     )
 
 
