@@ -12,8 +12,8 @@ GATES = Gates(
         "trinity, issue 535, April 2026), which reports no measured figures. Here they run on gated nGPT, 243 wide, 3 "
         "layers, 9 heads, context 81, bytes, 3 sequences (243 tokens) a step. Muon has the plan's rate, a cosine from "
         "0.1 to 1e-5, and 10 Newton-Schulz iterations; AdamW on everything else follows the same cosine from 0.005. "
-        "The control has AdamW on the matrices too, at the best of the rates 0.001, 0.002, 0.005 and 0.01 (pilot "
-        "runs of 600 steps, seed 0), while Muon's rate is not tuned.\n\n"
+        "The control has AdamW on the matrices too, at the best of the rates 0.002, 0.005, 0.01 and 0.02 for a race of "
+        "this length (pilot runs on seeds 100 and 101), while Muon's rate is the plan's and not tuned.\n\n"
         "- **G1** is measured, not read from the configuration: the watched updates of attention and MLP matrices "
         "turn their vectors, and, scaled to the norm of a polar factor O, are as orthogonal as five or ten iterations "
         "make them: $\\|OO^\\top - I\\|_F / \\sqrt{k}$ at most 2 in the median. In pilot runs Muon's lay between 0.7 "
@@ -35,7 +35,7 @@ GATES = Gates(
     ),
     optimizers={
         "Muon": {"optimizer": "muon", "lr": 0.1, "nan_fallback": "normuon"},
-        "AdamW": {"optimizer": "adam", "lr": 0.002},
+        "AdamW": {"optimizer": "adam", "lr": 0.005},
     },
     tasks={
         "speed": Task(fields={"steps": 40, "eval_every": 1000, "telemetry_every": 0}, seeds=3),

@@ -40,7 +40,7 @@ class GatePlan:
     race_seeds: int
     out: Path
 
-    def run(self, task: TaskName, optimizer: OptimizerName, seed: int, ns_steps: int) -> PlannedRun:
+    def run(self, task: TaskName, optimizer: OptimizerName, seed: int, ns_steps: int) -> "GateRun":
         """One run of a task."""
         config = self.gates.configure(
             task, optimizer, seed, ns_steps=ns_steps, overrides=self.overrides, preset=self.preset
@@ -48,20 +48,27 @@ class GatePlan:
         iterations = f", {ns_steps} iterations" if optimizer == "Muon" else ""
         arm = Arm(method=f"{task}, {optimizer}{iterations}", lr=config.optim.lr, fields={})
         identity = run_id(config, digest_of(config.data))
-        return PlannedRun(stage="comparison", arm=arm, seed=seed, config=config, run_id=identity)
+        planned = PlannedRun(stage="comparison", arm=arm, seed=seed, config=config, run_id=identity)
+        return GateRun(task=task, optimizer=optimizer, run=planned)
 
-    def task_runs(
-        self, tasks: Sequence[TaskName], ns_steps: int
-    ) -> dict[str, tuple[TaskName, OptimizerName, PlannedRun]]:
-        """The runs of some tasks by id, both optimizers in turn."""
-        found = {}
-        for task in tasks:
-            seeds = self.race_seeds if task == "race" else self.gates.tasks[task].seeds
-            for seed in range(seeds):
-                for optimizer in BOTH:
-                    run = self.run(task, optimizer, seed, ns_steps)
-                    found[run.run_id] = (task, optimizer, run)
-        return found
+    def runs(self, tasks: Sequence[TaskName], ns_steps: int) -> list["GateRun"]:
+        """The runs of some tasks, both optimizers in turn."""
+        seeds = {task: self.race_seeds if task == "race" else self.gates.tasks[task].seeds for task in tasks}
+        return [
+            self.run(task, optimizer, seed, ns_steps)
+            for task in tasks
+            for seed in range(seeds[task])
+            for optimizer in BOTH
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRun:
+    """A planned run and what it is for. Two tasks may ask for the same run."""
+
+    task: TaskName
+    optimizer: OptimizerName
+    run: PlannedRun
 
 
 def main(gates: Gates, index: Sequence[Definition] = ()) -> None:
@@ -87,11 +94,10 @@ def carry_out(gates: Gates, arguments: list[str], index: Sequence[Definition] = 
 
     require_writable(given.out, given.reports)
     carried_out = _carry_out_runs(plan, given, jobs)
+    found = sum(finished_record(given.out, gate_run.run.run_id) is not None for gate_run in carried_out.runs)
     if carried_out.outcome.interrupted:
-        done = sum(finished_record(given.out, name) is not None for name in carried_out.runs)
-        print(f"interrupted with {done} runs finished; the same command continues", file=sys.stderr)
+        print(f"interrupted with {found} runs finished; the same command continues", file=sys.stderr)
         return EXIT_INTERRUPTED
-    found = sum(finished_record(given.out, name) is not None for name in carried_out.runs)
     if found or not (given.report_only and data_path(given.reports, gates.name).exists()):
         if not found:
             raise InputError(f"no finished run of these gates in {given.out}")
@@ -121,7 +127,7 @@ def line_of(gate: Gate) -> str:
 class CarriedOut:
     """What was planned and what became of it."""
 
-    runs: dict[str, tuple[TaskName, OptimizerName, PlannedRun]]
+    runs: list[GateRun]
     outcome: Outcome
     ns_steps: int
     before_the_drop: float | None
@@ -131,23 +137,24 @@ class CarriedOut:
 def _carry_out_runs(plan: GatePlan, given: argparse.Namespace, jobs: int) -> CarriedOut:
     """Speed alone on the machine; fewer iterations if it is too low; then everything else."""
     gates = plan.gates
-    result = CarriedOut({}, Outcome(), gates.ns_steps, None)
+    result = CarriedOut([], Outcome(), gates.ns_steps, None)
 
-    def carry_out(runs: dict[str, tuple[TaskName, OptimizerName, PlannedRun]], **settings: Any) -> bool:
-        result.runs |= runs
+    def carry_out(runs: list[GateRun], **settings: Any) -> bool:
+        result.runs += runs
         if not given.report_only:
-            outcome = execute([run for *_, run in runs.values()], out=given.out, **settings)
+            once = {gate_run.run.run_id: gate_run.run for gate_run in runs}
+            outcome = execute(list(once.values()), out=given.out, **settings)
             result.outcome.failures |= outcome.failures
             result.outcome.interrupted |= outcome.interrupted
         return not result.outcome.interrupted
 
     alone = {"jobs": 1, **where(given.device), "threads": 0}
-    if not carry_out(plan.task_runs(["speed"], gates.ns_steps), **alone):
+    if not carry_out(plan.runs(["speed"], gates.ns_steps), **alone):
         return result
     measured = [
         row["steps_per_second"]
-        for task, optimizer, run in result.runs.values()
-        if optimizer == "Muon" and "steps_per_second" in (row := _row(task, optimizer, run, given.out))
+        for gate_run in result.runs
+        if gate_run.optimizer == "Muon" and "steps_per_second" in (row := _row(gate_run, given.out))
     ]
     rate = median(measured) if measured else math.inf
     result.ns_steps = gates.iterations_at(rate)
@@ -158,18 +165,21 @@ def _carry_out_runs(plan: GatePlan, given: argparse.Namespace, jobs: int) -> Car
             f"going on with {result.ns_steps}",
             file=sys.stderr,
         )
-        if not carry_out(plan.task_runs(["speed"], result.ns_steps), **alone):
+        muons = [gate_run for gate_run in plan.runs(["speed"], result.ns_steps) if gate_run.optimizer == "Muon"]
+        if not carry_out(muons, **alone):
             return result
-    carry_out(plan.task_runs(LONGEST_FIRST, result.ns_steps), jobs=jobs, **where(given.device))
+    carry_out(plan.runs(LONGEST_FIRST, result.ns_steps), jobs=jobs, **where(given.device))
     return result
 
 
-def _row(task: TaskName, optimizer: OptimizerName, run: PlannedRun, out: Path) -> dict[str, Any]:
+def _row(gate_run: GateRun, out: Path) -> dict[str, Any]:
     """What the gates need of one run."""
+    run = gate_run.run
     record = finished_record(out, run.run_id)
     row: dict[str, Any] = {
-        "task": task, "optimizer": optimizer, "seed": run.seed, "run_id": run.run_id, "lr": run.config.optim.lr,
-        "ns_steps": run.config.optim.ns_steps, "status": "missing" if record is None else record.status,
+        "task": gate_run.task, "optimizer": gate_run.optimizer, "seed": run.seed, "run_id": run.run_id,
+        "lr": run.config.optim.lr, "ns_steps": run.config.optim.ns_steps,
+        "status": "missing" if record is None else record.status,
     }  # fmt: skip
     if record is None:
         return row
@@ -199,15 +209,15 @@ def _collect(plan: GatePlan, carried_out: CarriedOut, *, command: str, jobs: int
     """Everything the report needs, as JSON."""
     gates = plan.gates
     rows, records = [], []
-    for task, optimizer, run in carried_out.runs.values():
-        row = _row(task, optimizer, run, plan.out)
+    for gate_run in carried_out.runs:
+        row, run = _row(gate_run, plan.out), gate_run.run
         if run.name in carried_out.outcome.failures:
             row |= {"status": "failed", "message": carried_out.outcome.failures[run.name]}
         rows.append(row)
         if (record := finished_record(plan.out, run.run_id)) is not None:
             records.append(record)
-    first = plan.run("stability", "Muon", 0, carried_out.ns_steps).config
-    automata = plan.run("automata", "Muon", 0, carried_out.ns_steps).config
+    first = plan.run("stability", "Muon", 0, carried_out.ns_steps).run.config
+    automata = plan.run("automata", "Muon", 0, carried_out.ns_steps).run.config
     return {
         "campaign": gates.name,
         "definition": gates.digest,
@@ -222,13 +232,13 @@ def _collect(plan: GatePlan, carried_out: CarriedOut, *, command: str, jobs: int
         "ns_steps_wanted": gates.ns_steps,
         "steps_per_second_before_the_drop": carried_out.before_the_drop,
         "race_seeds": plan.race_seeds,
-        "overfit_windows": plan.run("overfit", "Muon", 0, carried_out.ns_steps).config.train.overfit_windows,
+        "overfit_windows": plan.run("overfit", "Muon", 0, carried_out.ns_steps).run.config.train.overfit_windows,
         "automata_vocabulary": load_corpus(automata.data).vocab_size,
         "parameters": records[0].parameters,
         "model": {"arch": first.model.arch, "layers": first.model.n_layer, "width": first.model.n_embd,
                   "heads": first.model.n_head, "context": first.model.seq_len, "mlp_hidden": first.model.mlp_hidden},
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
-        "commands": {name: " ".join(to_flags(run.config)) for name, (*_, run) in carried_out.runs.items()},
+        "commands": {g.run.run_id: " ".join(to_flags(g.run.config)) for g in carried_out.runs},
         "environments": environments_of(records),
         "runs": rows,
     }  # fmt: skip
@@ -237,15 +247,16 @@ def _collect(plan: GatePlan, carried_out: CarriedOut, *, command: str, jobs: int
 def _show_plan(plan: GatePlan, jobs: int) -> None:
     """The plan, the number of runs, those already finished, and an estimate of the time."""
     gates = plan.gates
-    speed = plan.task_runs(["speed"], gates.ns_steps)
-    if_slow = plan.task_runs(["speed"], gates.ns_steps_if_slow)
-    rest = plan.task_runs(LONGEST_FIRST, gates.ns_steps)
+    speed = plan.runs(["speed"], gates.ns_steps)
+    if_slow = [g for g in plan.runs(["speed"], gates.ns_steps_if_slow) if g.optimizer == "Muon"]
+    rest = plan.runs(LONGEST_FIRST, gates.ns_steps)
     print(f"{gates.question}\n\npreset {plan.preset}, {plan.race_seeds} seeds of the race")
     seconds = 0.0
-    for identity, (task, _, run) in {**speed, **if_slow, **rest}.items():
-        state = "done" if finished_record(plan.out, identity) else "to do"
-        note = " (if it is too slow with more)" if identity not in {**speed, **rest} else ""
-        print(f"  {task}  {identity}  {run.name}  [{state}]{note}")
+    for gate_run in speed + if_slow + rest:
+        task, run = gate_run.task, gate_run.run
+        state = "done" if finished_record(plan.out, run.run_id) else "to do"
+        note = " (if it is too slow with more)" if gate_run in if_slow else ""
+        print(f"  {task}  {run.run_id}  {run.name}  [{state}]{note}")
         if state == "to do":
             vocabulary = load_corpus(run.config.data).vocab_size
             seconds += estimated_operations(run.config, vocabulary) / ASSUMED_FLOPS / (1 if task == "speed" else jobs)
