@@ -1,13 +1,15 @@
 """The experiments as they stand: no arm is idle, every rule is fixed and every campaign fits its budget."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments import CAMPAIGNS
+from experiments import CAMPAIGNS, integration_gates, muon_ablations
 from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.gates.judge import BOTH
 from ngpt.config import Runtime
 from ngpt.presets import resolve
 from ngpt.training.trainer import train
@@ -61,3 +63,53 @@ def test_every_contrast_has_a_rule_with_seeds_enough(campaign: Campaign) -> None
     for method in campaign.methods:  # no grid so fine that it is narrow, none so coarse that it misses its optimum
         ratios = [b / a for a, b in zip(method.lrs, method.lrs[1:], strict=False)]
         assert all(1.5 < ratio < 3.4 for ratio in ratios)
+
+
+def test_the_ablations_are_those_of_the_table_in_its_order() -> None:
+    """C5: one change each of Muon's plain fields, or AdamW at the table's rates."""
+    plain, *methods = muon_ablations.CAMPAIGN.methods
+    assert plain.fields == {
+        "optimizer": "muon", "momentum_start": 0.85, "momentum": 0.95, "momentum_warmup_steps": 300, "ns_steps": 5,
+        "normuon": "short-axis", "beta2": 0.95,
+    }  # fmt: skip
+    table = {
+        "NS-1": {"ns_steps": 3}, "MM-5": {"momentum_start": None, "momentum_warmup_steps": None},
+        "MM-1": {"momentum_start": 0.9}, "MM-3": {"momentum_warmup_steps": 150}, "MB-2": {"beta2": 0.99},
+        "ABL-1": 0.04, "MM-2": {"momentum": 0.99}, "MM-4": {"momentum_warmup_steps": 600}, "NS-2": {"ns_steps": 7},
+        "MB-1": {"beta2": 0.9}, "MB-3": {"beta2": 0.999}, "ABL-2": 0.001,
+    }  # fmt: skip
+    assert [method.name.split(":")[0] for method in methods] == [*table, "AdamW, tuned"]
+    for method, change in zip(methods, table.values(), strict=False):
+        if isinstance(change, float):
+            assert method.fields == {"optimizer": "adam"} and method.lrs == (change,)
+        else:
+            differing = {n for n in plain.fields if method.fields.get(n) != plain.fields[n]}
+            assert differing == set(change) and all(method.fields.get(n) == value for n, value in change.items())
+            assert set(method.fields) <= set(plain.fields) and method.lrs == plain.lrs
+    assert {m.name.split(":")[0] for m in methods if m.leaves_out} == {"NS-1", "MM-5", "ABL-1", "ABL-2", "AdamW, tuned"}
+
+
+def test_the_gates_are_those_of_the_plan() -> None:
+    gates = integration_gates.GATES
+    targets = gates.targets
+    assert (gates.preset, gates.ns_steps, gates.ns_steps_if_slow) == ("trinity", 10, 5)
+    assert (targets.lr_first, targets.lr_last, targets.overfit_bpb, targets.steps_per_second) == (0.1, 1e-5, 0.5, 18)
+    assert (targets.stable_steps, targets.fewer_steps) == (2000, 0.35) and gates.tasks["race"].seeds >= 3
+    for task in gates.tasks:
+        runs = [gates.configure(task, name, 0, ns_steps=10, overrides={}, preset="trinity") for name in BOTH]
+        for run in runs:
+            assert (run.model.n_embd, run.model.n_layer, run.model.n_head) == (243, 3, 9)
+            assert (
+                run.optim.schedule == "cosine"
+                and run.optim.lr * run.optim.lr_floor <= 1e-5
+                and run.train.log_every == 1
+            )
+            assert run.data.tokenizer == ("patches" if task == "automata" else "bytes")
+        muon, adamw = runs
+        assert muon.optim.optimizer == "muon" and muon.optim.ns_steps == 10 and muon.optim.nan_fallback == "normuon"
+        assert adamw == dataclasses.replace(muon, optim=adamw.optim), "they differ in the optimizer alone"
+        assert (adamw.optim.aux_lr, adamw.optim.schedule) == (muon.optim.aux_lr, muon.optim.schedule)
+    assert gates.tasks["overfit"].fields["overfit_windows"] == 100 and gates.tasks["stability"].fields["steps"] == 2000
+    own_text = gates.configure("race", "Muon", 0, ns_steps=5, overrides={"data": "my.txt"}, preset="tiny")
+    automata = gates.configure("automata", "Muon", 0, ns_steps=5, overrides={"data": "my.txt"}, preset="tiny")
+    assert own_text.data.data == "my.txt" and automata.data.data.startswith("nca")

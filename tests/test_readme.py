@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import CAMPAIGNS
+from experiments import INDEX
 from experiments.__main__ import readme_with_sections
 from ngpt.campaign.definition import Campaign
+from ngpt.campaign.gates.definition import Gates
+from ngpt.campaign.gates.report import read_gates_data, write_gates_report
 from ngpt.campaign.index import write_index
 from ngpt.campaign.report import write_report
 from ngpt.command import parse
@@ -59,27 +61,30 @@ def test_single_run_commands_parse(line: str) -> None:
     parse(shlex.split(line, comments=True)[2:])
 
 
-@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda campaign: campaign.name)
-def test_each_campaign_has_experiment_runner_and_report(campaign: Campaign) -> None:
+@pytest.mark.parametrize("campaign", INDEX, ids=lambda campaign: campaign.name)
+def test_each_campaign_has_experiment_runner_and_report(campaign: Campaign | Gates) -> None:
     assert (ROOT / "experiments" / f"{campaign.name}.py").exists()
     assert f"`python runners/{campaign.name}.py`" in README
     assert (ROOT / "runners" / f"{campaign.name}.py").exists()
     assert (ROOT / "reports" / campaign.report_name).exists()
 
 
-@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda campaign: campaign.name)
-def test_published_reports_are_what_their_data_give(campaign: Campaign, tmp_path: Path) -> None:
+@pytest.mark.parametrize("campaign", INDEX, ids=lambda campaign: campaign.name)
+def test_published_reports_are_what_their_data_give(campaign: Campaign | Gates, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     name = f"data/{campaign.name}.json"
     (tmp_path / name).write_bytes((ROOT / "reports" / name).read_bytes())
-    path, _ = write_report(campaign, tmp_path)
+    if isinstance(campaign, Gates):
+        path, _ = write_gates_report(campaign, read_gates_data(campaign, tmp_path), tmp_path)
+    else:
+        path, _ = write_report(campaign, tmp_path)
     published = (ROOT / "reports" / campaign.report_name).read_text(encoding="utf-8")
     assert path.read_text(encoding="utf-8") == published, "rebuild it: python runners/<name>.py --report-only"
 
 
 def test_the_index_lists_the_reports_that_are_there(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "reports" / "data", tmp_path / "data")
-    write_index(CAMPAIGNS, tmp_path)
+    write_index(INDEX, tmp_path)
     assert (ROOT / "reports" / "README.md").read_text() == (tmp_path / "README.md").read_text(), "python -m experiments"
 
 

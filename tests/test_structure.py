@@ -36,7 +36,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
 WITHOUT_TORCH = [
     "ngpt.config", "ngpt.presets", "ngpt.flags", "ngpt.identity", "ngpt.files", "ngpt.errors", "ngpt.command",
     "ngpt.training.record", "ngpt.campaign.plan", "ngpt.campaign.statistics", "ngpt.campaign.verdict",
-    "ngpt.campaign.report",
+    "ngpt.campaign.report", "ngpt.campaign.pace", "ngpt.campaign.gates.report", "ngpt.campaign.gates.command",
 ]  # fmt: skip
 
 

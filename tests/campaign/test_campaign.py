@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Campaign, Method
 from ngpt.campaign.plan import Plan
-from ngpt.errors import InputError
+from ngpt.errors import InputError, exit_code_of
 from ngpt.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,6 +49,15 @@ def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=240)
 
 
+def in_this_process(folder: Path, *flags: str) -> int:
+    """The exit code of a command that starts no run; a process of its own would first import everything."""
+    try:
+        return exit_code_of(lambda: carry_out(CAMPAIGN, command(folder, *flags)[2:]))
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
+
+
 def finished(folder: Path) -> dict[str, int]:
     """Modification time of the record of each finished run."""
     records = [
@@ -56,9 +66,12 @@ def finished(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in records}
 
 
-def test_a_campaign_interrupted_killed_and_continued(tmp_path: Path, text: Path) -> None:
-    plan = run(tmp_path, "--dry-run", "--steps", "40")
-    assert plan.returncode == 0 and "16 runs, 0 finished" in plan.stdout and "estimated time" in plan.stdout
+def test_a_campaign_interrupted_killed_and_continued(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_this_process(tmp_path, "--dry-run", "--steps", "40") == 0
+    plan = capsys.readouterr().out
+    assert "16 runs, 0 finished" in plan and "estimated time" in plan
     assert not (tmp_path / "runs").exists()
 
     for number, enough in ((signal.SIGINT, 3), (signal.SIGKILL, 7)):
@@ -93,12 +106,12 @@ def test_a_campaign_interrupted_killed_and_continued(tmp_path: Path, text: Path)
     )
 
     report.unlink()
-    again = run(tmp_path, "--steps", "40", "--report-only")
-    assert again.returncode == 0 and report.read_text() == content and finished(tmp_path) == after
+    assert in_this_process(tmp_path, "--steps", "40", "--report-only") == 0
+    assert report.read_text() == content and finished(tmp_path) == after
 
     (tmp_path / "runs").rename(tmp_path / "elsewhere")  # a checkout without its runs: the report from its data
     report.unlink()
-    assert run(tmp_path, "--steps", "40", "--report-only").returncode == 0 and report.read_text() == content
+    assert in_this_process(tmp_path, "--steps", "40", "--report-only") == 0 and report.read_text() == content
 
     same = run(tmp_path, "--reproduce")
     assert same.returncode == 0 and same.stdout.endswith("2 of 2 runs have the published weights to the bit\n")
@@ -113,8 +126,9 @@ def test_a_campaign_interrupted_killed_and_continued(tmp_path: Path, text: Path)
     assert other.returncode == 1 and "other weights, loss +0.5\n1 of 2 runs" in other.stdout
 
     text.write_text(text.read_text() + "and one more line\n")
-    refused = run(tmp_path, "--reproduce")
-    assert refused.returncode == 2 and "had other data" in refused.stderr.splitlines()[-1]
+    capsys.readouterr()
+    assert in_this_process(tmp_path, "--reproduce") == 2
+    assert "had other data" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_two_runners_on_one_folder_share_the_work(tmp_path: Path, text: Path) -> None:
@@ -144,7 +158,7 @@ def test_two_arms_of_one_configuration_are_refused() -> None:
         ({"baselines": ("SGD",)}, "every family has one baseline"),
         ({"baselines": ("Muon", "Adam")}, "every family has one baseline"),
         ({"comparison_seeds": 1}, "asks for 2 seeds"),
-        ({"methods": (CAMPAIGN.methods[0], Method(name="Adam", fields={}, lrs=(0.1,)))}, "grid of the same size"),
+        ({"methods": (CAMPAIGN.methods[0], Method(name="Adam", fields={}, lrs=(0.1, 0.2)))}, "grid of the same"),
     ],
 )
 def test_an_experiment_that_cannot_be_judged_is_refused(change: dict[str, object], message: str) -> None:
@@ -163,10 +177,24 @@ def test_an_experiment_that_cannot_be_judged_is_refused(change: dict[str, object
         (("--report-only",), "no finished run"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(tmp_path: Path, text: Path, flags: tuple[str, ...], message: str) -> None:
-    result = subprocess.run(command(tmp_path, *flags), capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: ")
-    assert message in result.stderr and "Traceback" not in result.stderr
+def test_bad_input_is_one_line_and_code_2(
+    tmp_path: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert in_this_process(tmp_path, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: ") and message in error
+
+
+def test_a_script_ends_in_one_line_and_code_2(tmp_path: Path, text: Path) -> None:
+    result = run(tmp_path, "--steps", "-3")
+    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: --steps must be positive")
+    assert "Traceback" not in result.stderr
 
 
 def test_pairing_gives_all_arms_of_a_seed_the_same_batches_and_initialisation() -> None:
