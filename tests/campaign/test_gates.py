@@ -271,8 +271,10 @@ def test_the_race_by_hand(data: dict[str, Any]) -> None:
     race = judge_gates(GATES, data)[5]
     assert race.muon == "50% fewer [50%, 50%]"
     rows(data, "race")[0]["val"]["step"][1] *= 1.9
-    assert judge_gates(GATES, data)[5].muon.startswith("35% fewer [-")
-    assert "on both sides of the target" in judge_gates(GATES, data)[5].muon
+    race = judge_gates(GATES, data)[5]
+    assert race.muon.startswith("35% fewer [-") and not race.passed and race.why == "not beyond noise"
+    race_at(0.95)(data)
+    assert judge_gates(GATES, data)[5].why == "at most 5%"
 
 
 def test_automata_are_measured_against_an_even_guess(data: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ class Targets:
     stable_steps: int
     """G5: without a number that is not finite"""
     fewer_steps: float
-    """G6: at least, as a share of AdamW's steps, to AdamW's final loss"""
+    """G6: at least, as a share of AdamW's steps, to AdamW's final loss: the low end of the interval over seeds"""
     below_guess: float
     """G7: at least, nats per token that validation ends below the even guess over the vocabulary"""
 

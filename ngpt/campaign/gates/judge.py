@@ -208,9 +208,9 @@ def race_shares(results: Results) -> Array:
 
 
 def race(results: Results, targets: Targets) -> Gate:
-    """G6: the mean over seeds of the share of steps that Muon saves; never reached is infinity."""
+    """G6: the share of steps that Muon saves, its whole interval over seeds at the target or beyond it."""
     seeds = results.data["race_seeds"]
-    asks = f"AdamW's final loss in at least {targets.fewer_steps:.0%} fewer steps, {seeds} seeds"
+    asks = f"AdamW's final loss in at least {targets.fewer_steps:.0%} fewer steps, beyond noise, {seeds} seeds"
     shares = race_shares(results)
     if len(shares) < seeds:
         return _failed("G6", asks, f"{len(shares)} of {seeds} pairs of runs finished")
@@ -222,13 +222,10 @@ def race(results: Results, targets: Targets) -> Gate:
         text = f"not reached on {never} of {seeds} seeds"
         return Gate(name="G6", asks=asks, passed=False, muon=text, adamw=ends, why=text)
     saved, low, high = 1 - found[0], 1 - found[2], 1 - found[1]
-    passed = saved >= targets.fewer_steps
-    close = low < targets.fewer_steps <= high
-    text = f"{saved:.0%} fewer [{low:.0%}, {high:.0%}]"
-    if passed and close:
-        text += ", its interval on both sides of the target"
-    why = "" if passed else f"{100 * (targets.fewer_steps - saved):.0f} points too few" + " (within noise)" * close
-    return Gate(name="G6", asks=asks, passed=passed, muon=text, adamw=ends, why=why)
+    text, why = f"{saved:.0%} fewer [{low:.0%}, {high:.0%}]", ""
+    if low < targets.fewer_steps:  # a gate that noise can open would say PASS today and FAIL tomorrow
+        why = "not beyond noise" if high >= targets.fewer_steps else f"at most {high:.0%}"
+    return Gate(name="G6", asks=asks, passed=not why, muon=text, adamw=ends, why=why)
 
 
 def automata(results: Results, targets: Targets) -> Gate:
