@@ -267,6 +267,8 @@ class TrainConfig:
     """optimizer steps"""
     time_budget_seconds: float | None = None
     """if given, stop after this much training time; start-up, each process's first step, and measuring do not count"""
+    clock: Literal["wall", "cpu"] = "wall"
+    """what tells training time; cpu: the time of this process alone, on one CPU thread, whatever runs beside it"""
     batch_size: int = 8
     """sequences a step"""
     eval_tokens: int = 5120

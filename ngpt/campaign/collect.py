@@ -77,7 +77,7 @@ def collect(
         "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
                      "schedule": first.optim.schedule, "decay_share": first.optim.decay_share,
                      "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,
-                     "budget_seconds": first.train.time_budget_seconds,
+                     "budget_seconds": first.train.time_budget_seconds, "clock": first.train.clock,
                      "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
         "commands": {f"{run.arm.method}|{run.arm.lr}|{run.seed}": " ".join(to_flags(run.config)) for run in runs},

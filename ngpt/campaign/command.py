@@ -12,13 +12,22 @@ from ngpt.campaign.collect import collect, losses_by_method
 from ngpt.campaign.definition import MOST_SEEDS, Campaign
 from ngpt.campaign.execute import Outcome, execute, finished_record
 from ngpt.campaign.index import Definition, write_index
-from ngpt.campaign.options import ASSUMED_FLOPS, common_parser, default_jobs, overrides_of, require_writable, where
+from ngpt.campaign.options import (
+    ASSUMED_FLOPS,
+    common_parser,
+    default_jobs,
+    on_cpu,
+    overrides_of,
+    require_writable,
+    where,
+)
 from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operations
 from ngpt.campaign.report import data_path, read_data, write_data, write_report
 from ngpt.campaign.reproduce import reproduce
 from ngpt.command import Parser
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
+from ngpt.machine import core_count
 
 
 def main(campaign: Campaign, index: Sequence[Definition] = ()) -> None:
@@ -51,6 +60,9 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Definiti
     if not 2 <= given.seeds <= MOST_SEEDS or (given.jobs is not None and given.jobs < 1):
         raise InputError(f"--seeds must be 2 to {MOST_SEEDS}, and --jobs at least 1")
     overrides = overrides_of(given, "steps", "time_budget_seconds")
+    by_cpu_clock = campaign.budget_seconds is not None and on_cpu(given.device)
+    if by_cpu_clock:
+        overrides["clock"] = "cpu"
     if not 0 < overrides.get("time_budget_seconds", 1.0) < math.inf:
         raise InputError(f"--budget-seconds must be positive: {given.time_budget_seconds}")
     first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
@@ -64,7 +76,7 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Definiti
         data_digest=corpus.digest,
         out=given.out,
     )
-    jobs = given.jobs or default_jobs(given.device)
+    jobs = given.jobs or (len(campaign.methods) if by_cpu_clock else default_jobs(given.device))
     if given.dry_run:
         _show_plan(plan, given.out, jobs, corpus.vocab_size)
         return 0
@@ -165,14 +177,15 @@ def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:
             print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
     for method in plan.campaign.methods:
         print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
+    config = plan.campaign.configure(plan.campaign.arms()[0], 0, plan.overrides, plan.preset)
     if done:
         seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)
         basis = f"from {len(done)} finished runs"
     else:
-        config = plan.campaign.configure(plan.campaign.arms()[0], 0, plan.overrides, plan.preset)
         budget = config.train.time_budget_seconds
         seconds = estimated_operations(config, vocab_size) / ASSUMED_FLOPS if budget is None else budget
         basis = f"assuming {ASSUMED_FLOPS:.0e} operations a second" if budget is None else "the time budget"
     remaining = plan.count() - len(done)
     print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
-    print(f"estimated time: {remaining * seconds / jobs / 60:.1f} minutes")
+    at_once = min(jobs, core_count()) if config.train.clock == "cpu" else jobs
+    print(f"estimated time: {remaining * seconds / at_once / 60:.1f} minutes")

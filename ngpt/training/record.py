@@ -39,7 +39,7 @@ class RunRecord:
     """tokens over seconds of the steps that count in `train_seconds`"""
     train_seconds: float = 0.0
     """the steps: batch, forward, backward, optimizer; without start-up, what measures, and files. A process's first
-    step is start-up: it allocates, selects and compiles"""
+    step is start-up: it allocates, selects and compiles. By the clock of the configuration"""
     timed_steps: int = 0
     """steps that count in `train_seconds`"""
     eval_seconds: float = 0.0

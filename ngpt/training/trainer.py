@@ -61,6 +61,8 @@ def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None)
             raise InputError(
                 f"--data {config.data.data}: {len(tokens)} {split} tokens{whole} are not one window of --seq-len"
             )
+    if config.train.clock == "cpu" and (device.type != "cpu" or (runtime.threads or core_count()) != 1):
+        raise InputError("--clock cpu tells the time of one CPU thread: it needs --device cpu and --threads 1")
     if corpus.context > config.model.seq_len:
         raise InputError(f"--data {config.data.data}: --seq-len must reach beyond the first {corpus.context} tokens")
     identity = run_id(config, corpus.digest)
@@ -107,6 +109,7 @@ class Run:
         if self.checkpoint is not None:  # another number of threads would add in another order
             threads = self.checkpoint[1]["record"]["threads"]
         environment.prepare(device, threads)
+        self.clock = time.process_time if config.train.clock == "cpu" else time.perf_counter
         self.record = RunRecord(
             run_id=folder.name,
             digest=run_digest(config, corpus.digest),
@@ -253,7 +256,7 @@ class Run:
         """One training step; returns its row of metrics and, where it was watched, its telemetry."""
         record, optimizers = self.record, self.optimizers
         measuring = 0.0
-        begin = time.perf_counter()
+        begin = self.clock()
         optimizers.schedule(step=record.steps, progress=self._share_done())
         x_BT, y_BT = (
             torch.from_numpy(ids.copy()).to(self.device, non_blocking=True) for ids in self.batches.at(record.steps)
@@ -277,14 +280,14 @@ class Run:
             if self.before:
                 torch._foreach_copy_(list(self.before.values()), [p.detach() for p in self.parameters])
             if watched:
-                pause = time.perf_counter()
+                pause = self.clock()
                 self.telemetry.remember()
-                measuring = time.perf_counter() - pause
+                measuring = self.clock() - pause
             optimizers.move()
             if watched:
-                pause = time.perf_counter()
+                pause = self.clock()
                 figures = self.telemetry.measure()
-                measuring += time.perf_counter() - pause
+                measuring += self.clock() - pause
         else:
             self.skipped_in_a_row += 1
             record.skipped_steps += 1
@@ -292,7 +295,7 @@ class Run:
         read = every > 0 and (record.steps // every + 1) * every <= record.steps + optimizers.projection.every
         optimizers.projection.after_step(record.steps, measure=read)
         optimizers.zero_grad()
-        seconds = time.perf_counter() - begin - measuring
+        seconds = self.clock() - begin - measuring
         record.eval_seconds += measuring
         if self.started:
             record.train_seconds += seconds
@@ -329,7 +332,7 @@ class Run:
         return True
 
     def _validate(self, *, final: bool) -> dict[str, float]:
-        begin = time.perf_counter()
+        begin = self.clock()
         if final:
             self.optimizers.projection.project()
             result = self.evaluator.measure(self.model, self.autocast)
@@ -338,7 +341,7 @@ class Run:
         else:
             with self.optimizers.projection.projected():
                 result = self.evaluator.measure(self.model, self.autocast)
-        self.record.eval_seconds += time.perf_counter() - begin
+        self.record.eval_seconds += self.clock() - begin
         return {"val_loss": result.loss} | ({} if result.bpb is None else {"val_bpb": result.bpb})
 
     def _finish(self) -> None:

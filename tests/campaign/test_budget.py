@@ -52,6 +52,7 @@ def test_a_campaign_by_the_clock(tmp_path: Path) -> None:
         )
     assert len({r["steps"] for r in data["runs"]}) > 1, "a faster run makes more steps"
     text = (tmp_path / "r" / "MINI_REPORT.md").read_text()
+    assert data["training"]["clock"] == "cpu" and data["jobs"] == 2, "all methods at once"
     assert "0.4 seconds of training" in text and "## Steps and time" in text and "--time-budget-seconds 0.4" in text
     assert "0.01, not tuned" in text and "**Which simplifications cost nothing?**" in text
     assert (tmp_path / "r" / "figures" / "mini_pace.png").stat().st_size > 10_000

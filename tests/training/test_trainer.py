@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from safetensors.torch import load_file
 from small_runs import ROOT, VAL, Undisturbed, outcome, rows, small, start
 
-from ngpt.config import from_dict
+from ngpt.config import Runtime, from_dict
 from ngpt.data.corpus import load_corpus
 from ngpt.data.shards import write_shard
 from ngpt.errors import InputError
@@ -99,7 +100,7 @@ class Clock:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.now, self.patch = 0.0, patch
-        patch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        patch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: self.now, process_time=None))
 
     def takes(self, place: Any, name: str, seconds: float | Iterator[float]) -> None:
         """Let each call of a function take so long."""
@@ -144,6 +145,18 @@ def test_a_budget_ends_at_the_step_that_is_nearest(
     assert record.timed_steps == max(1, round(5.1 / seconds)) and abs(record.train_seconds - 5.1) <= max(
         seconds / 2, seconds - 5.1
     )
+
+
+def test_the_cpu_clock_does_not_count_waiting(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a step that sleeps; and it changes nothing but the time that is told."""
+    clean = trainer.loss_of
+    monkeypatch.setattr(trainer, "loss_of", lambda *args: (time.sleep(0.05), clean(*args))[1])
+    (folder, cpu), (other, wall) = (start(small(data, clock=clock), tmp_path) for clock in ("cpu", "wall"))
+    assert wall.train_seconds > 11 * 0.05 > 0.3 > cpu.train_seconds > 0
+    assert outcome(folder) == outcome(other)
+    with pytest.raises(InputError, match="--clock cpu tells the time of one CPU thread"):
+        trainer.train(small(data, clock="cpu"), Runtime(out=tmp_path / "refused", threads=2, progress=False))
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_real_time_budget_is_kept(data: str, tmp_path: Path) -> None:
