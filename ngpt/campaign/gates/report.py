@@ -63,7 +63,6 @@ def _draw(gates: Gates, data: dict[str, Any], path: Path) -> None:
                 _mark_race(axes, rows)
             axes.set(xlabel="step")
             axes.set_title(label, fontsize=9)
-        grid.flat[2].set_yscale("log")
         for name, look in LOOKS.items():
             grid.flat[0].plot([], [], label=name, **look)
         grid.flat[0].legend(fontsize=8)
