@@ -61,6 +61,17 @@ CAMPAIGN = Campaign(
     ),
     baselines=(BASELINE,),
     rule=Rule(metric="final_val_bpb", predicted="lower", smallest_effect=0.02, unit="bits per byte", seeds=5),
+    reading=(
+        "Three Newton-Schulz steps win on the clock by being made more often: at equal steps they are neither better "
+        "nor worse than five, though they leave an update less orthogonal; seven lose for the same reason. How much "
+        "there is to win is a matter of the machine: here the orthogonaliser is a large share of a small model's step. "
+        "The momentum's ramp earns its place: without it, or shorter, the loss ends higher, at equal steps as at equal "
+        "time, and no arm with a longer or higher one is shown to gain, in runs that end before it does. β₂ changes "
+        "nothing that these seeds can see. AdamW at the table's two rates loses, since neither is near its best; at a "
+        "rate of its own it ends level with Muon here: each of its steps is worth much less, and it makes a third more "
+        "of them. Where the polar factor costs next to nothing, the column of equal steps is what is left, and there "
+        "Muon is far ahead."
+    ),
     comparison_seeds=9,
     fields={"schedule": "wsd", "decay_share": 0.2},
     budget_seconds=5.0,

@@ -36,7 +36,8 @@ def results_table(definitions: Sequence[Definition], reports: Path, link: str) -
         rows.append(f"| {question} | {lines} ({unit}) | {_seeds(answers)} | {where} | {report} |")
     for gates, data, judged in _judged(definitions, reports):
         report = f"[{gates.report_name.removesuffix('_REPORT.md')}]({link}{gates.report_name})"
-        lines = f"**{overall(judged)}**<br>" + "<br>".join(f"{g.name} {g.label}: {g.muon}" for g in judged)
+        failed = (f"{g.name}, {g.asks}: {g.muon}, AdamW {g.adamw}" for g in judged if not g.passed)
+        lines = "<br>".join([f"**{overall(judged)}** of {len(judged)} gates", *failed])
         rows.append(
             f"| {gates.question} | {lines} | {data['race_seeds']} | {data['data']}, {data['preset']} | {report} |"
         )
@@ -47,10 +48,13 @@ def _many(answers: Sequence[Answer]) -> str:
     """How many answers have which verdict, and from where to where their effects reach."""
     groups = []
     for label in get_args(Label):
-        effects = [a.verdict.effect.mean for a in answers if a.verdict.label == label and a.verdict.effect is not None]
-        count = sum(a.verdict.label == label for a in answers)
+        mine = [answer for answer in answers if answer.verdict.label == label]
+        effects = [answer.verdict.effect.mean for answer in mine if answer.verdict.effect is not None]
         reach = f", {signed(min(effects))} to {signed(max(effects))}" if effects else ""
-        groups += [f"{count} **{label}**{reach}"] * bool(count)
+        if len(mine) == 1:
+            groups.append(f"{mine[0].contrast.name}: {answer_of(mine[0])}")
+        elif mine:
+            groups.append(f"{len(mine)} **{label}**{reach}")
     return "<br>".join(groups)
 
 
