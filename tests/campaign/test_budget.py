@@ -8,36 +8,41 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mini_budget import CAMPAIGN as BY_THE_CLOCK
 from mini_campaign import CAMPAIGN
 from test_report import made_up, report, row
 
 from ngpt.campaign.analysis import analyse
+from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Method
 from ngpt.campaign.pace import pace_of
 from ngpt.campaign.statistics import PairedDifference, paired_difference
 from ngpt.campaign.verdict import Rule, judge_simplicity
+from ngpt.errors import InputError
 from ngpt.files import read_json
 from ngpt.training.record import read_record
 
 SCRIPT = Path(__file__).with_name("mini_budget.py")
 
 
-def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    places = ["--data", folder / "text.txt", "--out", folder / "runs", "--reports", folder / "r"]
-    return subprocess.run([sys.executable, SCRIPT, *places, *flags], capture_output=True, text=True, timeout=300)
+def places(folder: Path, *flags: str) -> list[str]:
+    return ["--data", f"{folder}/text.txt", "--out", f"{folder}/runs", "--reports", f"{folder}/r", *flags]
 
 
-def test_a_campaign_by_the_clock(tmp_path: Path) -> None:
+def test_a_campaign_by_the_clock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} green bottles on a wall of {i * 5 % 11}\n" for i in range(400)))
-    plan = run(tmp_path, "--dry-run")
-    assert "10 runs, 0 finished; 9.0 s a run (the time budget)" in plan.stdout, plan.stderr
-    assert "tuning  Adam" not in plan.stdout, "what has one rate is not tuned"
-    for flags in (["--budget-seconds", "0"], ["--budget-seconds", "-1"], ["--budget-seconds", "nan"]):
-        refused = run(tmp_path, *flags)
-        assert refused.returncode == 2 and "--budget-seconds must be positive" in refused.stderr
-    assert run(tmp_path, "--steps", "9").returncode == 2
+    assert carry_out(BY_THE_CLOCK, places(tmp_path, "--dry-run")) == 0
+    plan = capsys.readouterr().out
+    assert "10 runs, 0 finished; 9.0 s a run (the time budget)" in plan
+    assert "tuning  Adam" not in plan, "what has one rate is not tuned"
+    for seconds in ("0", "-1", "nan"):
+        with pytest.raises(InputError, match="--budget-seconds must be positive"):
+            carry_out(BY_THE_CLOCK, places(tmp_path, "--budget-seconds", seconds))
+    with pytest.raises(SystemExit):
+        carry_out(BY_THE_CLOCK, places(tmp_path, "--steps", "9"))
 
-    done = run(tmp_path, "--budget-seconds", "0.4")
+    flags = places(tmp_path, "--budget-seconds", "0.4")
+    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     data = read_json(tmp_path / "r" / "data" / "mini.json")
     assert data["training"]["budget_seconds"] == 0.4 and len(data["runs"]) == data["planned_runs"] == 10
@@ -57,10 +62,12 @@ def test_a_campaign_by_the_clock(tmp_path: Path) -> None:
     assert "0.01, not tuned" in text and "**Which simplifications cost nothing?**" in text
     assert (tmp_path / "r" / "figures" / "mini_pace.png").stat().st_size > 10_000
 
-    again = run(tmp_path, "--budget-seconds", "0.4")
-    assert again.returncode == 0 and "loss" not in again.stderr, "no finished run is repeated"
-    refused = run(tmp_path, "--reproduce")
-    assert refused.returncode == 2 and "end by the clock" in refused.stderr and "Traceback" not in refused.stderr
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/record.json")}
+    capsys.readouterr()
+    assert carry_out(BY_THE_CLOCK, flags) == 0 and capsys.readouterr().out == done.stdout
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 10, "no finished run is repeated"
+    with pytest.raises(InputError, match="end by the clock"):
+        carry_out(BY_THE_CLOCK, places(tmp_path, "--reproduce"))
 
 
 def curve(step_seconds: float, slope: float, offset: float, every: int = 10, budget: float = 10.0) -> dict[str, Any]:
