@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ngpt import kernels
 from ngpt.config import Orthogonalizer
 
 Row = tuple[float, float, float]
@@ -111,9 +112,10 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
     X = X.unsqueeze(0) if single else X
     batch = X.shape[:-2]
     X = X.reshape(-1, *X.shape[-2:])
+    run = kernels.products(X.size(-2), X.dtype, X.device)
     for a, b, c in rows:
-        A = X @ X.mT
-        B = torch.baddbmm(A, A, A, beta=b, alpha=c) if c else b * A
+        A = run.xxt(X)
+        B = run.ba_plus_cAA(A, b, c, check=False) if c else b * A
         X = torch.baddbmm(X, B, X, beta=a)
     X = X.reshape(*batch, *X.shape[-2:])
     X = X.squeeze(0) if single else X

@@ -54,6 +54,8 @@ class RunRecord:
     peak_memory_bytes: int | None = None
     message: str | None = None
     """why the run failed or diverged"""
+    orthogonaliser: str | None = None
+    """of Muon: which code takes its products, in which precision"""
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
     threads: int = 0

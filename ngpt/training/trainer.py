@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ngpt import kernels
 from ngpt.config import RunConfig, Runtime
 from ngpt.data.batches import Batches
 from ngpt.data.corpus import Corpus, load_corpus
@@ -156,6 +157,10 @@ class Run:
         self.parameters = list(self.model.parameters())
         self.specs = parameter_specs(self.model)
         self.optimizers = build_optimizers(self.model, config)
+        if config.optim.optimizer == "muon":
+            self.record.orthogonaliser = kernels.said_in_one_line(getattr(torch, config.train.dtype), device)
+            if self.runtime.progress:
+                print(f"orthogonaliser: {self.record.orthogonaliser}", file=sys.stderr)
         self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection)
         training, validation = (corpus.windows(split, config.model.seq_len) for split in (corpus.train, corpus.val))
         eval_tokens, few = config.train.eval_tokens, config.train.overfit_windows

@@ -1,0 +1,42 @@
+"""Which path runs: torch on every device and below the size from which the kernels pay, Triton above it on a GPU."""
+
+import pytest
+import torch
+
+from ngpt import kernels
+from ngpt.kernels import FROM_ROWS, products, said_in_one_line, twins
+from ngpt.polar import orthogonalize
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "triton_runs", lambda device: device.type == "cuda")
+
+
+def test_torch_runs_on_a_cpu() -> None:
+    assert products(4096, torch.bfloat16, CPU) is twins
+    assert said_in_one_line(torch.float32, CPU) == "torch on cpu, float32"
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_triton_runs_where_it_pays() -> None:
+    pytest.importorskip("triton")
+    chosen = products(FROM_ROWS, torch.bfloat16, GPU)
+    assert chosen.__name__ == "ngpt.kernels.symmetric" and products(FROM_ROWS - 1, torch.bfloat16, GPU) is twins
+    assert products(FROM_ROWS, torch.float32, GPU) is twins, "float32 has no tensor cores without TF32"
+    assert said_in_one_line(torch.bfloat16, GPU) == "Triton from 2,048 rows, torch below, bfloat16"
+
+
+def test_a_polar_factor_by_the_kernels_is_that_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter, wide and tall, as one batch."""
+    symmetric = pytest.importorskip("ngpt.kernels.symmetric")
+    G = torch.randn(2, 20, 33, generator=torch.Generator().manual_seed(3))
+    for X in (G, G.mT):
+        by_torch = orthogonalize(X, method="polar-express", steps=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "products", lambda *_: symmetric)
+            by_kernels = orthogonalize(X, method="polar-express", steps=5)
+        torch.testing.assert_close(by_kernels, by_torch, rtol=1e-4, atol=1e-5)
