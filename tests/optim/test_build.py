@@ -108,7 +108,7 @@ def test_every_matrix_is_in_the_group_of_its_axis(arch: str) -> None:
     ("options", "leaving"),
     [({}, {"hidden", "embedding", "head"}), ({"geodesic_muon": "lr"}, {"embedding", "head"}),
      ({"geodesic_muon": "lr-norm"}, {"embedding", "head"}), ({"optimizer": "adam"}, {"hidden", "embedding", "head"})],
-    ids=str,
+    ids=["linear", "fixed angle", "exponential map", "adam"],
 )  # fmt: skip
 def test_what_a_geodesic_step_moves_is_not_projected(options: dict[str, Any], leaving: set[str]) -> None:
     model, config = setup(**options)
