@@ -92,13 +92,27 @@ def orthogonalize(G: Tensor, *, method: Orthogonalizer, steps: int, dtype: torch
 
 def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:
     """G / (safety |G|_F) in `dtype`, of spectral norm at most 1."""
-    largest = torch.linalg.vector_norm(G, ord=math.inf, dim=(-2, -1), keepdim=True).float()
-    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
-    X = (G * torch.ldexp(torch.ones_like(largest), -exponent)).to(dtype)
+    X = G.to(dtype)
     scale = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
+    if not _squares_fit(scale):
+        largest = torch.linalg.vector_norm(G, ord=math.inf, dim=(-2, -1), keepdim=True).float()
+        exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+        X = (G * torch.ldexp(torch.ones_like(largest), -exponent)).to(dtype)
+        scale = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
     if safety != 1.0:
         scale = scale * safety
-    return X / scale.clamp_min(1e-7)
+    return torch.div(X, scale.clamp_min(1e-7), out=None if X is G else X)
+
+
+def _squares_fit(norm: Tensor) -> bool:
+    """Whether matrices of these norms may be squared as they are: then a power of two before would change no bit.
+
+    Looked at on a CPU only, where looking is free.
+    """
+    if norm.device.type != "cpu" or norm.dtype == torch.float16:
+        return False
+    low, high = (value.item() for value in norm.aminmax()) if norm.numel() else (1.0, 1.0)
+    return 1e-12 <= low and high <= 1e12
 
 
 def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:

@@ -126,13 +126,17 @@ class SimpleMuon(torch.optim.Optimizer):
         for group in self.param_groups:
             settings = (group["orthogonalizer"], group["ns_steps"], group["polar_dtype"])
             for parameters in _same_shape(group["params"]):
+                first = parameters[0]
                 stack = _Stack(parameters, [self.state[parameter] for parameter in parameters], group)
-                batches[settings, stack.W.shape[1:], stack.W.dtype, stack.W.device].append(stack)
-        for ((method, count, dtype), *_), stacks in batches.items():  # one batch, whichever way their vectors lie
-            inputs = [stack.polar_input() for stack in stacks]
-            X = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+                batches[settings, first.shape, first.dtype, first.device].append(stack)
+        for ((method, count, dtype), shape, *_), stacks in batches.items():  # one batch, however their vectors lie
+            number = sum(len(stack.parameters) for stack in stacks)
+            X = stacks[0].parameters[0].new_empty(number, *shape)
+            sizes = [len(stack.parameters) for stack in stacks]
+            for stack, X_stack in zip(stacks, X.split(sizes), strict=True):
+                stack.write_polar_input(X_stack)
             O = polar.orthogonalize(X, method=method, steps=count, dtype=getattr(torch, dtype))
-            for stack, O_stack in zip(stacks, O.split([len(stack.parameters) for stack in stacks]), strict=True):
+            for stack, O_stack in zip(stacks, O.split(sizes), strict=True):
                 stack.move(O_stack)
         return loss
 
@@ -146,28 +150,40 @@ class _Stack:
     group: dict[str, Any]
 
     def __post_init__(self) -> None:
-        self.W = torch.stack(self.parameters)
-
-    def polar_input(self) -> Tensor:
-        """Steps 1 and 2."""
-        group, mu = self.group, self.group["momentum"]
         for parameter, state in zip(self.parameters, self.states, strict=True):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
-        G = torch.stack([parameter.grad for parameter in self.parameters])  # type: ignore[misc]
-        self.M = steps.momentum(torch.stack([state["momentum_buffer"] for state in self.states]), G, mu)
-        X = steps.nesterov(self.M, G, mu) if group["nesterov"] else self.M
-        return sphere.tangent(self.W, X, dim=self._dim) if group["tangent"] in ("before", "both") else X
+        self.momenta = [state["momentum_buffer"] for state in self.states]
+
+    def write_polar_input(self, X: Tensor) -> None:
+        """Steps 1 and 2, into X (number of parameters, m, n)."""
+        group, mu = self.group, self.group["momentum"]
+        gradients: list[Tensor] = [parameter.grad for parameter in self.parameters]  # type: ignore[misc]
+        for M, G, X_i in zip(self.momenta, gradients, X, strict=True):
+            steps.momentum(M, G, mu, out=M)
+            steps.nesterov(M, G, mu, out=X_i) if group["nesterov"] else X_i.copy_(M)
+        if group["tangent"] in ("before", "both"):
+            X.copy_(sphere.tangent(torch.stack(self.parameters), X, dim=self._dim))
 
     def move(self, O: Tensor) -> None:
         """Steps 4 to 10; writes weights and state."""
-        group, W, lr = self.group, self.W, float(self.group["lr"])
-        weight_decay, geodesic = group["weight_decay"], group["geodesic"]
+        group = self.group
         if group["match_step"] == "rms":
             O = steps.match_rms(O)
         if group["normuon"] is not None:
             O = self._variance_reduction(O)
-        scale = steps.shape_factor(W.shape, group["adjust_lr_fn"])
+        scale = steps.shape_factor(O.shape, group["adjust_lr_fn"])
+        if group["match_step"] == "angle" or any(group[name] != value for name, value in OF_WEIGHTS.items()):
+            self._move_by_weights(O, scale)
+            return
+        lr = float(group["lr"])
+        for W, O_i in zip(self.parameters, O, strict=True):
+            steps.linear_move(steps.decay(W, lr, group["weight_decay"]), O_i, lr * scale, out=W)
+
+    def _move_by_weights(self, O: Tensor, scale: float) -> None:
+        """Steps 6 to 10 where the direction depends on the weights, on all of them at once."""
+        group, W, lr = self.group, torch.stack(self.parameters), float(self.group["lr"])
+        weight_decay, geodesic = group["weight_decay"], group["geodesic"]
         if group["match_step"] == "angle":
             O, scale = steps.match_angle(W, O, dim=self._dim), 1.0
         if group["tangent"] in ("after", "both"):
@@ -179,16 +195,14 @@ class _Stack:
             D = scale * O.to(W.dtype)
             D = D if mask is None else D + weight_decay * (mask * W)
             moved = steps.geodesic_move(W, D, lr, geodesic, dim=self._dim)
-        M = self.M
         if group["momentum_transport"] != "none":
-            M = steps.transport(M, W, moved, group["momentum_transport"], dim=self._dim)
-        for parameter, state, W_i, M_i in zip(self.parameters, self.states, moved, M, strict=True):
-            parameter.copy_(W_i)
-            state["momentum_buffer"].copy_(M_i)
+            M = steps.transport(torch.stack(self.momenta), W, moved, group["momentum_transport"], dim=self._dim)
+            torch._foreach_copy_(self.momenta, list(M))
+        torch._foreach_copy_(self.parameters, list(moved))
 
     def _variance_reduction(self, O: Tensor) -> Tensor:
-        kind = torch.promote_types(self.W.dtype, torch.float32)
-        shape = steps.second_moment_shape(self.W.shape, self.group["normuon"])
+        kind = torch.promote_types(self.parameters[0].dtype, torch.float32)
+        shape = steps.second_moment_shape(O.shape, self.group["normuon"])
         for state in self.states:
             if "second_momentum_buffer" not in state:
                 state["second_momentum_buffer"] = torch.zeros(shape, dtype=kind, device=O.device)
@@ -204,6 +218,9 @@ class _Stack:
         dim: int = self.group["sphere_dim"]
         return dim if dim < 0 else dim - 2
 
+
+OF_WEIGHTS = {"geodesic": None, "tangent": "none", "momentum_transport": "none", "cautious_wd": False}
+"""Options that need all weights of a shape at once, with the value at which they are off"""
 
 CHOICES = {
     "geodesic": (None, *get_args(GeodesicAngle)),

@@ -1,8 +1,8 @@
 """The steps of SimpleMuon: one pure function each, on stacks of same-shape matrices (..., m, n).
 
 `W` weights, `G` gradients, `M` momentum, `O` orthogonalised momentum, `D = -O` the descent direction, `dim` the
-dimension along which the unit vectors of W lie. No argument is written to. The order in which an optimizer applies
-them is `ngpt.optim.muon.SimpleMuon`.
+dimension along which the unit vectors of W lie. No argument is written to but `out`, where the result goes if it is
+given; it may be the first argument. The order in which an optimizer applies them is `ngpt.optim.muon.SimpleMuon`.
 """
 
 import math
@@ -23,14 +23,14 @@ NOISE = 16.0
 """A tangent shorter than this many rounding errors of the direction that it is a part of has no direction itself."""
 
 
-def momentum(M: Tensor, G: Tensor, mu: float) -> Tensor:
+def momentum(M: Tensor, G: Tensor, mu: float, *, out: Tensor | None = None) -> Tensor:
     """M <- mu M + (1 - mu) G, an exponential moving average, as in torch.optim.Muon."""
-    return torch.lerp(M, G, 1 - mu)
+    return torch.lerp(M, G, 1 - mu, out=out)
 
 
-def nesterov(M: Tensor, G: Tensor, mu: float) -> Tensor:
+def nesterov(M: Tensor, G: Tensor, mu: float, *, out: Tensor | None = None) -> Tensor:
     """(1 - mu) G + mu M with the already updated M: what Nesterov's momentum hands to the orthogonaliser."""
-    return torch.lerp(G, M, mu)
+    return torch.lerp(G, M, mu, out=out)
 
 
 def _frobenius(X: Tensor) -> Tensor:
@@ -123,9 +123,9 @@ def decay(W: Tensor, lr: float, weight_decay: float, mask: Tensor | None = None)
     return decayed if mask is None else torch.where(mask, decayed, W)
 
 
-def linear_move(W: Tensor, O: Tensor, lr: float) -> Tensor:
+def linear_move(W: Tensor, O: Tensor, lr: float, *, out: Tensor | None = None) -> Tensor:
     """W + lr D, the straight step. It leaves the sphere: |w|^2 becomes 1 + lr^2 |o|^2 - 2 lr <w, o>."""
-    return torch.add(W, O.to(W.dtype), alpha=-lr)
+    return torch.add(W, O.to(W.dtype), alpha=-lr, out=out)
 
 
 def geodesic_move(W: Tensor, O: Tensor, lr: float, angle: GeodesicAngle, *, dim: int) -> Tensor:

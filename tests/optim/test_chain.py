@@ -217,13 +217,13 @@ def test_combinations_on_matrices_of_other_shapes(options: Options) -> None:
 @pytest.mark.parametrize(
     ("name", "mutation"),
     [
-        ("momentum", lambda M, G, mu: M.lerp(G, mu)),
+        ("momentum", lambda M, G, mu, out: out.copy_(M.lerp(G, mu))),
         ("match_rms", lambda O: O),
         ("match_angle", lambda W, O, dim: O),
         ("variance_reduction", lambda O, V, beta2: (O, V)),
         ("decay_mask", lambda W, O: W * O < 0),
         ("decay", lambda W, lr, weight_decay, mask=None: W),
-        ("linear_move", lambda W, O, lr: W + lr * O),
+        ("linear_move", lambda W, O, lr, out=None: torch.add(W, O, alpha=lr, out=out)),
         ("geodesic_move", lambda W, O, lr, mode, dim: W - lr * O),
         ("transport", lambda M, W, W_next, how, dim: M),
         ("shape_factor", lambda shape, rule: 1.0),

@@ -225,21 +225,21 @@ def test_adjust_lr_none_leaves_a_tall_step_as_it_is() -> None:
 linear_move = steps.linear_move
 
 
-def flipped(W: Tensor, Q: Tensor, lr: float) -> Tensor:
-    return linear_move(W, Q, -lr)
+def flipped(W: Tensor, Q: Tensor, lr: float, out: Tensor | None = None) -> Tensor:
+    return linear_move(W, Q, -lr, out=out)
 
 
-def thirty_times(W: Tensor, Q: Tensor, lr: float) -> Tensor:
-    return linear_move(W, Q, 30 * lr)
+def thirty_times(W: Tensor, Q: Tensor, lr: float, out: Tensor | None = None) -> Tensor:
+    return linear_move(W, Q, 30 * lr, out=out)
 
 
-def random_direction(W: Tensor, Q: Tensor, lr: float) -> Tensor:
+def random_direction(W: Tensor, Q: Tensor, lr: float, out: Tensor | None = None) -> Tensor:
     noise = torch.randn(Q.shape, dtype=Q.dtype, generator=torch.Generator().manual_seed(0))
-    return linear_move(W, noise * (Q.norm() / noise.norm()), lr)
+    return linear_move(W, noise * (Q.norm() / noise.norm()), lr, out=out)
 
 
-def slightly_long(W: Tensor, Q: Tensor, lr: float) -> Tensor:
-    return linear_move(W, Q, lr * (1 + 1e-6))
+def slightly_long(W: Tensor, Q: Tensor, lr: float, out: Tensor | None = None) -> Tensor:
+    return linear_move(W, Q, lr * (1 + 1e-6), out=out)
 
 
 class WrongAxis:
