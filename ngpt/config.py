@@ -286,6 +286,9 @@ class TrainConfig:
     """after so many steps in a row without a finite gradient the run ends as diverged, or --nan-fallback acts"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """precision of the matrix products, the orthogonaliser's included; weights and norms are always float32"""
+    compile: bool = False
+    """let torch.compile make the forward and backward pass: faster on a GPU, after a minute of start-up, and rounded
+    differently"""
     init_from: str | None = None
     """a finished run's folder, whose weights (embedding and head excepted) this run starts from"""
 
@@ -355,6 +358,8 @@ class Runtime:
     """steps between checkpoints"""
     resume: bool = False
     """continue a killed run from its checkpoint"""
+    cuda_graphs: bool = True
+    """on a GPU, replay each step from CUDA graphs; the kernels are the same without"""
     keep_weights: bool = True
     """leave the final weights in the run folder"""
     progress: bool = True

@@ -76,8 +76,17 @@ def coefficients(method: Orthogonalizer, steps: int) -> tuple[Row, ...]:
     raise ValueError(f"{method!r} has no polynomial")
 
 
-def orthogonalize(G: Tensor, *, method: Orthogonalizer, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def orthogonalize(
+    G: Tensor,
+    *,
+    method: Orthogonalizer,
+    steps: int,
+    dtype: torch.dtype = torch.float32,
+    norm: Tensor | None = None,
+) -> Tensor:
     """Approximate polar factor of each matrix of G (..., m, n), in `dtype`; G itself is never written to.
+
+    norm: |G|_F of each matrix, (..., 1, 1), where the caller has it.
 
     Invariant to a factor on G down to entries of 1e-30: a power of two brings the largest entry near 1 before
     anything is squared. That factor is exact, so in bfloat16 with "newton-schulz" the result is the one of
@@ -87,7 +96,11 @@ def orthogonalize(G: Tensor, *, method: Orthogonalizer, steps: int, dtype: torch
     if method == "svd":
         return exact_polar(G).to(dtype)
     safety = POLAR_EXPRESS_SAFETY if method == "polar-express" else 1.0
-    return polynomial_polar(_normalized(G, dtype, safety), coefficients(method, steps))
+    if norm is None:
+        X = _normalized(G, dtype, safety)
+    else:
+        X = G.to(dtype) / torch.where(norm > 0, norm * safety, 1.0).to(dtype)
+    return polynomial_polar(X, coefficients(method, steps))
 
 
 def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:

@@ -13,6 +13,9 @@ from torch import Tensor
 UNIT_TINY = 1e-18
 """A vector no longer than this has no direction: its square is near the end of float32's range. It is left as it is."""
 
+NOISE = 16.0
+"""A tangent shorter than this many rounding errors of the direction that it is a part of has no direction itself."""
+
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
@@ -81,6 +84,19 @@ def geodesic(x: Tensor, u: Tensor, theta: Tensor | float, *, dim: int) -> Tensor
     too_long = excess / (root * (1 + root))  # 1 - 1 / |x|, where |x| is near 1 to half the rounding of that quotient
     shrink = torch.where(theta != 0, 2 * torch.sin(theta / 2).square() + torch.cos(theta) * too_long, 0.0)
     return (_wide(x) + (towards * torch.sin(theta) - shrink * _wide(x))).to(x.dtype)
+
+
+def turn(x: Tensor, v: Tensor, rate: Tensor | float, *, fixed_angle: bool, dim: int) -> Tensor:
+    """Rotate x along the geodesic that leaves it in the direction of u, the tangent part of an ambient v.
+
+    By `rate` radians with `fixed_angle`, else by rate |u|. Where u is zero, or no more than rounding of a v that is
+    parallel to x, x stays.
+    """
+    u = tangent(x, tangent(x, v, dim=dim), dim=dim)  # twice: rounding of a near-radial v is no tangent
+    length = norm(u, dim=dim)
+    directed = length > NOISE * torch.finfo(length.dtype).eps * norm(v, dim=dim)
+    theta = torch.ones_like(length) * rate if fixed_angle else rate * length
+    return geodesic(x, u, torch.where(directed, theta, 0.0), dim=dim)
 
 
 def log(x: Tensor, y: Tensor, *, dim: int) -> Tensor:

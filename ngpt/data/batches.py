@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +61,21 @@ class Windows:
         """Among all windows of the stream."""
         return tuple(chosen) if self.kept is None else tuple(self.kept[w] for w in chosen)
 
+    def starts(self, chosen: Iterable[int]) -> NDArray[np.int64]:
+        """Where some windows begin in the stream, (number chosen,)."""
+        return np.array(self._numbers(chosen), dtype=np.int64) * (self.record or self.seq_len)
+
     def at(self, chosen: Iterable[int]) -> tuple[Ids, Ids]:
         """Inputs and targets of some windows, int64 (number chosen, T) each."""
-        starts = (w * (self.record or self.seq_len) for w in self._numbers(chosen))
+        starts = self.starts(chosen).tolist()
         span = np.stack([self.tokens[start : start + self.seq_len + 1] for start in starts]).astype(np.int64)
         x, y = span[:, :-1], span[:, 1:].copy()
-        y[:, : max(0, self.context - 1)] = UNSCORED
+        self.hide_context(y)
         return x, y
+
+    def hide_context(self, targets_BT: Any) -> None:
+        """Mark what is no target, in place, in an array or a tensor."""
+        targets_BT[:, : max(0, self.context - 1)] = UNSCORED
 
 
 class Batches:
@@ -87,8 +96,15 @@ class Batches:
 
     def at(self, step: int) -> tuple[Ids, Ids]:
         """Inputs and targets of one step, int64 (B, T) each."""
+        return self.windows.at(self._chosen(step))
+
+    def starts(self, step: int) -> NDArray[np.int64]:
+        """Where the windows of one step begin in the stream, (B,)."""
+        return self.windows.starts(self._chosen(step))
+
+    def _chosen(self, step: int) -> list[int]:
         first, count = step * self.batch_size, self.windows.count
-        return self.windows.at(self._order(i // count)[i % count] for i in range(first, first + self.batch_size))
+        return [int(self._order(i // count)[i % count]) for i in range(first, first + self.batch_size)]
 
 
 def validation_batches(windows: Windows, *, eval_tokens: int, batch_size: int) -> list[tuple[Ids, Ids]]:

@@ -1,6 +1,7 @@
-"""The products that orthogonalisers are made of: a torch twin for every device, Triton kernels where they pay.
+"""Triton kernels where they pay, and a torch twin of each for every device.
 
-`products` says which of the two modules, `twins` or `symmetric`, runs; both have `xxt` and `ba_plus_cAA`.
+`products` says which module's matrix products run, `elementwise` which module's elementwise steps. The twins of all are
+`twins`; the kernels are `symmetric` for the products, and `momentum`, `vectors` and `residual` for the steps.
 """
 
 import functools
@@ -8,12 +9,16 @@ import importlib.util
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from ngpt.kernels import twins
 
 FROM_ROWS = 2048
 """Smaller matrices go to torch. Symmetric kernels that others measured are slower than cuBLAS up to 512 rows and 1.5
 to 1.7 times as fast from 2,048 (NVIDIA's Emerging-Optimizers on an H20); not measured here yet, for want of a GPU."""
+
+LONGEST = 8192
+"""Longest vector that a program's registers hold; longer ones go to torch."""
 
 CAPABILITY = (8, 0)
 """Ampere: tensor cores for bfloat16"""
@@ -26,6 +31,18 @@ def products(rows: int, dtype: torch.dtype, device: torch.device) -> ModuleType:
     from ngpt.kernels import symmetric
 
     return symmetric
+
+
+def elementwise(x: Tensor, length: int = 1) -> ModuleType:
+    """The module whose elementwise steps run for `x`, whose vectors have that length.
+
+    Inside torch.compile the twins, which it fuses by itself. The kernels compute in float32: a float64 x goes to torch.
+    """
+    if torch.compiler.is_compiling() or length > LONGEST or x.dtype == torch.float64 or not triton_runs(x.device):
+        return twins
+    from ngpt.kernels import fused
+
+    return fused
 
 
 @functools.cache

@@ -1,7 +1,14 @@
 """The torch twins of the kernels: the same signatures, on every device, and what the kernels are tested against."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from ngpt import sphere
+
+# --- products --------------------------------------------------------------------------------------------------------
 
 
 def xxt(A: Tensor) -> Tensor:
@@ -25,3 +32,57 @@ def check_symmetric(A: Tensor, *, values: bool) -> None:
         raise ValueError(f"a symmetric matrix is square, not {tuple(A.shape)}")
     if values and not torch.equal(A, A.mT):
         raise ValueError("b A + c A A is computed as b A + c A A', which needs a symmetric A")
+
+
+# --- elementwise steps -----------------------------------------------------------------------------------------------
+
+
+def project_(W: Tensor, *, dim: int) -> Tensor:
+    """Project the vectors along `dim` of W (..., m, n) to the unit sphere, in place; returns W."""
+    return W.copy_(sphere.project(W, dim=dim))
+
+
+def geodesic_move_(W: Tensor, O: Tensor, lr: Tensor | float, scale: float, *, fixed_angle: bool, dim: int) -> Tensor:
+    """`ngpt.sphere.turn` of each vector of W (..., m, n) along `dim` by D = -scale O, in place; returns W."""
+    return W.copy_(sphere.turn(W, -(scale * O.to(W.dtype)), lr, fixed_angle=fixed_angle, dim=dim))
+
+
+def momentum_step_(M: Tensor, G: Tensor, mu: Tensor | float, *, nesterov: bool, out: Tensor) -> Tensor:
+    """M <- mu M + (1 - mu) G in place; into `out`, in its dtype, M or with `nesterov` (1 - mu) G + mu M.
+
+    All of one shape (m, n). Returns |out|_F, () in float32, of what was rounded to `out`.
+    """
+    torch.lerp(M, G, 1 - mu, out=M)
+    out.copy_(torch.lerp(G, M, mu) if nesterov else M)
+    largest = out.abs().amax().float()
+    scale = torch.where(largest > 0, largest, 1.0)
+    return scale * torch.linalg.vector_norm(out.float() / scale)
+
+
+class _Unit(torch.autograd.Function):
+    """x / |x| along the last dimension with the three-operation backward (g - y <g, y>) / |x|."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        inverse = sphere.inverse_length(x, dim=-1)
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        ctx.dtype = x.dtype  # type: ignore[attr-defined]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        y, inverse = ctx.saved_tensors
+        (g,) = gradients
+        along = (g * y).sum(dim=-1, keepdim=True)
+        return torch.addcmul(g, y, along, value=-1).mul_(inverse).to(ctx.dtype)
+
+
+def unit(x: Tensor) -> Tensor:
+    """N(x): `sphere.project` along the last dimension for activations; float32 out, whatever goes in."""
+    return cast(Tensor, _Unit.apply(x))
+
+
+def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
+    """N(h + a (N(f) - h)) for h, f (..., D), a (D,), in float32, differentiable."""
+    return unit(torch.lerp(h, unit(f), a))

@@ -5,16 +5,15 @@ N(x) is the projection to the unit sphere along D (or K), computed in float32.
 """
 
 import math
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
-from ngpt import sphere
+from ngpt import kernels
 from ngpt.config import ModelConfig
+from ngpt.kernels.twins import unit
 from ngpt.model.roles import Declared, Role
 
 
@@ -32,30 +31,6 @@ class Linear(Declared):
         The scale multiplies the rows of W, which are fewer numbers than the activations: (s * W) x = s * (W x).
         """
         return F.linear(x, self.weight if scale is None else self.weight * scale.unsqueeze(-1))
-
-
-class _Unit(torch.autograd.Function):
-    """x / |x| along the last dimension with the three-operation backward (g - y <g, y>) / |x|."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        inverse = sphere.inverse_length(x, dim=-1)
-        y = x * inverse
-        ctx.save_for_backward(y, inverse)
-        ctx.dtype = x.dtype  # type: ignore[attr-defined]
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        y, inverse = ctx.saved_tensors
-        (g,) = gradients
-        along = (g * y).sum(dim=-1, keepdim=True)
-        return torch.addcmul(g, y, along, value=-1).mul_(inverse).to(ctx.dtype)
-
-
-def unit(x: Tensor) -> Tensor:
-    """N(x): `sphere.project` along the last dimension for activations; float32 out, whatever goes in."""
-    return cast(Tensor, _Unit.apply(x))
 
 
 class Embedding(Declared):
@@ -185,7 +160,7 @@ class PaperResidual(nn.Module):
 
     def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
         """Both (B, T, D); h unit along D before and after."""
-        return unit(torch.lerp(h_BTD, unit(f_BTD), self.step_size()))
+        return kernels.elementwise(h_BTD, h_BTD.size(-1)).residual_step(h_BTD, f_BTD, self.step_size())
 
 
 class GatedResidual(Declared):
@@ -209,4 +184,4 @@ class GatedResidual(Declared):
         """Both (B, T, D); h unit along D before and after."""
         if self.literal:
             return unit(h_BTD + self.step_size() * f_BTD)
-        return unit(torch.lerp(h_BTD, unit(f_BTD), self.step_size()))
+        return kernels.elementwise(h_BTD, h_BTD.size(-1)).residual_step(h_BTD, f_BTD, self.step_size())

@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ngpt.config import ModelConfig
-from ngpt.model.layers import Embedding, GatedResidual, Linear, unit
+from ngpt.kernels.twins import unit
+from ngpt.model.layers import Embedding, GatedResidual, Linear
 from ngpt.model.roles import Declared, Role
 
 LOGIT_SCALE = 15.0

@@ -1,6 +1,7 @@
 """Roles -> optimizers: Muon or AdamW for the hidden matrices, AdamW for all the rest, every parameter exactly once."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +27,20 @@ class Optimizers:
         """Both by name."""
         return {"hidden": self.hidden, "aux": self.aux}
 
-    def schedule(self, *, step: int, progress: float) -> None:
-        """Set rates and momentum for the step after `step` finished ones, `progress` in [0, 1] of the run."""
+    def schedule(self, *, step: int, progress: float) -> float:
+        """Set rates and momentum for the step after `step` finished ones, `progress` in [0, 1] of the run.
+
+        Returns the rate of the hidden matrices.
+        """
         optim = self.config.optim
         factor = lr_factor(optim, step=step, progress=progress)
         for group in self.hidden.param_groups:
-            group["lr"] = optim.lr * factor
+            _set(group, "lr", optim.lr * factor)
             if isinstance(self.hidden, SimpleMuon):
-                group["momentum"] = momentum_at(optim, step=step)
+                _set(group, "momentum", momentum_at(optim, step=step))
         for group in self.aux.param_groups:
-            group["lr"] = optim.resolved_aux_lr * factor
+            _set(group, "lr", optim.resolved_aux_lr * factor)
+        return optim.lr * factor
 
     def move(self) -> None:
         """One step of both; the projection is the caller's next call."""
@@ -57,6 +62,14 @@ class Optimizers:
                     parameter.grad = None
 
 
+def _set(group: dict[str, Any], name: str, value: float) -> None:
+    """Where a group holds a tensor, a CUDA graph reads it there: then it is written to, not exchanged."""
+    if isinstance(group[name], Tensor):
+        group[name].fill_(value)
+    else:
+        group[name] = value
+
+
 def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
     """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once."""
     specs = parameter_specs(model)
@@ -66,7 +79,7 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
     if not matrices or len(matrices) + len(others) != len([p for p in model.parameters() if p.requires_grad]):
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
 
-    optim = config.optim
+    optim, device = config.optim, next(iter(matrices.values())).device
     hidden: torch.optim.Optimizer
     if optim.optimizer == "muon":
         dims = dict.fromkeys(specs[name].sphere_dim for name in matrices)
@@ -77,9 +90,9 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
         ]  # fmt: skip
         hidden = SimpleMuon(
             groups,
-            lr=optim.lr,
+            lr=_rate(optim.lr, device),
             weight_decay=optim.weight_decay,
-            momentum=optim.momentum,
+            momentum=_rate(optim.momentum, device),
             nesterov=optim.nesterov,
             ns_steps=optim.ns_steps,
             adjust_lr_fn=optim.adjust_lr_fn,
@@ -101,6 +114,14 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
     return Optimizers(config, hidden, aux, LazyProjection(model, specs, every=optim.lazy_proj_freq, roles=leaving))
 
 
+def _rate(value: float, device: torch.device) -> float | Tensor:
+    """On a GPU a tensor, for CUDA graphs."""
+    return value if device.type == "cpu" else torch.full((), value, device=device)
+
+
 def _adamw(parameters: list[Tensor], config: RunConfig, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    betas = (config.optim.adam_beta1, config.optim.adam_beta2)
-    return torch.optim.AdamW(parameters, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+    betas, device = (config.optim.adam_beta1, config.optim.adam_beta2), parameters[0].device
+    return torch.optim.AdamW(
+        parameters, lr=_rate(lr, device), betas=betas, eps=1e-8, weight_decay=weight_decay,
+        fused=True, capturable=device.type != "cpu",
+    )  # fmt: skip

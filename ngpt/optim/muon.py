@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ngpt import polar, sphere
+from ngpt import kernels, polar, sphere
 from ngpt.config import GeodesicAngle, MatchStep, NorMuonAxis, Orthogonalizer, Tangent, Transport
+from ngpt.kernels import twins
 from ngpt.optim import steps
 
 
@@ -37,6 +38,10 @@ class SimpleMuon(torch.optim.Optimizer):
     of unit vectors, 0 or -1; None where they are not, and then no option that needs the sphere is accepted.
     `adjust_lr_fn` may also be "none".
 
+    `lr` and `momentum` may also be tensors of no dimension on the parameters' device, as a CUDA graph needs them, which
+    replays a step with what they hold at the time. On a GPU with Triton, one kernel takes momentum, look-ahead and norm
+    (`ngpt.kernels`), and one the geodesic step where no other option needs the weights.
+
     Units: on unit vectors of a matrix whose polar factor has unit rows, lr is the rotation in radians to first order.
 
     State of each parameter: `momentum_buffer`, of the parameter's shape and dtype; with normuon also
@@ -48,9 +53,9 @@ class SimpleMuon(torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         weight_decay: float = 0.1,
-        momentum: float = 0.95,
+        momentum: float | Tensor = 0.95,
         nesterov: bool = True,
         *,
         ns_steps: int = 5,
@@ -126,16 +131,15 @@ class SimpleMuon(torch.optim.Optimizer):
         for group in self.param_groups:
             settings = (group["orthogonalizer"], group["ns_steps"], group["polar_dtype"])
             for parameters in _same_shape(group["params"]):
-                first = parameters[0]
                 stack = _Stack(parameters, [self.state[parameter] for parameter in parameters], group)
-                batches[settings, first.shape, first.dtype, first.device].append(stack)
-        for ((method, count, dtype), shape, *_), stacks in batches.items():  # one batch, however their vectors lie
-            number = sum(len(stack.parameters) for stack in stacks)
-            X = stacks[0].parameters[0].new_empty(number, *shape)
-            sizes = [len(stack.parameters) for stack in stacks]
-            for stack, X_stack in zip(stacks, X.split(sizes), strict=True):
-                stack.write_polar_input(X_stack)
-            O = polar.orthogonalize(X, method=method, steps=count, dtype=getattr(torch, dtype))
+                first = parameters[0]
+                batches[settings, stack.fused, first.shape, first.dtype, first.device].append(stack)
+        for ((method, count, name), fused, shape, *_), stacks in batches.items():  # one batch, however vectors lie
+            dtype, sizes = getattr(torch, name), [len(stack.parameters) for stack in stacks]
+            X = stacks[0].parameters[0].new_empty(sum(sizes), *shape, dtype=dtype if fused else None)
+            norms = [stack.write_polar_input(part) for stack, part in zip(stacks, X.split(sizes), strict=True)]
+            norm = torch.cat([found for found in norms if found is not None]) if fused else None
+            O = polar.orthogonalize(X, method=method, steps=count, dtype=dtype, norm=norm)
             for stack, O_stack in zip(stacks, O.split(sizes), strict=True):
                 stack.move(O_stack)
         return loss
@@ -155,15 +159,34 @@ class _Stack:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
         self.momenta = [state["momentum_buffer"] for state in self.states]
 
-    def write_polar_input(self, X: Tensor) -> None:
-        """Steps 1 and 2, into X (number of parameters, m, n)."""
-        group, mu = self.group, self.group["momentum"]
+    @property
+    def fused(self) -> bool:
+        """Whether one kernel takes steps 1 and 2 and the norm, rounding once, to the precision of step 3."""
+        group = self.group
+        return (
+            kernels.elementwise(self.parameters[0]) is not twins
+            and group["tangent"] in ("none", "after")
+            and group["orthogonalizer"] != "svd"
+            and group["polar_dtype"] in ("float32", "bfloat16")
+            and all(parameter.is_contiguous() for parameter in self.parameters)
+        )
+
+    def write_polar_input(self, X: Tensor) -> Tensor | None:
+        """Steps 1 and 2, into X (number of parameters, m, n); where `fused`, returns the norms, (number, 1, 1)."""
+        mu, nesterov = self.group["momentum"], self.group["nesterov"]
         gradients: list[Tensor] = [parameter.grad for parameter in self.parameters]  # type: ignore[misc]
+        if self.fused:
+            take = kernels.elementwise(X).momentum_step_
+            norms = [
+                take(M, G, mu, nesterov=nesterov, out=X_i) for M, G, X_i in zip(self.momenta, gradients, X, strict=True)
+            ]
+            return torch.stack(norms).reshape(-1, 1, 1)
         for M, G, X_i in zip(self.momenta, gradients, X, strict=True):
             steps.momentum(M, G, mu, out=M)
-            steps.nesterov(M, G, mu, out=X_i) if group["nesterov"] else X_i.copy_(M)
-        if group["tangent"] in ("before", "both"):
+            steps.nesterov(M, G, mu, out=X_i) if nesterov else X_i.copy_(M)
+        if self.group["tangent"] in ("before", "both"):
             X.copy_(sphere.tangent(torch.stack(self.parameters), X, dim=self._dim))
+        return None
 
     def move(self, O: Tensor) -> None:
         """Steps 4 to 10; writes weights and state."""
@@ -172,17 +195,23 @@ class _Stack:
             O = steps.match_rms(O)
         if group["normuon"] is not None:
             O = self._variance_reduction(O)
-        scale = steps.shape_factor(O.shape, group["adjust_lr_fn"])
-        if group["match_step"] == "angle" or any(group[name] != value for name, value in OF_WEIGHTS.items()):
+        scale, lr = steps.shape_factor(O.shape, group["adjust_lr_fn"]), group["lr"]
+        needed = {name for name, value in OF_WEIGHTS.items() if group[name] != value}
+        needed |= {"match_step"} if group["match_step"] == "angle" else set()
+        first = self.parameters[0]
+        if needed == {"geodesic"} and kernels.elementwise(first, first.size(self._dim)) is not twins:
+            turn, fixed = kernels.elementwise(first).geodesic_move_, group["geodesic"] == "lr"
+            for W, O_i in zip(self.parameters, O, strict=True):
+                turn(W, O_i, lr, scale, fixed_angle=fixed, dim=self._dim)
+        elif needed:
             self._move_by_weights(O, scale)
-            return
-        lr = float(group["lr"])
-        for W, O_i in zip(self.parameters, O, strict=True):
-            steps.linear_move(steps.decay(W, lr, group["weight_decay"]), O_i, lr * scale, out=W)
+        else:
+            for W, O_i in zip(self.parameters, O, strict=True):
+                steps.linear_move(steps.decay(W, lr, group["weight_decay"]), O_i, lr * scale, out=W)
 
     def _move_by_weights(self, O: Tensor, scale: float) -> None:
         """Steps 6 to 10 where the direction depends on the weights, on all of them at once."""
-        group, W, lr = self.group, torch.stack(self.parameters), float(self.group["lr"])
+        group, W, lr = self.group, torch.stack(self.parameters), self.group["lr"]
         weight_decay, geodesic = group["weight_decay"], group["geodesic"]
         if group["match_step"] == "angle":
             O, scale = steps.match_angle(W, O, dim=self._dim), 1.0

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ngpt import sphere
+from ngpt import kernels, sphere
 from ngpt.model.roles import ParameterSpec, Role
 
 
@@ -78,4 +78,4 @@ class LazyProjection:
 @torch.no_grad()
 def _project(points: list[tuple[Role, Tensor, int]]) -> None:
     for _, parameter, dim in points:
-        parameter.copy_(sphere.project(parameter, dim=dim))
+        kernels.elementwise(parameter, parameter.size(dim)).project_(parameter, dim=dim)

@@ -1,8 +1,9 @@
 """The steps of SimpleMuon: one pure function each, on stacks of same-shape matrices (..., m, n).
 
 `W` weights, `G` gradients, `M` momentum, `O` orthogonalised momentum, `D = -O` the descent direction, `dim` the
-dimension along which the unit vectors of W lie. No argument is written to but `out`, where the result goes if it is
-given; it may be the first argument. The order in which an optimizer applies them is `ngpt.optim.muon.SimpleMuon`.
+dimension along which the unit vectors of W lie. Rates and mu are numbers, or tensors of no dimension. No argument is
+written to but `out`, where the result goes if it is given; it may be the first argument. The order in which an
+optimizer applies them is `ngpt.optim.muon.SimpleMuon`.
 """
 
 import math
@@ -19,18 +20,20 @@ AdjustLr = Literal["none", "original", "match_rms_adamw"]
 VARIANCE_FLOOR = 1e-10
 """Smallest second moment that NorMuon divides by, as in modded-nanogpt; a polar factor's is 1 / max(m, n)."""
 
-NOISE = 16.0
-"""A tangent shorter than this many rounding errors of the direction that it is a part of has no direction itself."""
 
-
-def momentum(M: Tensor, G: Tensor, mu: float, *, out: Tensor | None = None) -> Tensor:
+def momentum(M: Tensor, G: Tensor, mu: float | Tensor, *, out: Tensor | None = None) -> Tensor:
     """M <- mu M + (1 - mu) G, an exponential moving average, as in torch.optim.Muon."""
-    return torch.lerp(M, G, 1 - mu, out=out)
+    return torch.lerp(M, G, _weight(1 - mu, M), out=out)
 
 
-def nesterov(M: Tensor, G: Tensor, mu: float, *, out: Tensor | None = None) -> Tensor:
+def nesterov(M: Tensor, G: Tensor, mu: float | Tensor, *, out: Tensor | None = None) -> Tensor:
     """(1 - mu) G + mu M with the already updated M: what Nesterov's momentum hands to the orthogonaliser."""
-    return torch.lerp(G, M, mu, out=out)
+    return torch.lerp(G, M, _weight(mu, M), out=out)
+
+
+def _weight(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """torch.lerp takes a number, or a tensor of its arguments' dtype."""
+    return value.to(like.dtype) if isinstance(value, Tensor) else value
 
 
 def _frobenius(X: Tensor) -> Tensor:
@@ -111,7 +114,7 @@ def decay_mask(W: Tensor, O: Tensor) -> Tensor:
     return W.sign() * O.sign() >= 0
 
 
-def decay(W: Tensor, lr: float, weight_decay: float, mask: Tensor | None = None) -> Tensor:
+def decay(W: Tensor, lr: float | Tensor, weight_decay: float, mask: Tensor | None = None) -> Tensor:
     """Decoupled weight decay with the unadjusted rate: W (1 - lr wd), as in torch.optim.Muon and AdamW.
 
     mask: entries that decay; None: all. On the sphere, followed by projection, decay of all entries only lengthens the
@@ -123,12 +126,14 @@ def decay(W: Tensor, lr: float, weight_decay: float, mask: Tensor | None = None)
     return decayed if mask is None else torch.where(mask, decayed, W)
 
 
-def linear_move(W: Tensor, O: Tensor, lr: float, *, out: Tensor | None = None) -> Tensor:
+def linear_move(W: Tensor, O: Tensor, lr: float | Tensor, *, out: Tensor | None = None) -> Tensor:
     """W + lr D, the straight step. It leaves the sphere: |w|^2 becomes 1 + lr^2 |o|^2 - 2 lr <w, o>."""
+    if isinstance(lr, Tensor):
+        return torch.addcmul(W, O.to(W.dtype), lr.to(W.dtype), value=-1, out=out)
     return torch.add(W, O.to(W.dtype), alpha=-lr, out=out)
 
 
-def geodesic_move(W: Tensor, O: Tensor, lr: float, angle: GeodesicAngle, *, dim: int) -> Tensor:
+def geodesic_move(W: Tensor, O: Tensor, lr: float | Tensor, angle: GeodesicAngle, *, dim: int) -> Tensor:
     """Rotate each unit vector w of W along the geodesic that leaves it in the direction of descent.
 
         u = D_w - <w, D_w> w,   theta = lr ("lr") or lr |u| ("lr-norm"),   w <- w cos(theta) + (u / |u|) sin(theta)
@@ -138,12 +143,7 @@ def geodesic_move(W: Tensor, O: Tensor, lr: float, angle: GeodesicAngle, *, dim:
 
     Source: the sphere's exponential map, Boumal 2023, example 10.21 ("lr-norm": exp_w(lr u)).
     """
-    D = -O.to(W.dtype)
-    u = sphere.tangent(W, sphere.tangent(W, D, dim=dim), dim=dim)  # twice: rounding of a near-radial D is no tangent
-    length = sphere.norm(u, dim=dim)
-    directed = length > NOISE * torch.finfo(length.dtype).eps * sphere.norm(D, dim=dim)
-    theta = torch.full_like(length, lr) if angle == "lr" else lr * length
-    return sphere.geodesic(W, u, torch.where(directed, theta, 0.0), dim=dim)
+    return sphere.turn(W, -O.to(W.dtype), lr, fixed_angle=angle == "lr", dim=dim)
 
 
 def transport(M: Tensor, W_before: Tensor, W_after: Tensor, how: Transport, *, dim: int) -> Tensor:

@@ -35,6 +35,8 @@ def prepare(device: torch.device, threads: int) -> None:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+        # a CUDA graph is not captured on the default stream, nor from gradients that first came to be there
+        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 def device_name(device: torch.device) -> str:

@@ -56,6 +56,8 @@ class RunRecord:
     """why the run failed or diverged"""
     orthogonaliser: str | None = None
     """of Muon: which code takes its products, in which precision"""
+    engine: str | None = None
+    """what carried the steps out: eager or compiled, and whether by CUDA graphs"""
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
     threads: int = 0

@@ -26,9 +26,10 @@ from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.training import environment
 from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, unpack, write_tensors
-from ngpt.training.evaluation import Evaluator, loss_of
+from ngpt.training.evaluation import Evaluator
 from ngpt.training.metrics import MetricsFile
 from ngpt.training.record import RunRecord, read_record
+from ngpt.training.step import Feed, TrainingStep
 from ngpt.training.telemetry import Telemetry
 
 Progress = Callable[[int, float], None]
@@ -169,9 +170,14 @@ class Run:
                 raise InputError(f"--overfit-windows {few}: --data {config.data.data} has {training.count}")
             training = validation = training.spread(few)
             eval_tokens = few * config.model.seq_len
-        self.batches = Batches(training, batch_size=config.train.batch_size, seed=config.seed)
+        batches = Batches(training, batch_size=config.train.batch_size, seed=config.seed)
         self.evaluator = Evaluator(validation, corpus.byte_lengths, eval_tokens=eval_tokens, device=device)
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16")
+        self.training_step = TrainingStep(
+            self.model, self.optimizers, Feed(batches, device), self.autocast,
+            compiled=config.train.compile, graphs=self.runtime.cuda_graphs and device.type == "cuda",
+        )  # fmt: skip
+        self.record.engine = self.training_step.said_in_one_line()
         self.record.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.record.eval_tokens = self.evaluator.tokens
         if self.checkpoint is not None:
@@ -262,33 +268,25 @@ class Run:
         record, optimizers = self.record, self.optimizers
         measuring = 0.0
         begin = self.clock()
-        optimizers.schedule(step=record.steps, progress=self._share_done())
-        x_BT, y_BT = (
-            torch.from_numpy(ids.copy()).to(self.device, non_blocking=True) for ids in self.batches.at(record.steps)
-        )
-        with self.autocast:
-            logits_BTV = self.model(x_BT)
-        loss = loss_of(logits_BTV, y_BT)
-        loss.backward()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch._foreach_norm(gradients)  # torch.nn.utils.get_total_norm without its grouping by device
-        loss_value, grad_norm = loss.item(), torch.linalg.vector_norm(torch.stack(norms)).item()
+        lr = optimizers.schedule(step=record.steps, progress=self._share_done())
+        loss_value, grad_norm = self.training_step.take_gradients(record.steps)
         record.steps += 1
         every = self.config.train.telemetry_every
         watched = every > 0 and (record.steps % every == 0 or record.steps == 1)
         figures: dict[str, float] = {}
-        if math.isfinite(grad_norm) and math.isfinite(loss_value):
+        finite = math.isfinite(grad_norm) and math.isfinite(loss_value)
+        if finite:
             self.skipped_in_a_row = 0
             limit = self.config.optim.grad_clip
             if limit is not None and grad_norm > limit:
-                torch._foreach_mul_(gradients, limit / (grad_norm + 1e-6))
+                self.training_step.scale_gradients(limit / (grad_norm + 1e-6))
             if self.before:
                 torch._foreach_copy_(list(self.before.values()), [p.detach() for p in self.parameters])
             if watched:
                 pause = self.clock()
                 self.telemetry.remember()
                 measuring = self.clock() - pause
-            optimizers.move()
+            self.training_step.move()
             if watched:
                 pause = self.clock()
                 figures = self.telemetry.measure()
@@ -299,7 +297,7 @@ class Run:
         # drift is measured only where telemetry reads it before the next projection: it costs as much as to project
         read = every > 0 and (record.steps // every + 1) * every <= record.steps + optimizers.projection.every
         optimizers.projection.after_step(record.steps, measure=read)
-        optimizers.zero_grad()
+        self.training_step.end(moved=finite)
         seconds = self.clock() - begin - measuring
         record.eval_seconds += measuring
         if self.started:
@@ -311,7 +309,7 @@ class Run:
         row = {
             "step": record.steps,
             "loss": loss_value,
-            "lr": optimizers.hidden.param_groups[0]["lr"],
+            "lr": lr,
             "grad_norm": grad_norm,
             "seconds": seconds,
             "train_seconds": record.train_seconds,
@@ -330,6 +328,7 @@ class Run:
             parameter.copy_(self.before[name])
         self.before = {}
         self.optimizers.fall_back()
+        self.training_step.optimizers_changed()
         self.skipped_in_a_row = 0
         self.record.fell_back_at_step = self.record.steps
         if self.runtime.progress:

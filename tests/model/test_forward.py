@@ -11,6 +11,7 @@ from oracles import transformer as oracle
 from torch import Tensor, nn
 
 from ngpt.config import ModelConfig
+from ngpt.kernels import twins
 from ngpt.model import build_model, layers
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
@@ -237,17 +238,17 @@ def test_rope_turns_pairs_by_their_position(width: int) -> None:
 def test_unit_is_the_projection_with_the_same_gradient() -> None:
     x = torch.tensor(np.random.default_rng(0).normal(size=(2, 3, 5)), requires_grad=True)
     np.testing.assert_allclose(
-        layers.unit(x).detach().numpy().reshape(-1, 5),
+        twins.unit(x).detach().numpy().reshape(-1, 5),
         [oracle.normalize(row) for row in x.detach().numpy().reshape(-1, 5)],
         rtol=4 * np.finfo(np.float64).eps,
     )
-    assert torch.autograd.gradcheck(layers.unit, x)
+    assert torch.autograd.gradcheck(twins.unit, x)
     low = x.detach().bfloat16().requires_grad_()
-    y = layers.unit(low)
+    y = twins.unit(low)
     (y**3).sum().backward()
     assert y.dtype == torch.float32 and low.grad is not None and low.grad.dtype == torch.bfloat16
     zero = torch.zeros(2, 5, requires_grad=True)
-    layers.unit(zero).sum().backward()
+    twins.unit(zero).sum().backward()
     assert zero.grad is not None and torch.isfinite(zero.grad).all()
 
 

@@ -164,7 +164,7 @@ def test_a_small_tangent_beside_a_large_radial_part_is_a_direction(
 
 def test_without_its_threshold_rounding_would_be_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
     (W,) = tensors(torch.float32, points((48, 48), -1))
-    monkeypatch.setattr(steps, "NOISE", 0.0)
+    monkeypatch.setattr(sphere, "NOISE", 0.0)
     moved = geodesic_move(W, -7.3 * W, 0.3, "lr", dim=-1)
     assert sphere.angle(W, moved, dim=-1).max() == pytest.approx(0.3, rel=0.1)
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.optim import _muon
 
 from ngpt import polar, sphere
+from ngpt.kernels import twins
 from ngpt.model.layers import Linear
 from ngpt.model.roles import Role, parameter_specs
-from ngpt.optim import projection, steps
+from ngpt.optim import steps
 from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 
@@ -269,7 +270,7 @@ def test_a_wrong_step_is_rejected(
 def test_a_wrong_projection_is_rejected(shape: tuple[int, int], dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"project_dim": dim, "weight_decay": 0.0}
     with monkeypatch.context() as patch:
-        patch.setattr(projection, "sphere", WrongAxis)
+        patch.setattr(twins, "sphere", WrongAxis)
         assert not agrees_with_oracle(simple_muon(**options), shape, **options)
     monkeypatch.setattr(LazyProjection, "project", lambda self: None)
     assert not agrees_with_oracle(simple_muon(**options), shape, **options)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ngpt.command import main
 from ngpt.errors import InputError
 from ngpt.optim.muon import SimpleMuon
-from ngpt.training import trainer
+from ngpt.training import step, trainer
 from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.evaluation import loss_of
 from ngpt.training.record import read_record
@@ -42,7 +42,7 @@ BAD = [nan_loss, infinite_loss, nan_gradient]
 def poison(patch: pytest.MonkeyPatch, bad: Callable[[Tensor], Tensor], steps: range | set[int]) -> None:
     """Spoil the loss of some steps, counted from 1; validation is not touched."""
     calls, clean = itertools.count(1), loss_of
-    patch.setattr(trainer, "loss_of", lambda *args: (bad if next(calls) in steps else torch.clone)(clean(*args)))
+    patch.setattr(step, "loss_of", lambda *args: (bad if next(calls) in steps else torch.clone)(clean(*args)))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])

@@ -24,7 +24,7 @@ from ngpt.files import read_json
 from ngpt.identity import run_digest, run_id
 from ngpt.machine import core_count, processor
 from ngpt.model import build_model
-from ngpt.training import trainer
+from ngpt.training import step, trainer
 from ngpt.training.checkpoint import tensors_sha256
 from ngpt.training.record import read_metrics, read_record
 from ngpt.training.trainer import WEIGHTS, transfer
@@ -120,7 +120,7 @@ def test_the_time_budget_counts_training_alone(
 ) -> None:
     """The first step is start-up and takes 90 seconds, the others 1, a validation 10, a telemetry 30."""
     clock = Clock(monkeypatch)
-    clock.takes(trainer, "loss_of", itertools.chain([90.0], itertools.repeat(1.0)))
+    clock.takes(step, "loss_of", itertools.chain([90.0], itertools.repeat(1.0)))
     clock.takes(trainer.Evaluator, "measure", 10.0)
     clock.takes(trainer.Telemetry, "measure", 30.0)
     config = small(data, time_budget_seconds=6.0, eval_every=eval_every, schedule="linear")
@@ -140,7 +140,7 @@ def test_a_budget_ends_at_the_step_that_is_nearest(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """5.1 seconds: by at most half a step too long or too short, and a slower machine makes fewer steps."""
-    Clock(monkeypatch).takes(trainer, "loss_of", seconds)
+    Clock(monkeypatch).takes(step, "loss_of", seconds)
     _, record = start(small(data, time_budget_seconds=5.1), tmp_path)
     assert record.timed_steps == max(1, round(5.1 / seconds)) and abs(record.train_seconds - 5.1) <= max(
         seconds / 2, seconds - 5.1
@@ -149,8 +149,8 @@ def test_a_budget_ends_at_the_step_that_is_nearest(
 
 def test_the_cpu_clock_does_not_count_waiting(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a step that sleeps; and it changes nothing but the time that is told."""
-    clean = trainer.loss_of
-    monkeypatch.setattr(trainer, "loss_of", lambda *args: (time.sleep(0.05), clean(*args))[1])
+    clean = step.loss_of
+    monkeypatch.setattr(step, "loss_of", lambda *args: (time.sleep(0.05), clean(*args))[1])
     (folder, cpu), (other, wall) = (start(small(data, clock=clock), tmp_path) for clock in ("cpu", "wall"))
     assert wall.train_seconds > 11 * 0.05 > 0.3 > cpu.train_seconds > 0
     assert outcome(folder) == outcome(other)

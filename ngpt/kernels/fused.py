@@ -1,0 +1,6 @@
+"""The elementwise steps as Triton kernels, by the names that `ngpt.kernels.twins` has for them."""
+
+from ngpt.kernels.momentum import momentum_step_ as momentum_step_
+from ngpt.kernels.residual import residual_step as residual_step
+from ngpt.kernels.vectors import geodesic_move_ as geodesic_move_
+from ngpt.kernels.vectors import project_ as project_

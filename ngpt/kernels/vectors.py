@@ -1,0 +1,135 @@
+"""Triton kernels on stacks of unit vectors: projection, and the geodesic step. Each reads and writes a number once.
+
+A vector lies along `dim` of a matrix; a program holds whole vectors in registers, so that lengths and inner products
+cost no second pass over memory: 8 bytes a float32 weight to project it, 10 or 12 to rotate it, where torch's separate
+operations move some ten times that. Vectors along dim -2 are taken eight at a time, side by side in memory.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ngpt.kernels.launch import block_of, side_by_side, vectors_of, warps_for
+from ngpt.sphere import NOISE, UNIT_TINY
+
+TINY = tl.constexpr(UNIT_TINY)
+ROUNDING = tl.constexpr(NOISE * torch.finfo(torch.float32).eps)
+PI = tl.constexpr(math.pi)
+PI_HIGH = tl.constexpr(3.140625)
+PI_LOW = tl.constexpr(math.pi - 3.140625)
+"""pi in two parts, the first of few bits, so that whole multiples of it are exact"""
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def sine_and_versine(theta):  # type: ignore[no-untyped-def]
+    """Sin(theta) and 1 - cos(theta), each to float32's rounding; the hardware's sine is 5e-7 off whatever theta."""
+    turns = tl.floor(theta / PI + 0.5)
+    h = ((theta - turns * PI_HIGH) - turns * PI_LOW) * 0.5  # in [-pi/4, pi/4], where Taylor's next term is 2e-9
+    hh = h * h
+    sine = h * (1.0 + hh * (-1.0 / 6 + hh * (1.0 / 120 + hh * (-1.0 / 5040 + hh * (1.0 / 362880)))))
+    cosine = 1.0 + hh * (-0.5 + hh * (1.0 / 24 + hh * (-1.0 / 720 + hh * (1.0 / 40320 - hh * (1.0 / 3628800)))))
+    odd = turns - 2.0 * tl.floor(turns * 0.5) != 0.0
+    versine = 2.0 * sine * sine
+    return tl.where(odd, -2.0, 2.0) * sine * cosine, tl.where(odd, 2.0 - versine, versine)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def place(  # type: ignore[no-untyped-def]
+    count, length, programs, batch_stride, between, along, VECTORS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Offsets (VECTORS, BLOCK) of this program's numbers, and which of them exist."""
+    program = tl.program_id(0)
+    batch = (program // programs).to(tl.int64)
+    vector = (program % programs) * VECTORS + tl.arange(0, VECTORS)
+    element = tl.arange(0, BLOCK)
+    offsets = batch * batch_stride + vector[:, None].to(tl.int64) * between + element[None, :].to(tl.int64) * along
+    return offsets, (vector[:, None] < count) & (element[None, :] < length)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def project_vectors(  # type: ignore[no-untyped-def]
+    w_ptr, count, length, programs, batch_stride, between, along, VECTORS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """In place: w <- w / |w|; a vector without direction stays."""
+    offsets, exists = place(count, length, programs, batch_stride, between, along, VECTORS, BLOCK)
+    w = tl.load(w_ptr + offsets, mask=exists, other=0.0).to(tl.float32)
+    norm = tl.sqrt(tl.sum(w * w, axis=1, keep_dims=True))
+    inverse = tl.where(norm > TINY, 1.0 / tl.maximum(norm, TINY), 1.0)
+    tl.store(w_ptr + offsets, (w * inverse).to(w_ptr.dtype.element_ty), mask=exists)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def rotate_vectors(  # type: ignore[no-untyped-def]
+    w_ptr, o_ptr, lr_ptr, scale, count, length, programs, batch_stride, between, along,
+    o_batch_stride, o_between, o_along, FIXED_ANGLE: tl.constexpr, VECTORS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """In place: w <- w cos(theta) + (u / |u|) sin(theta), u the part of D = -scale O orthogonal to w."""
+    offsets, exists = place(count, length, programs, batch_stride, between, along, VECTORS, BLOCK)
+    o_offsets, _ = place(count, length, programs, o_batch_stride, o_between, o_along, VECTORS, BLOCK)
+    w = tl.load(w_ptr + offsets, mask=exists, other=0.0).to(tl.float32)
+    d = -scale * tl.load(o_ptr + o_offsets, mask=exists, other=0.0).to(tl.float32)
+    lr = tl.load(lr_ptr)
+    ww = tl.sum(w * w, axis=1, keep_dims=True)
+    u = d - tl.sum(w * d, axis=1, keep_dims=True) / tl.maximum(ww, TINY * TINY) * w
+    u -= tl.sum(w * u, axis=1, keep_dims=True) / tl.maximum(ww, TINY * TINY) * w  # rounding of a near-radial d
+    norm = tl.sqrt(tl.sum(u * u, axis=1, keep_dims=True))
+    has_direction = (norm > ROUNDING * tl.sqrt(tl.sum(d * d, axis=1, keep_dims=True))) & (norm > TINY)
+    if FIXED_ANGLE:
+        theta = tl.where(has_direction, lr, 0.0)
+    else:
+        theta = tl.where(has_direction, lr * norm, 0.0)
+    sine, versine = sine_and_versine(theta)
+    excess = ww - 1.0
+    root = tl.maximum(tl.sqrt(1.0 + excess), TINY)
+    shrink = tl.where(theta != 0.0, versine + (1.0 - versine) * (excess / (root * (1.0 + root))), 0.0)
+    moved = w + (u * (sine / tl.maximum(norm, TINY)) - shrink * w)
+    tl.store(w_ptr + offsets, moved.to(w_ptr.dtype.element_ty), mask=exists)
+
+
+def project_(W: Tensor, *, dim: int) -> Tensor:
+    """Project the vectors along `dim` of W (..., m, n) to the unit sphere, in place; returns W.
+
+    Any strides; computed in float32. The twin: `ngpt.kernels.twins.project_`.
+    """
+    flat, count, length, strides, vectors = _laid_out(W, dim)
+    if W.numel():
+        programs = math.ceil(count / vectors)
+        project_vectors[(programs * flat.size(0),)](
+            flat, count, length, programs, flat.stride(0), *strides, VECTORS=vectors, BLOCK=block_of(length),
+            num_warps=warps_for(vectors * block_of(length)),
+        )  # fmt: skip
+    return W
+
+
+def geodesic_move_(W: Tensor, O: Tensor, lr: Tensor | float, scale: float, *, fixed_angle: bool, dim: int) -> Tensor:
+    """Rotate each vector of W (..., m, n) along `dim` as `ngpt.sphere.turn` by D = -scale O.
+
+    In place; returns W. theta = lr radians with `fixed_angle`, else lr |u|. O: W's shape, any floating dtype; lr: a
+    number, or one number on W's device. Computed in float32. The twin: `ngpt.kernels.twins.geodesic_move_`.
+    """
+    if W.shape != O.shape:
+        raise ValueError(f"weights {tuple(W.shape)} and direction {tuple(O.shape)} differ")
+    flat, count, length, strides, vectors = _laid_out(W, dim)
+    if W.numel():
+        flat_O = O.reshape(flat.shape)
+        _, _, o_strides = vectors_of(O, dim)
+        rate = torch.as_tensor(lr, dtype=torch.float32, device=W.device)
+        programs = math.ceil(count / vectors)
+        rotate_vectors[(programs * flat.size(0),)](
+            flat, flat_O, rate, scale, count, length, programs, flat.stride(0), *strides, flat_O.stride(0), *o_strides,
+            FIXED_ANGLE=fixed_angle, VECTORS=vectors, BLOCK=block_of(length),
+            num_warps=warps_for(vectors * block_of(length)),
+        )  # fmt: skip
+    return W
+
+
+def _laid_out(W: Tensor, dim: int) -> tuple[Tensor, int, int, tuple[int, int], int]:
+    """W as a stack (N, m, n) of the same memory; number, length and strides of its vectors, vectors a program."""
+    if not W.is_floating_point() or W.dtype == torch.float64:
+        raise TypeError(f"these kernels compute in float32, which {W.dtype} does not fit")
+    count, length, strides = vectors_of(W, dim)
+    flat = W.view(math.prod(W.shape[:-2]), *W.shape[-2:])
+    return flat, count, length, strides, side_by_side(length, strides[0])
