@@ -21,7 +21,7 @@ from ngpt.config import Runtime
 from ngpt.optim.build import Optimizers
 from ngpt.optim.projection import LazyProjection
 from ngpt.presets import resolve
-from ngpt.training import trainer
+from ngpt.training import step, trainer
 
 WORK: dict[str, float] = defaultdict(float)
 
@@ -83,8 +83,8 @@ def main() -> None:
         return (timed("forward", forward) if whole else forward)(module, *arguments, **options)
 
     torch.nn.Module.__call__ = forward_of_whole_models  # type: ignore[method-assign]
-    loss_of = trainer.loss_of
-    trainer.loss_of = timed("forward", loss_of)  # type: ignore[attr-defined]
+    loss_of = step.loss_of
+    step.loss_of = timed("forward", loss_of)  # type: ignore[attr-defined]
     torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
     Optimizers.move = timed("step", Optimizers.move)  # type: ignore[method-assign]
     LazyProjection.after_step = timed("step", LazyProjection.after_step)  # type: ignore[method-assign]

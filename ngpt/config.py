@@ -17,6 +17,7 @@ from ngpt.errors import InputError
 
 Arch = Literal["gated-ngpt", "ngpt", "gpt", "gated-literal"]
 Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz", "you", "polar-express", "svd"]
+Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "wsd"]
 GeodesicAngle = Literal["lr", "lr-norm"]
 NorMuonAxis = Literal["short-axis", "rows"]
@@ -147,6 +148,8 @@ class OptimConfig:
     """how the polar factor is computed"""
     ns_steps: int = 5
     """iterations of the orthogonalizer"""
+    polar_dtype: Precision = "float32"
+    """precision of the orthogonalizer's products; that of --dtype if not given"""
     adjust_lr_fn: Literal["none", "original", "match_rms_adamw"] = "original"
     """factor on Muon's step by matrix shape; original: sqrt(max(1, m/n)); match_rms_adamw: 0.2 sqrt(max(m, n))"""
     match_step: MatchStep = "none"
@@ -284,8 +287,9 @@ class TrainConfig:
     that no smaller K is always seen at the same phase"""
     max_skipped_in_a_row: int = 10
     """after so many steps in a row without a finite gradient the run ends as diverged, or --nan-fallback acts"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """precision of the matrix products, the orthogonaliser's included; weights and norms are always float32"""
+    dtype: Precision = "float32"
+    """precision of the matrix products, also of the orthogonalizer's unless --polar-dtype is given; weights and norms
+    are always float32"""
     compile: bool = False
     """let torch.compile make the forward and backward pass: faster on a GPU, after a minute of start-up, and rounded
     differently"""

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "155m": dict(
         n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400, eval_tokens=262_144,
-        eval_every=100, aux_lr=0.003, data="fineweb10b", dtype="bfloat16",
+        eval_every=100, aux_lr=0.003, data="fineweb10b", dtype="bfloat16", compile=True,
     ),
     "155m-literal": dict(
         arch="gated-literal", n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400,
@@ -55,8 +55,8 @@ NO_EFFECT: dict[str, tuple[str, str, frozenset[str]]] = {
     **{
         field: ("optimizer", "--optimizer", frozenset({"adam"}))
         for field in ("momentum", "momentum_start", "momentum_warmup_steps", "nesterov", "orthogonalizer", "ns_steps",
-                      "adjust_lr_fn", "match_step", "geodesic_muon", "tangent", "momentum_transport", "normuon",
-                      "beta2", "cautious_wd", "nan_fallback")
+                      "polar_dtype", "adjust_lr_fn", "match_step", "geodesic_muon", "tangent", "momentum_transport",
+                      "normuon", "beta2", "cautious_wd", "nan_fallback")
     },
 }  # fmt: skip
 """Flags that would do nothing under another flag's value. Giving one is refused: a flag without effect is a lie."""
@@ -78,6 +78,8 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
     values.setdefault("optimizer", OptimConfig.optimizer)
     if "lr" not in overrides:
         values["lr"] = PRESET_LR[preset, values["optimizer"]]
+    if values["optimizer"] == "muon":
+        values.setdefault("polar_dtype", values.get("dtype", TrainConfig.dtype))
     if "alpha" not in values and values["arch"] == "ngpt":
         values["alpha"] = 0.05  # arXiv 2410.01131, table 1: of the order of 1 / n_layer
     if values.get("tokenizer", "auto") == "auto":

@@ -97,7 +97,7 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
             ns_steps=optim.ns_steps,
             adjust_lr_fn=optim.adjust_lr_fn,
             orthogonalizer=optim.orthogonalizer,
-            polar_dtype=getattr(torch, config.train.dtype),
+            polar_dtype=getattr(torch, optim.polar_dtype),
             geodesic=optim.geodesic_muon,
             tangent=optim.tangent,
             momentum_transport=optim.momentum_transport,

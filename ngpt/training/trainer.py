@@ -159,7 +159,7 @@ class Run:
         self.specs = parameter_specs(self.model)
         self.optimizers = build_optimizers(self.model, config)
         if config.optim.optimizer == "muon":
-            self.record.orthogonaliser = kernels.said_in_one_line(getattr(torch, config.train.dtype), device)
+            self.record.orthogonaliser = kernels.said_in_one_line(getattr(torch, config.optim.polar_dtype), device)
             if self.runtime.progress:
                 print(f"orthogonaliser: {self.record.orthogonaliser}", file=sys.stderr)
         self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection)

@@ -1,0 +1,251 @@
+"""The Triton kernels against cuBLAS and torch, correctness first: `python benchmarks/kernels.py`.
+
+Each kernel's result, and that of the alternative it is measured against, is compared with float64 on fresh random input
+by |out - exact| / |exact|. A time is that of ten calls in a row, so that launches overlap work as they do in a step; a
+ratio is taken within a round. The floor is half of the products' operations and a tile more over the measured rate of
+large square products, or each number once over the measured rate of a large copy.
+
+On a CPU the kernels run in Triton's interpreter, on small input: that shows that the benchmark works and that the
+kernels are right, and says nothing of their speed.
+"""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import bandwidth, floor_seconds, interleaved, matmul_rate, prepare, ratio
+from benchmarks.saved import FOLDER, save
+from ngpt.errors import exit_code_of
+from ngpt.kernels import twins
+from ngpt.machine import core_count
+from ngpt.training.environment import choose_device
+
+CALLS = {"cpu": 1, "cuda": 10}
+"""Calls in one timing."""
+
+PRODUCTS = {
+    "cpu": [(1, 40, 40), (2, 33, 70)],
+    "cuda": [
+        (44, 768, 768), (33, 768, 2048), (16, 1024, 1024), (1, 1024, 1024), (4, 2048, 2048), (1, 2048, 2048),
+        (1, 2048, 8192), (1, 4096, 4096), (1, 8192, 8192),
+    ],
+}  # fmt: skip
+"""Matrices (batch, rows, columns) of A A'; those with equal sides are also the A of b A + c A A. The first two on a GPU
+are the hidden matrices of the `155m` preset."""
+
+MATRICES = {"cpu": [(40, 24), (24, 40)], "cuda": [(50257, 768), (2048, 768), (768, 2048)]}
+"""Weights of the elementwise steps: the vectors lie along the side of 768 (or 24)."""
+
+ACTIVATIONS = {"cpu": (48, 24), "cuda": (32768, 768)}
+"""Tokens and width of a residual step."""
+
+BOUND = 1e-2
+"""Largest error of a kernel as a share of the result's length: some roundings of bfloat16, which all results here are
+rounded to, or made from."""
+
+Run = Callable[..., tuple[Tensor, ...]]
+"""A function of a case's tensors, some of which it may write to; returns its results."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel on one input."""
+
+    kernel: str
+    tensors: tuple[Tensor, ...]
+    contenders: dict[str, Run]
+    """the first is the alternative that the others are measured against"""
+    exact: Run
+    """gives the results in float64 for tensors in float64"""
+    flops: float
+    bytes: float
+
+    def error(self, name: str) -> float:
+        """Of one call on copies: the largest of |result - exact| / |exact| over the results."""
+        got = self.contenders[name](*(x.clone() for x in self.tensors))
+        want = self.exact(*(x.double() for x in self.tensors))
+        return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(got, want, strict=True))
+
+
+def product_cases(shape: tuple[int, int, int], device: torch.device, *, tune: bool) -> list[Case]:
+    """A A' and b A + c A A in bfloat16; with `tune` by every tiling that may be chosen."""
+    from ngpt.kernels import symmetric
+
+    batch, rows, depth = shape
+    A = torch.randn(shape, device=device).bfloat16()
+    S = torch.randn(batch, rows, rows, device=device) / rows**0.5
+    S = (torch.tril(S) + torch.tril(S, -1).mT).bfloat16()
+    alternative = "cuBLAS" if device.type == "cuda" else "torch"
+    tilings = {"kernel": None} | ({tiling.said_shortly(): tiling for tiling in symmetric.CANDIDATES} if tune else {})
+    b, c = -4.775, 2.0315
+
+    def xxt(place: Any, **options: Any) -> Run:
+        return lambda A: (place.xxt(A, **options),)
+
+    def ba_plus_caa(place: Any, **options: Any) -> Run:
+        return lambda A: (place.ba_plus_cAA(A, b, c, check=False, **options),)
+
+    triangle = batch * rows * (rows + 1)
+    traffic = 2 * batch * rows * (depth + rows)
+    found = [("xxt", A, xxt, depth)] + ([("ba_plus_cAA", S, ba_plus_caa, rows)] if rows == depth else [])
+    return [
+        Case(
+            kernel, (matrices,),
+            {alternative: of(twins)} | {name: of(symmetric, tiling=tiling) for name, tiling in tilings.items()},
+            of(twins), triangle * inner, traffic,
+        )
+        for kernel, matrices, of, inner in found
+    ]  # fmt: skip
+
+
+def both(run: Callable[..., tuple[Tensor, ...]]) -> tuple[dict[str, Run], Run]:
+    """`run` by the twins, the alternative, and by the kernels; and by the twins for what is exact."""
+    from ngpt.kernels import fused
+
+    return {"torch": partial(run, twins), "kernel": partial(run, fused)}, partial(run, twins)
+
+
+def step_cases(shape: tuple[int, int], device: torch.device) -> list[Case]:
+    """Projection, the geodesic step and momentum on one float32 matrix; direction and result in bfloat16.
+
+    Timed in place, again and again, which changes values and not the time.
+    """
+    dim, numbers = shape.index(min(shape)), math.prod(shape)
+    W, G, M = (torch.randn(shape, device=device) / min(shape) ** 0.5 for _ in range(3))
+    O, X = torch.randn(shape, device=device).bfloat16() / max(shape) ** 0.5, torch.empty_like(W, dtype=torch.bfloat16)
+    lr, mu = torch.full((), 0.02, device=device), torch.full((), 0.95, device=device)
+
+    def project(place: Any, W: Tensor) -> tuple[Tensor, ...]:
+        return (place.project_(W, dim=dim),)
+
+    def turn(place: Any, W: Tensor, O: Tensor, lr: Tensor) -> tuple[Tensor, ...]:
+        return (place.geodesic_move_(W, O, lr, 1.5, fixed_angle=False, dim=dim),)
+
+    def momentum(place: Any, M: Tensor, G: Tensor, mu: Tensor, X: Tensor) -> tuple[Tensor, ...]:
+        return M, X, place.momentum_step_(M, G, mu, nesterov=True, out=X)
+
+    unit = twins.project_(W.clone(), dim=dim)
+    vectors = "rows" if dim == 1 else "columns"
+    return [
+        Case(f"project_, {vectors}", (W,), *both(project), 0, 8 * numbers),
+        Case(f"geodesic_move_, {vectors}", (unit, O, lr), *both(turn), 0, 10 * numbers),
+        Case("momentum_step_", (M, G, mu, X), *both(momentum), 0, 14 * numbers),
+    ]
+
+
+def residual_cases(tokens: int, width: int, device: torch.device) -> list[Case]:
+    """A residual step forward, and forward and backward, as a model in bfloat16 has it: h in float32, f in bfloat16."""
+    h = twins.unit(torch.randn(tokens, width, device=device))
+    f, a = torch.randn(tokens, width, device=device).bfloat16(), torch.rand(width, device=device)
+    g = torch.randn(tokens, width, device=device)
+
+    def forward(place: Any, h: Tensor, f: Tensor, a: Tensor) -> tuple[Tensor, ...]:
+        return (place.residual_step(h, f, a),)
+
+    def there_and_back(place: Any, h: Tensor, f: Tensor, a: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+        inputs = [x.detach().requires_grad_() for x in (h, f, a)]
+        y = place.residual_step(*inputs)
+        return (y.detach(), *torch.autograd.grad(y, inputs, g))
+
+    numbers = tokens * width
+    return [
+        Case("residual_step", (h, f, a), *both(forward), 0, 10 * numbers),
+        Case("residual_step and its gradients", (h, f, a, g), *both(there_and_back), 0, 26 * numbers),
+    ]
+
+
+def measure(case: Case, *, rounds: int, device: torch.device, rate: float, bytes_per_second: float) -> dict[str, Any]:
+    """Errors first, then times; a row of results."""
+    errors = {name: case.error(name) for name in case.contenders}
+    wrong = {name: error for name, error in errors.items() if not error <= BOUND}
+    assert not wrong, f"{case.kernel} of {tuple(case.tensors[0].shape)} is wrong: {wrong}"
+    calls = CALLS[device.type]
+
+    def repeated(run: Run) -> Callable[[], object]:
+        return lambda: [run(*case.tensors) for _ in range(calls)]
+
+    runs = {name: repeated(run) for name, run in case.contenders.items()}
+    seconds = interleaved(runs, repetitions=rounds, device=device, warm_up=2)
+    first = next(iter(case.contenders))
+    floor = floor_seconds(case.flops, rate, case.bytes, bytes_per_second)
+    times = {name: [taken / calls for taken in values] for name, values in seconds.items()}
+    return {
+        "kernel": case.kernel,
+        "shape": list(case.tensors[0].shape),
+        "alternative": first,
+        "microseconds": {name: 1e6 * median(taken) for name, taken in times.items()},
+        "times_faster": {name: asdict(ratio(times[first], taken)) for name, taken in times.items()},
+        "errors": errors,
+        "floor_seconds": floor,
+        "share_of_floor": {name: floor / median(taken) for name, taken in times.items()},
+    }
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """One case, for people: a line for each contender but the alternative."""
+    first, shape = row["alternative"], "x".join(map(str, row["shape"]))
+    for name, microseconds in row["microseconds"].items():
+        if name != first:
+            faster = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_faster"][name])
+            shares, errors = row["share_of_floor"], row["errors"]
+            print(
+                f"{row['kernel']:30} {shape:13} {name:8} {microseconds:9.1f} us {faster:>18} x {first}  "
+                f"floor {shares[name]:4.0%} ({first} {shares[first]:4.0%})  error {errors[name]:.1e} "
+                f"({errors[first]:.1e})"
+            )
+
+
+def main(arguments: list[str]) -> int:
+    """Check and time every kernel, print a line each, keep everything."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds of each case")
+    parser.add_argument("--tune", action="store_true", help="time every tiling of the products as well")
+    parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
+    options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error("there are at least two rounds")
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported
+
+    machine = prepare(device, core_count())
+    rate, bytes_per_second = matmul_rate(torch.bfloat16, device, threads=core_count()), bandwidth(device)
+    print(f"{machine['device']}: {rate / 1e12:,.2f} TFLOP/s in bfloat16, {bytes_per_second / 1e9:,.0f} GB/s")
+    rows = []
+    for cases in (
+        *(partial(product_cases, shape, device, tune=options.tune) for shape in PRODUCTS[device.type]),
+        *(partial(step_cases, shape, device) for shape in MATRICES[device.type]),
+        partial(residual_cases, *ACTIVATIONS[device.type], device),
+    ):  # made one after the other, so that memory holds one
+        for case in cases():
+            rows.append(
+                measure(case, rounds=options.rounds, device=device, rate=rate, bytes_per_second=bytes_per_second)
+            )
+            print_row(rows[-1])
+    content = {
+        "command": "python benchmarks/kernels.py" + (" --tune" if options.tune else ""),
+        "measured_on": machine,
+        "flops_per_second": rate,
+        "bytes_per_second": bytes_per_second,
+        "interpreted": device.type == "cpu",
+        "rows": rows,
+    }
+    save(str((options.json or FOLDER / f"kernels_{device.type}.json").resolve().with_suffix("")), content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

@@ -1,0 +1,395 @@
+"""One optimizer step against peers: `python benchmarks/optimizer_step.py`.
+
+Every contender moves its own copy of a gated nGPT's hidden matrices, float32, by the same random gradients. What is
+timed is `step()` alone; gradients are fresh before each, as a backward pass leaves them, because some optimizers write
+into them. Each ratio is to torch.optim.Muon in the same round. Where a median is far above the fastest step, other work
+had the cores: two threads that wait for each other lose most by that.
+
+The floor is the time of the iterations' products, 2 min^2 (2 max + min) FLOP a matrix and iteration, at the rate of
+large square products in the same precision and on as many threads, or of the memory traffic (gradient, state and weight
+read, state and weight written) at the rate of a large copy, whichever is longer. It takes no advantage of X X' being
+symmetric, nor of caches, so that a share above 100% is possible.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import bandwidth, floor_seconds, interleaved, matmul_rate, prepare, ratio
+from benchmarks.saved import FOLDER, save
+from ngpt.config import ModelConfig
+from ngpt.errors import exit_code_of
+from ngpt.machine import core_count
+from ngpt.model import build_model
+from ngpt.model.roles import Role, parameter_specs
+from ngpt.optim.muon import SimpleMuon
+from ngpt.training.environment import choose_device
+from ngpt.training.step import capture
+
+WIDTHS = [243, 768, 1024]
+
+LAYERS = {"cpu": {243: 3, 768: 2, 1024: 1}, "cuda": {243: 3, 768: 11, 1024: 11}}
+"""Layers of each width unless --layers says otherwise; one for any other width."""
+
+ITERATIONS = 5
+
+LR, MOMENTUM = 0.01, 0.95
+
+MUON: dict[str, Any] = {"lr": LR, "momentum": MOMENTUM, "nesterov": True, "weight_decay": 0.0}
+
+ROUNDS = 20
+"""Timed steps of each contender, at least so many for a result that is kept in benchmarks/results."""
+
+AGREEMENT = 0.05
+"""Most by which the first step of one mathematics may differ from torch.optim.Muon's, as a share of its length.
+
+On a CPU it differs by nothing. A GPU may add in another order and round the norm elsewhere, which bfloat16 makes a step
+of its own along small singular vectors."""
+
+
+class Steps(Protocol):
+    """What is raced."""
+
+    def step(self) -> object:
+        """Move the parameters along their gradients."""
+
+
+Build = Callable[[list[nn.Parameter], list[int]], Steps]
+"""Parameters and the axes of their unit vectors -> an optimizer of them."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer, what it computes, and what its floor is made of."""
+
+    name: str
+    mathematics: str
+    build: Build
+    dtype: torch.dtype = torch.bfloat16
+    """precision of the iterations"""
+    iterations: int = ITERATIONS
+    numbers_moved: int = 5
+    """float32 numbers that pass for each weight: gradient, momentum and weight read, momentum and weight written"""
+    is_torchs: bool = False
+    """whether it computes what torch.optim.Muon does"""
+    package: str = "torch"
+    """what has to be installed"""
+    compiles: bool = False
+    """whether it needs torch.compile"""
+    on_gpu_only: bool = False
+
+
+def simple_muon(dtype: torch.dtype, **options: Any) -> Build:
+    """SimpleMuon as a run builds it, one group for each axis of unit vectors."""
+
+    def build(parameters: list[nn.Parameter], dims: list[int]) -> SimpleMuon:
+        of_dim = {dim: [p for p, its in zip(parameters, dims, strict=True) if its == dim] for dim in (-1, 0)}
+        groups = [{"params": some, "sphere_dim": dim} for dim, some in of_dim.items()]
+        return SimpleMuon(groups, **MUON, ns_steps=ITERATIONS, polar_dtype=dtype, **options)
+
+    return build
+
+
+class Graphed:
+    """An optimizer whose steps after the first are replayed from a CUDA graph, as a training step's are."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.replay: Callable[[], object] | None = None
+
+    def step(self) -> None:
+        """The first allocates state and compiles kernels, and is followed by the capture."""
+        if self.replay is not None:
+            self.replay()
+            return
+        self.optimizer.step()
+        self.replay = capture(self.optimizer.step, torch.cuda.graph_pool_handle())
+
+
+def graphed_muon(parameters: list[nn.Parameter], dims: list[int]) -> Graphed:
+    """SimpleMuon in bfloat16, its rate and momentum in tensors."""
+    optimizer = simple_muon(torch.bfloat16)(parameters, dims)
+    assert isinstance(optimizer, SimpleMuon)
+    for group in optimizer.param_groups:
+        group |= {name: torch.full((), group[name], device=parameters[0].device) for name in ("lr", "momentum")}
+    return Graphed(optimizer)
+
+
+def peer_muon(module: str, options: dict[str, Any], **of_group: Any) -> Build:
+    """`module`'s class Muon, imported where it is built."""
+
+    def build(parameters: list[nn.Parameter], dims: list[int]) -> torch.optim.Optimizer:
+        kind: type[torch.optim.Optimizer] = importlib.import_module(module).Muon
+        return kind([{"params": parameters, **of_group}], **options)
+
+    return build
+
+
+QUINTIC = "5 Newton-Schulz iterations (3.4445, -4.7750, 2.0315)"
+
+REFERENCE = Contender(
+    name="torch.optim.Muon",
+    mathematics=f"bfloat16, {QUINTIC}, matrix by matrix",
+    build=lambda parameters, dims: torch.optim.Muon(parameters, **MUON, ns_steps=ITERATIONS),
+    is_torchs=True,
+)
+"""What the others' time is compared with."""
+
+CONTENDERS = (
+    REFERENCE,
+    Contender(
+        name="SimpleMuon",
+        mathematics=f"bfloat16, {QUINTIC}, matrices of one shape as a batch",
+        build=simple_muon(torch.bfloat16),
+        is_torchs=True,
+    ),
+    Contender(
+        name="SimpleMuon, CUDA graph",
+        mathematics=f"bfloat16, {QUINTIC}, matrices of one shape as a batch",
+        build=graphed_muon,
+        is_torchs=True,
+        on_gpu_only=True,
+    ),
+    Contender(
+        name="SimpleMuon, float32",
+        mathematics=f"float32, {QUINTIC}, matrices of one shape as a batch",
+        build=simple_muon(torch.float32),
+        dtype=torch.float32,
+    ),
+    Contender(
+        name="SimpleMuon, Polar Express",
+        mathematics="bfloat16, 5 iterations of Polar Express (arXiv 2505.16932), matrices of one shape as a batch",
+        build=simple_muon(torch.bfloat16, orthogonalizer="polar-express"),
+    ),
+    Contender(
+        name="SimpleMuon, geodesic",
+        mathematics=f"bfloat16, {QUINTIC}, then each unit vector rotates by lr |u| in float32",
+        build=simple_muon(torch.bfloat16, geodesic="lr-norm"),
+    ),
+    Contender(
+        name="torch.optim.AdamW, fused",
+        mathematics="float32, no matrix products, two moments",
+        build=lambda parameters, dims: torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True),
+        dtype=torch.float32,
+        iterations=0,
+        numbers_moved=7,
+    ),
+)
+
+PEERS: tuple[Contender, ...] = (
+    Contender(
+        name="pytorch_optimizer.Muon",
+        mathematics=f"bfloat16, {QUINTIC}, matrices of one shape as a batch",
+        build=peer_muon("pytorch_optimizer", {**MUON, "ns_steps": ITERATIONS}, use_muon=True),
+        is_torchs=True,
+        package="pytorch_optimizer",
+    ),
+    Contender(
+        name="heavyball.Muon",
+        mathematics="bfloat16 by random rounding, 5 Newton-Schulz iterations with You's coefficients, of G + M, "
+        "matrix by matrix, compiled (max-autotune)",
+        build=peer_muon("heavyball", {"lr": LR, "betas": (MOMENTUM, 0.99), "nesterov": True, "weight_decay": 0.0}),
+        package="heavyball",
+        compiles=True,
+    ),
+)
+"""Contenders of packages that this project does not need."""
+
+
+def why_left_out(contender: Contender) -> str | None:
+    """Why a contender cannot run here; None if it can."""
+    if importlib.util.find_spec(contender.package) is None:
+        return f"{contender.package} is not installed"
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if contender.compiles and shutil.which(compiler) is None:
+        return f"torch.compile finds no C++ compiler {compiler}"
+    return None
+
+
+def hidden_matrices(width: int, layers: int, device: torch.device) -> tuple[list[Tensor], list[int]]:
+    """What Muon moves in a gated nGPT, in unit vectors, and the axis of these: D x D four times, F x D twice, D x F."""
+    model = build_model(ModelConfig(n_embd=width, n_layer=layers, n_head=1), vocab_size=1, seed=0)
+    weights, dims = [], []
+    for parameter, spec in zip(model.parameters(), parameter_specs(model).values(), strict=True):
+        if spec.role is Role.HIDDEN and spec.sphere_dim is not None:
+            weights.append(parameter.detach().to(device))
+            dims.append(spec.sphere_dim)
+    return weights, dims
+
+
+def flops(weights: list[Tensor]) -> int:
+    """Of one iteration: X X', then b A + c A A, then a X + B X."""
+    sides = [sorted(W.shape) for W in weights]
+    return sum(2 * short**2 * (2 * long + short) for short, long in sides)
+
+
+def difference(moved: list[nn.Parameter], reference: list[nn.Parameter], start: list[Tensor]) -> float:
+    """How far two steps from `start` are apart, as a share of the reference's length, over all matrices."""
+
+    def length(ends: list[nn.Parameter], begins: list[Tensor]) -> float:
+        return math.sqrt(sum((W - V).double().square().sum().item() for W, V in zip(ends, begins, strict=True)))
+
+    with torch.no_grad():
+        return length(moved, [W.detach() for W in reference]) / length(reference, start)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine reaches in products, by precision, and in copies."""
+
+    flops_per_second: dict[str, float]
+    bytes_per_second: float
+
+
+def race(
+    field: list[Contender], width: int, layers: int, *, rounds: int, device: torch.device, rates: Rates
+) -> list[dict[str, Any]]:
+    """All contenders at one width: a row of results each."""
+    weights, dims = hidden_matrices(width, layers, device)
+    generator = torch.Generator(device).manual_seed(1)
+    gradients = [torch.randn(W.shape, generator=generator, device=device) for W in weights]
+    copies = {contender.name: [nn.Parameter(W.clone()) for W in weights] for contender in field}
+    optimizers = {contender.name: contender.build(copies[contender.name], dims) for contender in field}
+
+    def fresh_gradients(name: str) -> None:
+        for W, G in zip(copies[name], gradients, strict=True):
+            if W.grad is None:  # some drop theirs
+                W.grad = G.clone()
+            else:  # where a CUDA graph looks for it
+                W.grad.copy_(G)
+
+    torch.compiler.reset()  # a compiled step is for the shapes of one width; torch stops at the ninth
+    for name, optimizer in optimizers.items():
+        fresh_gradients(name)
+        optimizer.step()
+    apart = {name: difference(moved, copies[REFERENCE.name], weights) for name, moved in copies.items()}
+    wrong = [contender.name for contender in field if contender.is_torchs and apart[contender.name] > AGREEMENT]
+    assert not wrong, f"not torch.optim.Muon's step at width {width}: {', '.join(wrong)}, by {apart}"
+
+    steps: dict[str, Callable[[], object]] = {name: optimizer.step for name, optimizer in optimizers.items()}
+    seconds = interleaved(steps, repetitions=rounds, device=device, before=fresh_gradients)
+    numbers, rows = sum(W.numel() for W in weights), []
+    for contender in field:
+        work = contender.iterations * flops(weights)
+        traffic = 4 * contender.numbers_moved * numbers
+        dtype, taken = str(contender.dtype).removeprefix("torch."), seconds[contender.name]
+        floor = floor_seconds(work, rates.flops_per_second[dtype], traffic, rates.bytes_per_second)
+        rows.append(
+            {
+                "width": width,
+                "layers": layers,
+                "contender": contender.name,
+                "dtype": dtype,
+                "milliseconds": 1e3 * median(taken),
+                "fastest_milliseconds": 1e3 * min(taken),
+                "times_faster": asdict(ratio(seconds[REFERENCE.name], taken)),
+                "floor_seconds": floor,
+                "share_of_floor": floor / median(taken),
+                "first_step_apart": apart[contender.name],
+                "weights": numbers,
+                "flops": work,
+                "bytes": traffic,
+                "seconds": taken,
+            }
+        )
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One width's rows, for people."""
+    first = rows[0]
+    print(f"\n{first['width']} wide, {first['layers']} layers, {first['weights'] / 1e6:.1f}M weights")
+    print(f"{'contender':26} {'ms':>8} {'fastest':>8}  {'x faster, 95% interval':22} {'of the floor':>12}  differs by")
+    for row in rows:
+        faster = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_faster"])
+        times = f"{row['milliseconds']:8.2f} {row['fastest_milliseconds']:8.2f}"
+        shares = f"{row['share_of_floor']:12.0%}  {row['first_step_apart']:10.2%}"
+        print(f"{row['contender']:26} {times}  {faster:22} {shares}")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options, with every default filled in."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="widths D of the residual stream")
+    parser.add_argument("--steps", type=int, default=ROUNDS, help="timed steps of each contender")
+    parser.add_argument("--threads", type=int, default=core_count(), help="CPU threads; default: one a core")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+    parser.add_argument("--layers", type=int, nargs="+", help="layers of each width")
+    parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
+    options = parser.parse_args(arguments)
+    options.device = choose_device(options.device).type
+    defaults = LAYERS[options.device]
+    options.layers = options.layers or [defaults.get(width, 1) for width in options.widths]
+    if len(options.layers) != len(options.widths):
+        parser.error("--layers needs one number for each of --widths")
+    if min(options.steps, options.threads, *options.widths, *options.layers) < 1 or options.steps < 2:
+        parser.error("widths, layers and threads are positive, and there are at least two steps")
+    if options.json is None and options.steps < ROUNDS:
+        parser.error(f"a result in benchmarks/results needs {ROUNDS} steps; --json PATH writes elsewhere")
+    options.json = options.json or FOLDER / f"optimizer_step_{options.device}.json"
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Race at every width, print the tables, keep everything."""
+    options = parse(arguments)
+    device = torch.device(options.device)
+    left_out = {peer.name: why for peer in PEERS if (why := why_left_out(peer)) is not None}
+    field = [contender for contender in CONTENDERS if device.type == "cuda" or not contender.on_gpu_only]
+    field = [*field, *(peer for peer in PEERS if peer.name not in left_out)]
+    for contender in field:
+        print(f"{contender.name:26} {contender.mathematics}")
+    for name, why in left_out.items():
+        print(f"{name:26} left out: {why}")
+
+    machine = prepare(device, options.threads)
+    dtypes = {str(contender.dtype).removeprefix("torch."): contender.dtype for contender in field}
+    rates = Rates(
+        {name: matmul_rate(dtype, device, threads=options.threads) for name, dtype in dtypes.items()},
+        bandwidth(device),
+    )
+    print(f"\n{machine['device']}, {options.threads} threads, TF32 off")
+    for name, rate in rates.flops_per_second.items():
+        print(f"{rate / 1e9:,.0f} GFLOP/s in {name}")
+    print(f"{rates.bytes_per_second / 1e9:,.1f} GB/s")
+
+    rows = []
+    for width, layers in zip(options.widths, options.layers, strict=True):
+        raced = race(field, width, layers, rounds=options.steps, device=device, rates=rates)
+        print_table(raced)
+        rows += raced
+    settings = {name: value for name, value in vars(options).items() if name != "json"}
+    values = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
+    flags = [word for name, these in values.items() for word in (f"--{name}", *map(str, these))]
+    content = {
+        "command": " ".join(["python benchmarks/optimizer_step.py", *flags]),
+        "options": settings,
+        "measured_on": machine,
+        "rates": asdict(rates),
+        "reference": REFERENCE.name,
+        "mathematics": {contender.name: contender.mathematics for contender in field},
+        "packages": {c.package: importlib.metadata.version(c.package) for c in field if c.package != "torch"},
+        "left_out": left_out,
+        "rows": rows,
+    }
+    save(str(options.json.resolve().with_suffix("")), content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

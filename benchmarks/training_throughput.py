@@ -1,0 +1,231 @@
+"""Training throughput, and where a step's time goes: `python benchmarks/training_throughput.py`.
+
+Eager or compiled, with or without CUDA graphs, Muon or Adam, on random tokens. Each step is the trainer's own
+(`ngpt.training.step`), with schedule, batch, the host's look at loss and norm, and lazy projection. On a CPU, whose
+speed varies, the arrangements take turns step by step; on a GPU they come one after another, each with all the memory.
+`--whole-run` adds the throughput that a run's record says.
+
+The floor: 6 operations a weight in a matrix product and token, 12 n_layer n_embd tokens for attention, and Muon's
+iterations once a step, at the measured rate of large square products.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.measure import matmul_rate, order, prepare, ratio
+from benchmarks.saved import FOLDER, save
+from ngpt.config import RunConfig, Runtime
+from ngpt.data.batches import Batches, Windows
+from ngpt.data.shards import write_shard
+from ngpt.data.tokenizers import BYTES_VOCAB, GPT2_VOCAB
+from ngpt.errors import exit_code_of
+from ngpt.model import build_model
+from ngpt.model.roles import Role, parameter_specs
+from ngpt.optim.build import build_optimizers
+from ngpt.presets import resolve
+from ngpt.training import environment
+from ngpt.training.step import Feed, TrainingStep
+from ngpt.training.trainer import train
+
+PARTS = ("gradients", "move", "projection")
+"""Of a step: batch, forward, backward and the host's look; the optimizers; lazy projection's share."""
+
+TOKENS = 2**21
+"""Random training tokens."""
+
+
+class Arrangement:
+    """A model in training, of one configuration, carried out in one way."""
+
+    def __init__(self, config: RunConfig, vocabulary: int, device: torch.device, *, graphs: bool) -> None:
+        """Build model, optimizers and batches, and make three steps: one eager, two as all that follow."""
+        tokens = np.random.default_rng(0).integers(0, vocabulary, TOKENS).astype(np.uint16)
+        self.config, self.device = config, device
+        self.model = build_model(config.model, vocabulary, seed=0).to(device)
+        self.optimizers = build_optimizers(self.model, config)
+        batches = Batches(Windows(tokens, config.model.seq_len), batch_size=config.train.batch_size, seed=0)
+        bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16")
+        self.training_step = TrainingStep(
+            self.model, self.optimizers, Feed(batches, device), bfloat16,
+            compiled=config.train.compile, graphs=graphs,
+        )  # fmt: skip
+        self.steps, self.losses = 0, list[float]()
+        for _ in range(3):
+            self.step()
+
+    def step(self) -> dict[str, float]:
+        """One step; seconds of its parts."""
+        clock = [self._now()]
+        self.optimizers.schedule(step=self.steps, progress=0.0)
+        loss, norm = self.training_step.take_gradients(self.steps)
+        assert np.isfinite([loss, norm]).all(), f"step {self.steps} of {self.config} is not finite"
+        clock.append(self._now())
+        self.training_step.move()
+        clock.append(self._now())
+        self.steps += 1
+        self.optimizers.projection.after_step(self.steps, measure=False)
+        self.training_step.end(moved=True)
+        clock.append(self._now())
+        self.losses.append(loss)
+        return dict(zip(PARTS, np.diff(clock).tolist(), strict=True))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def flops(self) -> tuple[float, float]:
+        """Of a step's forward and backward pass, and of Muon's iterations."""
+        model, train = self.config.model, self.config.train
+        tokens = train.batch_size * model.seq_len
+        roles = {name: spec.role for name, spec in parameter_specs(self.model).items()}
+        matrices = [(p, roles[n]) for n, p in self.model.named_parameters() if roles[n] in (Role.HIDDEN, Role.HEAD)]
+        weights = sum(p.numel() for p, _ in matrices if p.ndim == 2)
+        passes = 6.0 * tokens * weights + 12.0 * tokens * model.n_layer * model.n_embd * model.seq_len
+        if self.config.optim.optimizer != "muon":
+            return passes, 0.0
+        sides = [sorted(p.shape) for p, role in matrices if role is Role.HIDDEN]
+        iteration = sum(2 * short**2 * (2 * long + short) for short, long in sides)
+        return passes, float(self.config.optim.ns_steps * iteration)
+
+
+def row_of(name: str, made: Arrangement, parts: list[dict[str, float]], rates: dict[str, float]) -> dict[str, Any]:
+    """What one arrangement reached."""
+    seconds = [sum(part.values()) for part in parts]
+    tokens = made.config.train.batch_size * made.config.model.seq_len
+    passes, iterations = made.flops()
+    floor = passes / rates[made.config.train.dtype] + iterations / rates[made.config.optim.polar_dtype]
+    every = made.optimizers.projection.every
+    totals = {part: sum(taken[part] for taken in parts) / len(parts) for part in PARTS}
+    return {
+        "arrangement": name,
+        "engine": made.training_step.said_in_one_line(),
+        "optimizer": made.config.optim.optimizer,
+        "tokens_a_step": tokens,
+        "tokens_per_second": tokens / median(seconds),
+        "milliseconds": 1e3 * median(seconds),
+        "part_milliseconds": {part: 1e3 * median(taken[part] for taken in parts) for part in PARTS},
+        "share_of_time": {part: total / sum(totals.values()) for part, total in totals.items()},
+        "projection_every": every,
+        "flops": passes + iterations,
+        "floor_seconds": floor,
+        "share_of_floor": floor / median(seconds),
+        "first_loss": made.losses[0],
+        "last_loss": made.losses[-1],
+        "seconds": seconds,
+    }
+
+
+def arrangements(options: argparse.Namespace, device: torch.device) -> dict[str, tuple[RunConfig, bool]]:
+    """By name: configuration, and whether by CUDA graphs. The fastest first, which others are compared with."""
+    fields: dict[str, Any] = {"batch_size": options.batch_size} if options.batch_size else {}
+    graphs = [True, False] if device.type == "cuda" else [False]
+    found = {}
+    for optimizer, compiled, graph in itertools.product(("muon", "adam"), (True, False), graphs):
+        if optimizer == "adam" and (compiled, graph) != (True, graphs[0]):
+            continue
+        config = resolve(options.preset, optimizer=optimizer, compile=compiled, **fields)
+        found[f"{optimizer}, {'compiled' if compiled else 'eager'}{', CUDA graphs' if graph else ''}"] = config, graph
+    return found
+
+
+def timed(
+    chosen: dict[str, tuple[RunConfig, bool]],
+    vocabulary: int,
+    device: torch.device,
+    rates: dict[str, float],
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """A row of results for each of some arrangements, which take turns."""
+    made = {name: Arrangement(config, vocabulary, device, graphs=graph) for name, (config, graph) in chosen.items()}
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in made}
+    for number in range(rounds):
+        for name in order(list(made), number):
+            parts[name].append(made[name].step())
+    return [row_of(name, made[name], parts[name], rates) for name in made]
+
+
+def whole_run(config: RunConfig, vocabulary: int, threads: int) -> dict[str, Any]:
+    """What the record of a run of 60 steps says, without telemetry; on random shards if its tokens are GPT-2's."""
+    with tempfile.TemporaryDirectory() as folder:
+        training = dataclasses.replace(config.train, steps=60, eval_every=1000, eval_tokens=2**11, telemetry_every=0)
+        config = dataclasses.replace(config, train=training)
+        if config.data.tokenizer == "gpt2":
+            ids = np.random.default_rng(0).integers(0, vocabulary, TOKENS).astype(np.uint16)
+            for split, part in (("train", ids), ("val", ids[: 2**14])):
+                write_shard(Path(folder) / f"{split}.bin", part)
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, data=folder))
+        _, record = train(
+            config, Runtime(out=Path(folder) / "runs", threads=threads, progress=False, keep_weights=False)
+        )
+    kept = ("engine", "tokens_per_second", "train_seconds", "peak_memory_bytes", "orthogonaliser")
+    return {name: getattr(record, name) for name in kept}
+
+
+def main(arguments: list[str]) -> int:
+    """Train every arrangement side by side, print a table, keep everything."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+    parser.add_argument("--preset", help="default: 155m on a GPU, tiny elsewhere")
+    parser.add_argument("--batch-size", type=int, help="sequences a step; default: 32,768 tokens on a GPU")
+    parser.add_argument("--rounds", type=int, default=21, help="timed steps of each arrangement")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, as a run of a campaign has them")
+    parser.add_argument("--whole-run", action="store_true", help="also a run with its record")
+    parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
+    options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error("there are at least two rounds")
+    device = environment.choose_device(options.device)
+    options.preset = options.preset or ("155m" if device.type == "cuda" else "tiny")
+    if options.batch_size is None and device.type == "cuda":
+        options.batch_size = 2**15 // resolve(options.preset).model.seq_len
+    machine = prepare(device, options.threads)
+    environment.prepare(device, options.threads)
+    chosen = arrangements(options, device)
+    config = next(iter(chosen.values()))[0]
+    vocabulary = GPT2_VOCAB if config.data.tokenizer == "gpt2" else BYTES_VOCAB
+    precisions = {config.train.dtype, config.optim.polar_dtype}
+    rates: dict[str, float] = {
+        name: matmul_rate(getattr(torch, name), device, threads=options.threads) for name in sorted(precisions)
+    }
+
+    at_once = [chosen] if device.type == "cpu" else [{name: chosen[name]} for name in chosen]
+    rows = [row for few in at_once for row in timed(few, vocabulary, device, rates, options.rounds)]
+    print(f"{options.preset}, {rows[0]['tokens_a_step']:,} tokens a step, {machine['device']}")
+    for name, rate in rates.items():
+        print(f"{rate / 1e12:,.2f} TFLOP/s in {name}")
+    for row in rows:
+        row["times_slower_than_first"] = dataclasses.asdict(ratio(row["seconds"], rows[0]["seconds"]))
+        shares = ", ".join(f"{part} {share:.1%}" for part, share in row["share_of_time"].items())
+        slower = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_slower_than_first"])
+        print(
+            f"{row['arrangement']:30} {row['tokens_per_second']:11,.0f} tokens/s {row['milliseconds']:9.2f} ms "
+            f"{slower:>18} x the first  floor {row['share_of_floor']:4.0%}  {shares}"
+        )
+    content: dict[str, Any] = {
+        "command": f"python benchmarks/training_throughput.py --preset {options.preset}",
+        "measured_on": machine,
+        "rates": rates,
+        "rows": rows,
+    }
+    if options.whole_run:
+        content["whole_run"] = whole_run(config, vocabulary, options.threads)
+        print(f"a whole run, by its record: {content['whole_run']['tokens_per_second']:,.0f} tokens/s")
+    save(str((options.json or FOLDER / f"training_throughput_{device.type}.json").resolve().with_suffix("")), content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
