@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ngpt import kernels
@@ -139,12 +140,16 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
     X = X.unsqueeze(0) if single else X
     batch = X.shape[:-2]
     X = X.reshape(-1, *X.shape[-2:])
+    m, n = X.shape[-2:]
+    more = [kernels.padding(side, X.dtype, X.device) for side in (m, n)]
+    if any(more):  # zero rows and columns stay zero and change nothing else
+        X = F.pad(X, (0, more[1], 0, more[0]))
     run = kernels.products(X.size(-2), X.dtype, X.device)
     for a, b, c in rows:
         A = run.xxt(X)
         B = run.ba_plus_cAA(A, b, c, check=False) if c else b * A
         X = torch.baddbmm(X, B, X, beta=a)
-    X = X.reshape(*batch, *X.shape[-2:])
+    X = X[:, :m, :n].reshape(*batch, m, n)
     X = X.squeeze(0) if single else X
     return X.mT if tall else X
 

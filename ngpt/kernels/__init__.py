@@ -20,6 +20,10 @@ to 1.7 times as fast from 2,048 (NVIDIA's Emerging-Optimizers on an H20); not me
 LONGEST = 8192
 """Longest vector that a program's registers hold; longer ones go to torch."""
 
+ALIGNED, PADDED = 8, 64
+"""Tensor cores are fed 16 bytes at a time: rows of a number of bfloat16 that 8 does not divide take a slower path, and
+are padded to the next multiple of 64, a tile's side."""
+
 CAPABILITY = (8, 0)
 """Ampere: tensor cores for bfloat16"""
 
@@ -31,6 +35,13 @@ def products(rows: int, dtype: torch.dtype, device: torch.device) -> ModuleType:
     from ngpt.kernels import symmetric
 
     return symmetric
+
+
+def padding(side: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Zeros that a side of the matrices is to be padded with; on a CPU none, where it was measured not to pay."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or side % ALIGNED == 0:
+        return 0
+    return -side % PADDED
 
 
 def elementwise(x: Tensor, length: int = 1) -> ModuleType:

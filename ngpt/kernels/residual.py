@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ngpt.kernels.launch import WORK, block_of, warps_for
+from ngpt.kernels.launch import FUSED, WORK, block_of, check_dtypes, warps_for
 from ngpt.sphere import UNIT_TINY
 
 TINY = tl.constexpr(UNIT_TINY)
@@ -89,12 +89,14 @@ class ResidualStep(torch.autograd.Function):
         y = torch.empty(h.shape, dtype=torch.float32, device=h.device)
         if rows:
             residual_forward[(math.ceil(rows / at_once),)](
-                h, f, a, y, rows, width, ROWS=at_once, BLOCK=block, num_warps=warps_for(at_once * block)
-            )
+                h, f, a, y, rows, width, ROWS=at_once, BLOCK=block,
+                num_warps=warps_for(at_once * block), enable_fp_fusion=FUSED,
+            )  # fmt: skip
         ctx.save_for_backward(h, f, a)
         return y
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of h, f and a, in their dtypes."""
         h, f, a = ctx.saved_tensors
@@ -105,7 +107,7 @@ class ResidualStep(torch.autograd.Function):
         if rows:
             residual_backward[(programs,)](
                 h, f, a, gradients[0].contiguous(), gh, gf, parts, rows, width, ROWS=at_once, BLOCK=block,
-                num_warps=warps_for(at_once * block),
+                num_warps=warps_for(at_once * block), enable_fp_fusion=FUSED,
             )  # fmt: skip
         return gh, gf, parts.sum(dim=0).to(a.dtype)  # in a fixed order: the same bits every time
 
@@ -113,8 +115,10 @@ class ResidualStep(torch.autograd.Function):
 def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
     """N(h + a (N(f) - h)) for h, f (..., D), a (D,), in float32, differentiable. The twin: `twins.residual_step`.
 
-    Raises ValueError where the shapes do not fit or D is beyond what a program holds.
+    Once differentiable. Raises ValueError where the shapes do not fit or D is beyond what a program holds, TypeError
+    for float64.
     """
+    check_dtypes(h, f, a)
     if h.shape != f.shape or a.shape != h.shape[-1:]:
         raise ValueError(f"a residual step of {tuple(h.shape)} towards {tuple(f.shape)} by {tuple(a.shape)}")
     y: Tensor = ResidualStep.apply(h, f, a)

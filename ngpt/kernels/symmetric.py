@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from ngpt.kernels.launch import FUSED
 from ngpt.kernels.twins import check_symmetric
 
 
@@ -28,12 +29,26 @@ class Tiling:
     warps: int
     stages: int
 
+    def said_shortly(self) -> str:
+        """Such as 128x64w8s4."""
+        return f"{self.rows}x{self.depth}w{self.warps}s{self.stages}"
+
 
 HOPPER = Tiling(rows=128, depth=64, warps=8, stages=4)
 """wgmma takes 64 rows a warp group: two of them share a tile, and four stages of 2 x 16 KiB fit its shared memory."""
 
 SMALL = Tiling(rows=64, depth=32, warps=4, stages=3)
 """Where a matrix has so few tiles of 128 that multiprocessors would be idle, and for float32."""
+
+CANDIDATES = (
+    HOPPER,
+    SMALL,
+    Tiling(rows=128, depth=64, warps=4, stages=4),
+    Tiling(rows=128, depth=64, warps=8, stages=3),
+    Tiling(rows=128, depth=128, warps=8, stages=3),
+    Tiling(rows=64, depth=64, warps=4, stages=4),
+)
+"""What `benchmarks/kernels.py --tune` chooses among."""
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -139,7 +154,7 @@ def _launch(A: Tensor, b: float, c: float, *, add_a: bool, tiling: Tiling | None
         symmetric_product[(tiles * flat.size(0),)](
             flat, C, b, c, M, K, *flat.stride(), *C.stride(), tiles, ROWS=tiling.rows, DEPTH=tiling.depth,
             ADD_A=add_a, WIDEN=INTERPRETED and A.dtype == torch.bfloat16,
-            num_warps=tiling.warps, num_stages=tiling.stages,
+            num_warps=tiling.warps, num_stages=tiling.stages, enable_fp_fusion=FUSED,
         )  # fmt: skip
     return C.reshape(*batch, M, M)
 

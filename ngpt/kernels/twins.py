@@ -52,8 +52,11 @@ def momentum_step_(M: Tensor, G: Tensor, mu: Tensor | float, *, nesterov: bool, 
 
     All of one shape (m, n). Returns |out|_F, () in float32, of what was rounded to `out`.
     """
-    torch.lerp(M, G, 1 - mu, out=M)
-    out.copy_(torch.lerp(G, M, mu) if nesterov else M)
+    weight = mu.to(M.dtype) if isinstance(mu, Tensor) else mu
+    torch.lerp(M, G, 1 - weight, out=M)
+    out.copy_(torch.lerp(G, M, weight) if nesterov else M)
+    if not out.numel():
+        return out.new_zeros((), dtype=torch.float32)
     largest = out.abs().amax().float()
     scale = torch.where(largest > 0, largest, 1.0)
     return scale * torch.linalg.vector_norm(out.float() / scale)

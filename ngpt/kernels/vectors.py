@@ -11,8 +11,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from ngpt.kernels.launch import block_of, side_by_side, vectors_of, warps_for
+from ngpt.kernels.launch import FUSED, block_of, check_dtypes, in_memory, vectors_of, vectors_together, warps_for
 from ngpt.sphere import NOISE, UNIT_TINY
 
 TINY = tl.constexpr(UNIT_TINY)
@@ -94,42 +95,46 @@ def project_(W: Tensor, *, dim: int) -> Tensor:
 
     Any strides; computed in float32. The twin: `ngpt.kernels.twins.project_`.
     """
-    flat, count, length, strides, vectors = _laid_out(W, dim)
+    check_dtypes(W)
+    stack, count, length, strides = vectors_of(W, dim)
     if W.numel():
-        programs = math.ceil(count / vectors)
-        project_vectors[(programs * flat.size(0),)](
-            flat, count, length, programs, flat.stride(0), *strides, VECTORS=vectors, BLOCK=block_of(length),
-            num_warps=warps_for(vectors * block_of(length)),
+        together, block = vectors_together(length, strides[1]), block_of(length)
+        programs = math.ceil(count / together)
+        project_vectors[(programs * stack.size(0),)](
+            stack, count, length, programs, *strides, VECTORS=together, BLOCK=block,
+            num_warps=warps_for(together * block), enable_fp_fusion=FUSED,
         )  # fmt: skip
+        _written(stack, W)
     return W
 
 
 def geodesic_move_(W: Tensor, O: Tensor, lr: Tensor | float, scale: float, *, fixed_angle: bool, dim: int) -> Tensor:
     """Rotate each vector of W (..., m, n) along `dim` as `ngpt.sphere.turn` by D = -scale O.
 
-    In place; returns W. theta = lr radians with `fixed_angle`, else lr |u|. O: W's shape, any floating dtype; lr: a
-    number, or one number on W's device. Computed in float32. The twin: `ngpt.kernels.twins.geodesic_move_`.
+    In place; returns W. theta = lr radians with `fixed_angle`, else lr |u|. O: W's shape, any floating dtype, any
+    strides, not W's memory; lr: a number, or one number on W's device. Computed in float32. The twin:
+    `ngpt.kernels.twins.geodesic_move_`.
     """
+    check_dtypes(W)
     if W.shape != O.shape:
         raise ValueError(f"weights {tuple(W.shape)} and direction {tuple(O.shape)} differ")
-    flat, count, length, strides, vectors = _laid_out(W, dim)
+    stack, count, length, strides = vectors_of(W, dim)
     if W.numel():
-        flat_O = O.reshape(flat.shape)
-        _, _, o_strides = vectors_of(O, dim)
-        rate = torch.as_tensor(lr, dtype=torch.float32, device=W.device)
-        programs = math.ceil(count / vectors)
-        rotate_vectors[(programs * flat.size(0),)](
-            flat, flat_O, rate, scale, count, length, programs, flat.stride(0), *strides, flat_O.stride(0), *o_strides,
-            FIXED_ANGLE=fixed_angle, VECTORS=vectors, BLOCK=block_of(length),
-            num_warps=warps_for(vectors * block_of(length)),
+        stack_O, _, _, o_strides = vectors_of(O, dim)
+        together, block = vectors_together(length, strides[1], o_strides[1]), block_of(length)
+        programs = math.ceil(count / together)
+        rotate_vectors[(programs * stack.size(0),)](
+            stack, stack_O, in_memory(lr, W.device), float(scale), count, length, programs, *strides, *o_strides,
+            FIXED_ANGLE=fixed_angle, VECTORS=together, BLOCK=block, num_warps=warps_for(together * block),
+            enable_fp_fusion=FUSED,
         )  # fmt: skip
+        _written(stack, W)
     return W
 
 
-def _laid_out(W: Tensor, dim: int) -> tuple[Tensor, int, int, tuple[int, int], int]:
-    """W as a stack (N, m, n) of the same memory; number, length and strides of its vectors, vectors a program."""
-    if not W.is_floating_point() or W.dtype == torch.float64:
-        raise TypeError(f"these kernels compute in float32, which {W.dtype} does not fit")
-    count, length, strides = vectors_of(W, dim)
-    flat = W.view(math.prod(W.shape[:-2]), *W.shape[-2:])
-    return flat, count, length, strides, side_by_side(length, strides[0])
+def _written(stack: Tensor, W: Tensor) -> None:
+    """What a kernel wrote into `stack` is W's, and autograd knows that W is no longer what it was."""
+    if stack.data_ptr() == W.data_ptr():
+        increment_version(W)
+    else:
+        W.copy_(stack.view(W.shape))

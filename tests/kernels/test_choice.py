@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ngpt import kernels
+from ngpt.config import Orthogonalizer
 from ngpt.kernels import FROM_ROWS, products, said_in_one_line, twins
 from ngpt.polar import orthogonalize
 
@@ -19,6 +20,25 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torch_runs_on_a_cpu() -> None:
     assert products(4096, torch.bfloat16, CPU) is twins
     assert said_in_one_line(torch.float32, CPU) == "torch on cpu, float32"
+
+
+def test_sides_are_padded_where_tensor_cores_want_it() -> None:
+    assert kernels.padding(243, torch.bfloat16, GPU) == 13 and kernels.padding(2047, torch.float16, GPU) == 1
+    assert kernels.padding(768, torch.bfloat16, GPU) == kernels.padding(248, torch.bfloat16, GPU) == 0
+    assert kernels.padding(243, torch.float32, GPU) == kernels.padding(243, torch.bfloat16, CPU) == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 33), (21, 16), (2, 2, 9, 9), (1, 1)])
+@pytest.mark.parametrize("method", ["newton-schulz", "polar-express", "newton-schulz-cubic"])
+def test_padding_changes_nothing_but_the_order_of_sums(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], method: Orthogonalizer
+) -> None:
+    G = torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    plain = orthogonalize(G, method=method, steps=5, dtype=torch.float64)
+    monkeypatch.setattr(kernels, "padding", lambda side, dtype, device: -side % 16)
+    padded = orthogonalize(G, method=method, steps=5, dtype=torch.float64)
+    assert padded.shape == plain.shape
+    torch.testing.assert_close(padded, plain, rtol=0, atol=1e-13)
 
 
 @pytest.mark.usefixtures("on_a_gpu")
