@@ -22,6 +22,7 @@ from ngpt.optim.build import Optimizers
 from ngpt.optim.projection import LazyProjection
 from ngpt.presets import resolve
 from ngpt.training import step, trainer
+from ngpt.training.evaluation import loss_of
 
 WORK: dict[str, float] = defaultdict(float)
 
@@ -83,7 +84,6 @@ def main() -> None:
         return (timed("forward", forward) if whole else forward)(module, *arguments, **options)
 
     torch.nn.Module.__call__ = forward_of_whole_models  # type: ignore[method-assign]
-    loss_of = step.loss_of
     step.loss_of = timed("forward", loss_of)  # type: ignore[attr-defined]
     torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
     Optimizers.move = timed("step", Optimizers.move)  # type: ignore[method-assign]

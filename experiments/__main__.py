@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 def readme_with_sections(readme: str, reports: Path = ROOT / "reports") -> str:
     """README with every generated section made anew, the results from the data in `reports`."""
     sys.path.insert(0, str(ROOT))
-    from benchmarks.saved import readme_tables
+    from benchmarks.tables import readme_tables
     from experiments import INDEX
     from ngpt.campaign.index import results_table, with_section
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ def prepare(device: torch.device, threads: int) -> None:
         torch.backends.cudnn.allow_tf32 = False
         # a CUDA graph is not captured on the default stream, nor from gradients that first came to be there
         torch.cuda.set_stream(torch.cuda.Stream(device))
+        # of the first step, which is not captured
+        warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
 
 
 def _keep_freed_memory() -> None:

@@ -94,7 +94,7 @@ def test_a_whole_optimizer_passes(healthy: Path, data: dict[str, Any]) -> None:
 
 def flip_the_sign(patch: pytest.MonkeyPatch) -> None:
     move = steps.linear_move
-    patch.setattr(steps, "linear_move", lambda W, O, lr: move(W, -O, lr))
+    patch.setattr(steps, "linear_move", lambda W, O, lr, **options: move(W, -O, lr, **options))
 
 
 def skip_the_polar_factor(patch: pytest.MonkeyPatch) -> None:

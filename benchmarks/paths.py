@@ -1,0 +1,143 @@
+"""Do the faster paths end where the plain one does? `python benchmarks/paths.py`.
+
+A/A: the same runs with nothing changed but how they are carried out, or in which precision, on five seeds each. The
+rule, fixed before the runs: a path has no effect that matters if the 95% t interval of its seedwise difference in final
+validation loss lies within 0.02 nats per token, the smallest effect that matters in most campaigns here.
+
+`--against FOLDER` compares with the code of another checkout as well, say of the commit before a change, path by path:
+equal weights to the bit are then the whole answer.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+from benchmarks.saved import FOLDER, save
+from ngpt.campaign.statistics import paired_difference
+from ngpt.errors import exit_code_of
+from ngpt.machine import core_count
+from ngpt.training.environment import choose_device, device_name
+
+MATTERS = 0.02
+"""Nats per token."""
+
+PLAIN = "plain"
+"""What the others are compared with: eager, and on a GPU launched kernel by kernel."""
+
+PATHS = {
+    "cpu": {
+        PLAIN: "",
+        "compiled": "--compile",
+        "orthogonaliser in bfloat16": "--polar-dtype bfloat16",
+        "all products in bfloat16": "--dtype bfloat16",
+    },
+    "cuda": {
+        PLAIN: "--no-cuda-graphs",
+        "CUDA graphs": "",
+        "CUDA graphs, compiled": "--compile",
+        "CUDA graphs, orthogonaliser in bfloat16": "--polar-dtype bfloat16",
+        "CUDA graphs, all products in bfloat16": "--dtype bfloat16",
+    },
+}
+
+Run = dict[str, Any]
+
+
+def carried_out(tree: Path, flags: str, seed: int, device: str) -> Run:
+    """The record of one run of the code in `tree`."""
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = f"--seed {seed} --device {device} --threads 1 --no-progress --no-keep-weights --out {folder}"
+        command = [sys.executable, str(tree / "train_architectural.py"), *flags.split(), *fixed.split()]
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tree)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        (path,) = Path(folder).glob("*/record.json")
+        return dict(json.loads(path.read_text()))
+
+
+def row_of(name: str, runs: list[Run], reference: str, others: list[Run]) -> dict[str, Any]:
+    """What a path changed."""
+    losses, theirs = (np.array([run["final_val_loss"] for run in some]) for some in (runs, others))
+    found = paired_difference(losses, theirs, np.random.default_rng(0))
+    digests, their_digests = ([run["weights_sha256"]["final"] for run in some] for some in (runs, others))
+    return {
+        "path": name,
+        "against": reference,
+        "engine": runs[0].get("engine"),
+        "difference": found.mean,
+        "low": found.t_low,
+        "high": found.t_high,
+        "no_effect_that_matters": -MATTERS < found.t_low and found.t_high < MATTERS,
+        "same_bits": sum(one == other for one, other in zip(digests, their_digests, strict=True)),
+        "losses": losses.tolist(),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """All runs, two or more at once on a CPU, then a table. Exit code 1 if a path has an effect that matters."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each path")
+    parser.add_argument("--flags", default="--preset tiny", help="what all runs have in common")
+    parser.add_argument("--against", type=Path, help="a checkout whose code is another path")
+    parser.add_argument(
+        "--paths-against", nargs="+", default=[PLAIN], metavar="PATH", help="which of the paths the checkout also knows"
+    )
+    parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
+    options = parser.parse_args(arguments)
+    if options.seeds < 2:
+        parser.error("an interval needs two seeds")
+    if not set(options.paths_against) <= set(PATHS["cpu"]) | set(PATHS["cuda"]):
+        parser.error(f"paths are {', '.join(PATHS['cpu'])}, and on a GPU {', '.join(PATHS['cuda'])}")
+    device = choose_device(options.device)
+    paths = {name: (ROOT, flags) for name, flags in PATHS[device.type].items()}
+    reference = dict.fromkeys(paths, PLAIN)
+    if options.against is not None:
+        for name in options.paths_against:
+            other = f"{name}, as in {options.against.name}"
+            paths[other], reference[other] = (options.against.resolve(), paths[name][1]), name
+    plan = [(name, seed) for seed in range(options.seeds) for name in paths]
+    with ThreadPoolExecutor(core_count() if device.type == "cpu" else 1) as pool:
+        records = list(
+            pool.map(
+                lambda job: carried_out(
+                    paths[job[0]][0], f"{options.flags} {paths[job[0]][1]}", 110_000 + job[1], device.type
+                ),
+                plan,
+            )
+        )
+    runs: dict[str, list[Run]] = {name: [] for name in paths}
+    for (name, _), record in zip(plan, records, strict=True):
+        runs[name].append(record)
+    rows = [row_of(name, runs[name], reference[name], runs[reference[name]]) for name in paths if name != PLAIN]
+    print(f"{'path':44} {'difference in final loss, 95% interval':38} within {MATTERS}  same bits")
+    for row in rows:
+        interval = f"{row['difference']:+.5f} [{row['low']:+.5f}, {row['high']:+.5f}]"
+        answer = "yes" if row["no_effect_that_matters"] else "NO"
+        print(f"{row['path']:44} {interval:38} {answer:>11}  {row['same_bits']:3} of {options.seeds}")
+    content = {
+        "command": f"python benchmarks/paths.py --flags '{options.flags}'",
+        "measured_on": {"device": device_name(device)},
+        "seeds": options.seeds,
+        "matters": MATTERS,
+        "plain": [run["final_val_loss"] for run in runs[PLAIN]],
+        "rows": rows,
+    }
+    save(str((options.json or FOLDER / f"paths_{device.type}.json").resolve().with_suffix("")), content)
+    return 0 if all(row["no_effect_that_matters"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
