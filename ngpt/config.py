@@ -43,6 +43,13 @@ def _require_positive(config: Any, *names: str) -> None:
         require(value is None or 0 < value < 2**63, f"{flag_name(name)} must be positive: {value}")
 
 
+def _require_at_most(config: Any, **largest: int) -> None:
+    """Sizes beyond which nothing is meant: a slip that would otherwise end in hours of allocation."""
+    for name, most in largest.items():
+        value = getattr(config, name)
+        require(value <= most, f"{flag_name(name)} must be at most {most:,}: {value}")
+
+
 def _require_share(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -70,6 +77,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "n_layer", "n_embd", "n_head", "seq_len", "alpha")
+        _require_at_most(self, n_layer=10_000, n_embd=1_000_000, seq_len=10_000_000)
         require(
             self.n_embd % self.n_head == 0,
             f"--n-embd {self.n_embd} is not divisible by --n-head {self.n_head}",
@@ -299,6 +307,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "time_budget_seconds", "batch_size", "eval_tokens", "eval_every", "log_every")
         _require_positive(self, "max_skipped_in_a_row", "overfit_windows")
+        _require_at_most(self, batch_size=1_000_000)
         require(self.telemetry_every >= 0, f"--telemetry-every must not be negative: {self.telemetry_every}")
 
 
@@ -385,21 +394,27 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return flat
 
 
-def _is_a(value: Any, hint: Any) -> bool:
+def is_a(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON is of a field's type; a whole number is also a float."""
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
+    if typing.get_origin(hint) is dict:
+        kind = typing.get_args(hint)[1]
+        return type(value) is dict and all(kind is Any or is_a(one, kind) for one in value.values())
     if typing.get_args(hint):  # a union
-        return any(_is_a(value, kind) for kind in typing.get_args(hint))
+        return any(is_a(value, kind) for kind in typing.get_args(hint))
     return type(value) is hint or (hint is float and type(value) is int)
 
 
 def from_dict(content: dict[str, Any]) -> RunConfig:
     """The inverse of `dataclasses.asdict(config)`; unknown or missing fields raise InputError."""
     try:
+        require(set(content) == {"preset", "seed", *SECTIONS}, f"not a run configuration: {', '.join(sorted(content))}")
+        for name, hint in (("preset", str), ("seed", int)):
+            require(is_a(content[name], hint), f"not a run configuration: {name}")
         for section, kind in SECTIONS.items():
             for name, hint in typing.get_type_hints(kind).items():
-                require(_is_a(content[section][name], hint), f"not a run configuration: {section}.{name}")
+                require(is_a(content[section][name], hint), f"not a run configuration: {section}.{name}")
         sections = {section: kind(**content[section]) for section, kind in SECTIONS.items()}
         return RunConfig(preset=content["preset"], seed=content["seed"], **sections)
     except (KeyError, TypeError) as error:

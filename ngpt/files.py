@@ -37,22 +37,35 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any], *, indent: int | None = 1) -> None:
     """Write `content` atomically with a checksum of itself, which `read_json` verifies. NaN and infinity raise."""
-    body = dict(content)
-    body["checksum"] = _checksum(content)
-    write_text(path, json.dumps(body, indent=indent, allow_nan=False) + "\n")
+    write_text(path, json_text(content, indent=indent))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote. Raises InputError, naming the file, if it is absent, cut off or changed."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except ValueError as error:  # not JSON, not UTF-8, or NaN
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: truncated or damaged: {error}") from error
-    if not isinstance(body, dict) or body.pop("checksum", None) != _checksum(body):
-        raise InputError(f"{path}: damaged: its content does not match its checksum")
-    return body
+    return content_of(text, str(path))
+
+
+def json_text(content: dict[str, Any], *, indent: int | None = None) -> str:
+    """`content` and its checksum as JSON text, with a line end. NaN and infinity raise ValueError."""
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=indent, allow_nan=False) + "\n"
+
+
+def content_of(text: str, where: str) -> dict[str, Any]:
+    """The inverse of `json_text`. Raises InputError, beginning with `where`, if the text is cut off or changed."""
+    try:
+        body = json.loads(text, parse_constant=_refuse)
+        sound = isinstance(body, dict) and body.pop("checksum", None) == _checksum(body)
+    except (ValueError, RecursionError) as error:  # not JSON, not a number, or brackets without end
+        raise InputError(f"{where}: truncated or damaged: {error}") from error
+    if not sound:
+        raise InputError(f"{where}: damaged: its content does not match its checksum")
+    return dict(body)
 
 
 def _refuse(constant: str) -> float:
@@ -77,3 +90,15 @@ def locked(path: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock of `path`; creates nothing."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

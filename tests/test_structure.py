@@ -19,7 +19,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.data", "ngpt.model"},
     {"ngpt.optim"},
     {"ngpt.training"},
-    {"ngpt.command"},
+    {"ngpt.command", "ngpt.doctor"},
     {"ngpt.campaign"},
     {"experiments"},
     {"runners", "train_architectural"},

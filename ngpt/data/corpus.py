@@ -163,7 +163,7 @@ def _check_utf8(content: bytes, path: Path) -> None:
 def _json_text(line: bytes, where: str) -> bytes:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or brackets without end
         raise InputError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise InputError(f"{where}: no string under 'text'")

@@ -1,8 +1,10 @@
 """Checkpoints: one safetensors file with weights, optimizer state and counters, verified before anything is loaded."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ngpt.config import is_a
 from ngpt.errors import InputError, first_line
 from ngpt.files import replaced_atomically
+from ngpt.model.roles import Role
 from ngpt.optim.muon import SimpleMuon
+from ngpt.training.record import RunRecord, record_of
 
 VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a run was when it left a checkpoint, beside its tensors."""
+
+    record: RunRecord
+    skipped_in_a_row: int
+    seen_drift: dict[str, float]
+    """by role, see `LazyProjection`"""
+
+
+def progressed_of(state: dict[str, Any], path: Path) -> Progressed:
+    """What a checkpoint's `state` says. Raises InputError, naming the file, if it is not that of a run."""
+    if set(state) != {field.name for field in dataclasses.fields(Progressed)}:
+        raise InputError(f"{path}: not the checkpoint of a run")
+    drift, skipped = state["seen_drift"], state["skipped_in_a_row"]
+    if not is_a(drift, dict[str, float]) or not is_a(skipped, int) or not set(drift) <= set(Role):
+        raise InputError(f"{path}: not the checkpoint of a run: {skipped!r:.60} steps skipped, drift {drift!r:.60}")
+    return Progressed(record_of(state["record"], str(path)), skipped, drift)
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -71,9 +96,21 @@ def pack(model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> d
 
 
 def unpack(
-    path: Path, tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    model: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    *,
+    finite: bool = True,
 ) -> None:
-    """The inverse of `pack`, in place. Raises InputError, naming the file, unless names and shapes all fit."""
+    """The inverse of `pack`, in place. Raises InputError, naming the file, unless names, shapes and dtypes all fit.
+
+    With `finite` also unless every number is finite. They always are, but between a step that broke the weights and the
+    fallback from it.
+    """
+    for name, tensor in tensors.items():
+        if finite and not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} is not finite")
     states = _states(path, tensors, optimizers)
     load_weights(path, {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}, model)
     for label, optimizer in optimizers.items():
@@ -82,14 +119,27 @@ def unpack(
         optimizer.load_state_dict(content)
 
 
-def _state_shapes(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, tuple[int, ...]]]:
-    """The shape of each tensor that an optimizer keeps, by parameter index and key."""
+Kind = tuple[tuple[int, ...], torch.dtype]
+"""Shape and dtype of a tensor"""
+
+
+def kind_of(tensor: Tensor) -> Kind:
+    """What a tensor that takes this one's place must have."""
+    return tuple(tensor.shape), tensor.dtype
+
+
+def _state_kinds(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Kind]]:
+    """The kind of each tensor that an optimizer keeps, by parameter index and key."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if isinstance(optimizer, SimpleMuon):
-        return dict(enumerate(optimizer.state_shapes()))
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        wide = {p: torch.promote_types(p.dtype, torch.float32) for p in parameters}
+        return {
+            index: {key: (shape, wide[p] if key == "second_momentum_buffer" else p.dtype) for key, shape in of.items()}
+            for index, (p, of) in enumerate(zip(parameters, optimizer.state_shapes(), strict=True))
+        }
     return {
-        index: {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
-        for index, parameter in enumerate(parameters)
+        index: {"step": ((), torch.float32), "exp_avg": kind_of(p), "exp_avg_sq": kind_of(p)}
+        for index, p in enumerate(parameters)
     }
 
 
@@ -106,8 +156,8 @@ def _states(
         elif label != "model":
             raise InputError(f"{path}: {name} belongs to no part of this run")
     for label, optimizer in optimizers.items():
-        found = {index: {key: tuple(t.shape) for key, t in state.items()} for index, state in states[label].items()}
-        if found not in ({}, _state_shapes(optimizer)):
+        found = {index: {key: kind_of(t) for key, t in state.items()} for index, state in states[label].items()}
+        if found not in ({}, _state_kinds(optimizer)):
             raise InputError(f"{path}: the state of its {label} optimizer is not that of this run's")
     return states
 
@@ -116,8 +166,8 @@ def _states(
 def load_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
     """Copy `weights` into the model's parameters of the same names, which must be all of them."""
     parameters = dict(model.named_parameters())
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    if shapes != {name: tuple(weight.shape) for name, weight in weights.items()}:
+    kinds = {name: kind_of(parameter) for name, parameter in parameters.items()}
+    if kinds != {name: kind_of(weight) for name, weight in weights.items()}:
         raise InputError(f"{path}: its weights are those of another model")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])

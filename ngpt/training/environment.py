@@ -17,8 +17,11 @@ from types import FrameType
 import numpy
 import torch
 
-from ngpt.errors import InputError
+from ngpt.errors import InputError, first_line
 from ngpt.machine import core_count, processor
+
+NO_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed", "numel: integer multiplication overflow")
+"""In the words of PyTorch, whose error is a plain RuntimeError on a CPU"""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)"""
@@ -93,6 +96,19 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def naming_lack_of_memory(device: torch.device) -> Iterator[None]:
+    """Inside, an allocation that fails becomes an InputError of one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError, of a GPU, is a RuntimeError
+        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(x in str(error) for x in NO_MEMORY)
+        if not lacking:
+            raise
+        where = "the GPU" if device.type == "cuda" else "this machine"
+        raise InputError(f"not enough memory on {where} for this model and batch: {first_line(error)}") from error
 
 
 class StopRequest:

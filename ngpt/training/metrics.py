@@ -1,11 +1,10 @@
-"""`metrics.jsonl`: one line a logged step, written as it happens and cut back to the checkpoint on resume."""
+"""`metrics.jsonl`: a line with a checksum for each logged step, as it happens; cut back to the checkpoint on resume."""
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ngpt.files import write_text
+from ngpt.files import json_text, write_text
 from ngpt.training.record import read_metrics
 
 
@@ -16,13 +15,13 @@ class MetricsFile:
         """Keep the rows up to `keep_to_step` steps, drop what a killed run wrote after its checkpoint."""
         path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["step"] <= keep_to_step] if path.exists() else []
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_text(path, "".join(json_text(row) for row in kept))
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row; numbers that are not finite are left out, since they were not measured."""
         finite = {key: value for key, value in row.items() if abs(value) < float("inf")}
-        self.file.write(json.dumps(finite) + "\n")
+        self.file.write(json_text(finite))
         self.file.flush()
 
     def __enter__(self) -> Self:

@@ -4,13 +4,13 @@ A number that was not measured is absent, never 0.0.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_type_hints
 
+from ngpt.config import is_a
 from ngpt.errors import InputError
-from ngpt.files import read_json, write_json
+from ngpt.files import content_of, read_json, write_json
 
 Status = Literal["running", "done", "diverged", "failed", "killed"]
 
@@ -77,30 +77,35 @@ class RunRecord:
 def read_record(folder: Path) -> RunRecord:
     """The record in `folder`. Raises InputError, naming the file, if it is damaged or not a record."""
     path = folder / "record.json"
-    content = read_json(path)
-    try:
-        record = RunRecord(**content)
-    except TypeError as error:
-        raise InputError(f"{path}: not a run record: {error}") from error
-    if record.status not in get_args(Status):
-        raise InputError(f"{path}: unknown status {record.status!r}")
-    return record
+    return record_of(read_json(path), str(path))
+
+
+def record_of(content: Any, where: str) -> RunRecord:
+    """A record of the fields in `content`. Raises InputError, beginning with `where`, unless it is one."""
+    fields, hints = dataclasses.fields(RunRecord), get_type_hints(RunRecord)
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: not a run record")
+    strange = set(content) - {field.name for field in fields}
+    missing = {field.name for field in fields if _required(field)} - set(content)
+    if strange or missing:
+        raise InputError(f"{where}: not a run record: {', '.join(sorted(strange | missing))}")
+    for name, value in content.items():
+        if not is_a(value, hints[name]) or (isinstance(value, int | float) and not 0 <= value < 2**63):
+            raise InputError(f"{where}: not a run record: {name} is {value!r:.60}")
+    return RunRecord(**content)
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The lines of `metrics.jsonl`; a last line that a kill cut off is left out, a damaged one elsewhere raises."""
     path = folder / "metrics.jsonl"
-    rows: list[dict[str, float]] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: damaged: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise InputError(f"{path}, line {number}: damaged: {error}") from error
-        rows.append(row)
-    return rows
+    if lines and not lines[-1].endswith("\n"):
+        del lines[-1]
+    return [content_of(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]

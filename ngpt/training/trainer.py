@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +24,16 @@ from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.training import environment
-from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, unpack, write_tensors
+from ngpt.training.checkpoint import (
+    Progressed,
+    kind_of,
+    pack,
+    progressed_of,
+    read_tensors,
+    tensors_sha256,
+    unpack,
+    write_tensors,
+)
 from ngpt.training.evaluation import Evaluator
 from ngpt.training.metrics import MetricsFile
 from ngpt.training.record import RunRecord, read_record
@@ -102,14 +110,14 @@ class Run:
         """whether this process has made a step, whose time is start-up"""
         self.before: dict[str, torch.Tensor] = {}
         """the weights before the latest step made, while --nan-fallback may need them"""
-        self.checkpoint = (
-            read_tensors(folder / CHECKPOINT) if runtime.resume and (folder / CHECKPOINT).exists() else None
-        )
-        threads = runtime.threads or core_count()
-        if self.checkpoint is not None and self.checkpoint[1].get("record", {}).get("run_id") != folder.name:
-            raise InputError(f"{folder / CHECKPOINT}: the checkpoint of another run")
-        if self.checkpoint is not None:  # another number of threads would add in another order
-            threads = self.checkpoint[1]["record"]["threads"]
+        threads, path = runtime.threads or core_count(), folder / CHECKPOINT
+        self.checkpoint: tuple[dict[str, torch.Tensor], Progressed] | None = None
+        if runtime.resume and path.exists():
+            tensors, state = read_tensors(path)
+            self.checkpoint = tensors, progressed_of(state, path)
+            if self.checkpoint[1].record.run_id != folder.name:
+                raise InputError(f"{path}: the checkpoint of another run")
+            threads = self.checkpoint[1].record.threads  # another number would add in another order
         environment.prepare(device, threads)
         self.clock = time.process_time if config.train.clock == "cpu" else time.perf_counter
         self.record = RunRecord(
@@ -132,8 +140,9 @@ class Run:
         write_json(self.folder / "config.json", dataclasses.asdict(self.config))
         self.record.write(self.folder)
         try:
-            self._build()
-            self._loop(progress)
+            with environment.naming_lack_of_memory(self.device):
+                self._build()
+                self._loop(progress)
         except BaseException as error:
             self.record.status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
             self.record.message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -191,29 +200,27 @@ class Run:
         if self._may_fall_back() and not self.before:
             self.before = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
 
-    def _restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    def _restore(self, tensors: dict[str, torch.Tensor], progressed: Progressed) -> None:
         path = self.folder / CHECKPOINT
         for name in KEPT:
-            setattr(self.record, name, state["record"][name])
+            setattr(self.record, name, getattr(progressed.record, name))
         if self.record.fell_back_at_step is not None:
             self.optimizers.fall_back()
         before = {n.removeprefix(BEFORE): t.to(self.device) for n, t in tensors.items() if n.startswith(BEFORE)}
-        unpack(path, {n: t for n, t in tensors.items() if not n.startswith(BEFORE)}, self.model, self.optimizers.all)
-        shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
-        if {name: tensor.shape for name, tensor in before.items()} != (shapes if self._may_fall_back() else {}):
+        state = {n: t for n, t in tensors.items() if not n.startswith(BEFORE)}
+        sound = progressed.skipped_in_a_row == 0
+        unpack(path, state, self.model, self.optimizers.all, finite=sound)
+        kinds = {name: kind_of(parameter) for name, parameter in self.model.named_parameters()}
+        if {name: kind_of(tensor) for name, tensor in before.items()} != (kinds if self._may_fall_back() else {}):
             raise InputError(f"{path}: the weights to fall back to are not those of this run")
-        self.before = {name: before[name] for name in shapes if before}  # in the order of the parameters
-        self.skipped_in_a_row = state["skipped_in_a_row"]
-        drift = {Role(role): torch.tensor(value) for role, value in state["seen_drift"].items()}
+        self.before = {name: before[name] for name in kinds if before}  # in the order of the parameters
+        self.skipped_in_a_row = progressed.skipped_in_a_row
+        drift = {Role(role): torch.tensor(value) for role, value in progressed.seen_drift.items()}
         self.optimizers.projection.seen_drift = drift
 
     def _save(self) -> None:
-        drift = self.optimizers.projection.seen_drift
-        state = {
-            "record": dataclasses.asdict(self.record),
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "seen_drift": {role: value.item() for role, value in drift.items()},
-        }
+        drift = {role.value: value.item() for role, value in self.optimizers.projection.seen_drift.items()}
+        state = dataclasses.asdict(Progressed(self.record, self.skipped_in_a_row, drift))
         before = {BEFORE + name: tensor for name, tensor in self.before.items()}
         write_tensors(self.folder / CHECKPOINT, pack(self.model, self.optimizers.all) | before, state)
         self.record.write(self.folder)
