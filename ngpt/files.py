@@ -16,17 +16,30 @@ from ngpt.errors import InputError
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; on success it is flushed to disk and takes `path`'s place.
 
-    A reader, or a restart after a kill, sees the old file or the new one, never a part.
+    A reader, or a restart after a kill, sees the old file or the new one, never a part. Raises InputError, naming the
+    file, if the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, a write that the system refuses without saying where, as on a full disk, becomes an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise InputError(f"{path}: could not be written: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ngpt.files import json_text, write_text
+from ngpt.files import json_text, naming, write_text
 from ngpt.training.record import read_metrics
 
 
@@ -16,13 +16,19 @@ class MetricsFile:
         path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["step"] <= keep_to_step] if path.exists() else []
         write_text(path, "".join(json_text(row) for row in kept))
-        self.file = path.open("a", encoding="utf-8")
+        self.path = path
+        self.file = path.open("ab", buffering=0)
 
     def write(self, row: dict[str, float]) -> None:
-        """Append one row; numbers that are not finite are left out, since they were not measured."""
+        """Append one row; numbers that are not finite are left out, since they were not measured.
+
+        Raises InputError if the disk is full; what is then left of the row is a line that a reader leaves out.
+        """
         finite = {key: value for key, value in row.items() if abs(value) < float("inf")}
-        self.file.write(json_text(finite))
-        self.file.flush()
+        left = json_text(finite).encode()
+        with naming(self.path):
+            while left:
+                left = left[self.file.write(left) :]
 
     def __enter__(self) -> Self:
         return self

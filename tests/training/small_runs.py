@@ -86,11 +86,9 @@ def die_at(place: str, count: int) -> None:
         return made
 
     def write_and_die(file: metrics.MetricsFile, row: dict[str, float]) -> None:
-        file.file.write(json.dumps(row)[:20])
-        file.file.flush()
+        file.file.write(json.dumps(row).encode()[:20])
         passed()
-        file.file.seek(file.file.tell() - 20)
-        file.file.truncate()
+        file.file.truncate(file.file.tell() - 20)
         write(file, row)
 
     def replace_and_die(old: Path, new: Path) -> None:

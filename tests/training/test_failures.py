@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from small_runs import Child, Undisturbed, flags, killed, outcome, rows, small, 
 from torch import Tensor
 
 from ngpt.command import main
+from ngpt.doctor import examine, runs_in
 from ngpt.errors import InputError
 from ngpt.optim.muon import SimpleMuon
 from ngpt.training import step, trainer
@@ -256,15 +258,68 @@ def test_bad_input_found_late_is_recorded_with_its_reason(data: str, tmp_path: P
     assert record.status == "failed" and str(source / WEIGHTS) in (record.message or "")
 
 
-def test_a_full_disk_is_one_clear_line(data: str, tmp_path: Path) -> None:
-    """A limit on the size of a file lets the record be written, but no weights."""
-    child = Child(flags(small(data), tmp_path / "runs"), tmp_path / "errors", file_bytes=60_000)
-    assert child.exit_code() == 2
-    (line,) = (tmp_path / "errors").read_text().splitlines()
-    assert line.startswith("error: ") and CHECKPOINT in line
-    (folder,) = (tmp_path / "runs").glob("muon-*")
-    assert read_record(folder).status == "failed"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.jsonl", "record.json"]
+def no_damage(out: Path) -> None:
+    """By the doctor, of every run."""
+    for folder in runs_in(out):
+        _, findings = examine(folder)
+        assert not [finding for finding in findings if finding.damaged], findings
+
+
+def one_line(errors: Path) -> str:
+    """The error; before it, a note may say that an earlier run was set aside."""
+    *notes, line = errors.read_text().splitlines()
+    assert line.startswith("error: ") and all(note.startswith("note: ") for note in notes), [*notes, line]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("file_bytes", "name"),
+    [(1000, "config.json"), (1500, "record.json"), (4000, "metrics.jsonl"), (60_000, CHECKPOINT)],
+)
+def test_a_file_that_cannot_grow_is_one_clear_line(data: str, tmp_path: Path, file_bytes: int, name: str) -> None:
+    """A limit on the size of a file lets those be written that are smaller."""
+    config = small(data, steps=40)
+    seldom = ["--save-every", "1000"] if name == "metrics.jsonl" else []
+    for _ in range(2):  # the same again, over what the first left
+        arguments = flags(config, tmp_path / "runs", "--resume", *seldom)
+        child = Child(arguments, tmp_path / "errors", file_bytes=file_bytes)
+        assert child.exit_code() == 2 and name in one_line(tmp_path / "errors")
+        if name in ("metrics.jsonl", CHECKPOINT):
+            no_damage(tmp_path / "runs")
+            folder = next((tmp_path / "runs").glob("muon-*-s0"))
+            assert read_record(folder).status == "failed"
+            assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.jsonl", "record.json"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of a size that is given with `mount -o remount`; needs the right to mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_loses_nothing(
+    data: str, tmp_path: Path, small_disk: Path, undisturbed: Undisturbed
+) -> None:
+    """It fills during records, metrics and checkpoints in turn; with room again, the run ends in the same bits."""
+    config = small(data, steps=24)
+    for kilobytes in (4, 8, 12, 40, 160, 200):
+        size = f"remount,size={kilobytes}k"
+        if subprocess.run(["mount", "-o", size, str(small_disk)], capture_output=True).returncode:
+            continue  # more lies there already
+        child = Child(flags(config, small_disk / "runs", "--resume"), tmp_path / "errors")
+        assert child.exit_code() == 2, kilobytes
+        assert "No space left on device" in one_line(tmp_path / "errors") or CHECKPOINT in one_line(tmp_path / "errors")
+        if list(small_disk.glob("runs/*/record.json")):
+            no_damage(small_disk / "runs")
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    folder, _ = start(config, small_disk / "runs", resume=True)
+    assert outcome(folder) == undisturbed(config)
 
 
 @pytest.mark.parametrize(("name", "count"), [("train", 32), ("val", 32), ("train", 0), ("val", 0)])
