@@ -67,6 +67,12 @@ def carried_out(tree: Path, flags: str, seed: int, device: str) -> Run:
         return dict(json.loads(path.read_text()))
 
 
+def commit_of(tree: Path) -> str:
+    """The short name of a checkout's commit."""
+    command = ["git", "-C", str(tree), "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def row_of(name: str, runs: list[Run], reference: str, others: list[Run]) -> dict[str, Any]:
     """What a path changed."""
     losses, theirs = (np.array([run["final_val_loss"] for run in some]) for some in (runs, others))
@@ -106,7 +112,7 @@ def main(arguments: list[str]) -> int:
     reference = dict.fromkeys(paths, PLAIN)
     if options.against is not None:
         for name in options.paths_against:
-            other = f"{name}, as in {options.against.name}"
+            other = f"{name}, code of {commit_of(options.against)}"
             paths[other], reference[other] = (options.against.resolve(), paths[name][1]), name
     plan = [(name, seed) for seed in range(options.seeds) for name in paths]
     with ThreadPoolExecutor(core_count() if device.type == "cpu" else 1) as pool:

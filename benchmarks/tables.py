@@ -7,7 +7,7 @@ from ngpt.files import read_json
 
 def readme_tables() -> str:
     """The tables of README's section on speed, from the files of results."""
-    return "\n\n".join([campaign_tables(), *optimizer_tables(), *path_tables(), gpu_table()]) + "\n"
+    return "\n\n".join([campaign_tables(), *optimizer_tables(), *training_tables(), *path_tables(), gpu_table()]) + "\n"
 
 
 def campaign_tables() -> str:
@@ -59,6 +59,27 @@ def optimizer_tables() -> list[str]:
                 gain = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_faster"])
                 cells.append(f"{gain}, {row['share_of_floor']:.0%}")
             lines.append(f"| {contender} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    return tables
+
+
+def training_tables() -> list[str]:
+    """Throughput of the arrangements of a step, a table for each device."""
+    tables = []
+    for path in sorted(FOLDER.glob("training_throughput_*.json")):
+        results = read_json(path)
+        machine, rows = results["measured_on"], results["rows"]
+        lines = [
+            f"Training steps in turn on {machine['device']}, {rows[0]['tokens_a_step']:,} tokens each, by "
+            f"`{results['command']}`:",
+            "",
+            "| arrangement | time a step against the first | share of the floor | gradients | move | projection |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            slower = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_slower_than_first"])
+            shares = " | ".join(f"{share:.1%}" for share in row["share_of_time"].values())
+            lines.append(f"| {row['arrangement']} | {slower} | {row['share_of_floor']:.0%} | {shares} |")
         tables.append("\n".join(lines))
     return tables
 

@@ -37,6 +37,7 @@ def test_no_effect_is_an_interval_within_what_matters(
     assert (row["no_effect_that_matters"], row["same_bits"]) == (not matters, same)
 
 
+@pytest.mark.slow
 def test_the_same_code_ends_in_the_same_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By real runs of the command, this checkout being also the other one."""
     monkeypatch.setattr(paths, "PATHS", {"cpu": {"plain": ""}, "cuda": {}})

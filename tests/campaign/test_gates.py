@@ -325,6 +325,7 @@ def test_refusals(tmp_path: Path, flags: list[str], word: str) -> None:
         carry_out(GATES, [*places(tmp_path), *flags])
 
 
+@pytest.mark.slow  # as a campaign is, tests/campaign/test_campaign.py
 @pytest.mark.usefixtures("in_place")
 def test_interrupted_the_same_command_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = places(tmp_path)

@@ -87,6 +87,7 @@ def test_nothing_starts_from_a_source_that_has_no_weights(tmp_path: Path) -> Non
     assert not (tmp_path / "r" / "MINI_REPORT.md").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_before_its_sources_are_done_a_campaign_continues(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} bottles\n" for i in range(400)))
     process = subprocess.Popen(command(tmp_path, "--jobs", "1"), stderr=subprocess.PIPE, preexec_fn=heed_interrupts)

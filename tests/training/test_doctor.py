@@ -112,6 +112,14 @@ def repeat(content: bytes, generator: random.Random) -> bytes:
     return content[: at + 8] + content[at:]
 
 
+def same_content(broken: bytes, whole: bytes) -> bool:
+    """Whether only blanks between the values differ."""
+    try:
+        return bool(json.loads(broken) == json.loads(whole))
+    except ValueError:
+        return False
+
+
 DAMAGES: list[Callable[[bytes, random.Random], bytes]] = [flip, cut, blank, repeat]
 CASES = [
     *[("done", name) for name in ("record.json", "config.json", "metrics.jsonl", WEIGHTS)],
@@ -130,7 +138,7 @@ def test_every_damaged_file_is_named_and_nothing_is_written(
     whole = (folder / name).read_bytes()
     for number in range(count):
         broken = damage(whole, generator)
-        if broken == whole:
+        if broken == whole or (name.endswith(".json") and same_content(broken, whole)):
             continue
         (folder / name).write_bytes(broken)
         before = content_of(copied)

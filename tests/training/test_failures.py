@@ -18,6 +18,7 @@ from torch import Tensor
 from ngpt.command import main
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import InputError
+from ngpt.model import layers
 from ngpt.optim.muon import SimpleMuon
 from ngpt.training import step, trainer
 from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, write_tensors
@@ -45,6 +46,31 @@ def poison(patch: pytest.MonkeyPatch, bad: Callable[[Tensor], Tensor], steps: ra
     """Spoil the loss of some steps, counted from 1; validation is not touched."""
     calls, clean = itertools.count(1), loss_of
     patch.setattr(step, "loss_of", lambda *args: (bad if next(calls) in steps else torch.clone)(clean(*args)))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_bad_activation_leaves_weights_and_state_finite(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: SimpleNamespace, value: float, optimizer: str
+) -> None:
+    """One number in the MLP's output at steps 1, 4 and 5; validations are not touched."""
+    passes, clean = itertools.count(1), layers.SwiGLU.forward
+
+    def spoilt(mlp: layers.SwiGLU, h: Tensor) -> Tensor:
+        f = clean(mlp, h)
+        if torch.is_grad_enabled() and next(passes) in {1, 4, 5}:
+            f = f.masked_fill(torch.arange(f.numel()).reshape(f.shape) == 7, value)
+        return f
+
+    monkeypatch.setattr(layers.SwiGLU, "forward", spoilt)
+
+    def look(*_: Any) -> None:
+        for name, tensor in pack(parts.model, parts.optimizers.all).items():
+            assert tensor.isfinite().all(), name
+
+    folder, record = start(small(data, optimizer=optimizer, n_layer=1), tmp_path, look)
+    assert (record.status, record.skipped_steps, record.steps) == ("done", 3, 12)
+    assert [row["step"] for row in rows(folder) if "loss" not in row] == [1, 4, 5]
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])

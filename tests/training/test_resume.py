@@ -139,6 +139,43 @@ def test_ctrl_c_saves_and_says_so(data: str, tmp_path: Path, undisturbed: Undist
     assert outcome(folder) == undisturbed(config)
 
 
+@pytest.mark.parametrize("second", ["in the step", "in the checkpoint"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once_and_loses_nothing_written(
+    data: str,
+    tmp_path: Path,
+    undisturbed: Undisturbed,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    second: str,
+) -> None:
+    """In step 8, two after a checkpoint, or while the first signal's checkpoint is written."""
+    config, reached, flush = small(data), [], os.fsync
+
+    def once(_: int) -> None:
+        monkeypatch.setattr(os, "fsync", flush)
+        os.kill(os.getpid(), number)
+
+    def interrupt(step: int, _: float) -> None:
+        reached.append(step)
+        if step == 8:
+            os.kill(os.getpid(), number)
+            if second == "in the step":
+                os.kill(os.getpid(), number)
+            else:
+                monkeypatch.setattr(os, "fsync", once)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(config, tmp_path / "runs", interrupt, save_every=3)
+    monkeypatch.undo()
+    assert reached == list(range(1, 9))
+    (folder,) = runs_in(tmp_path / "runs")
+    assert not any(finding.damaged for finding in examine(folder)[1])
+    resumed: list[int] = []
+    start(config, tmp_path / "runs", lambda step, _: resumed.append(step), resume=True)
+    assert resumed[0] == 7 and outcome(folder) == undisturbed(config)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_step_comes_too_late(
     data: str, tmp_path: Path, undisturbed: Undisturbed, number: signal.Signals

@@ -1,0 +1,119 @@
+"""A campaign whose runner and workers are killed at random moments, and one of very many runs."""
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mini_campaign import CAMPAIGN
+from mini_processes import STEPS, runner, wait_and_record
+
+from ngpt.campaign import execute as execution
+from ngpt.campaign.definition import Arm
+from ngpt.campaign.plan import PlannedRun
+from ngpt.config import Runtime, from_dict
+from ngpt.doctor import examine, runs_in
+from ngpt.files import read_json
+from ngpt.presets import resolve
+from ngpt.training.record import read_metrics, read_record
+from ngpt.training.trainer import train
+
+RUNS = 16
+
+
+def started(folder: Path) -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ngpt.training.preload", "ngpt.campaign.command"])
+    process = context.Process(target=runner, args=(folder,))
+    process.start()
+    return process
+
+
+def workers_of(runner_pid: int) -> list[int]:
+    """The other children of the fork server that are alive."""
+    server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # gone meanwhile
+        if int(parent) == server and state != "Z" and int(stat.parent.name) != runner_pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
+@pytest.mark.parametrize("deaths", [20, 100])
+@pytest.mark.slow  # one kill of a runner: tests/campaign/test_campaign.py
+def test_runner_and_workers_killed_at_random_moments(tmp_path: Path, deaths: int) -> None:
+    """After restart every run is recorded exactly once, with the weights of a run that nothing disturbed."""
+    folder, generator, made, finished_early = tmp_path / "killed", random.Random(deaths), 0, 0
+    folder.mkdir()
+    (folder / "text.txt").write_text("".join(f"{i} bottles, {i * 7 % 13} of them green.\n" for i in range(600)))
+    while made < deaths and finished_early < 5:
+        process = started(folder)
+        time.sleep(generator.uniform(0.05, 0.6))
+        victims = workers_of(process.pid)
+        if victims and generator.random() < 0.5:
+            os.kill(generator.choice(victims), signal.SIGKILL)
+            made += 1
+            time.sleep(generator.uniform(0.0, 0.2))
+        finished_early += not process.is_alive()
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            made += 1
+        process.join()
+        for one in (
+            runs_in(folder / "runs") if (folder / "runs").exists() and any((folder / "runs").glob("*/*")) else []
+        ):
+            assert not [finding for finding in examine(one)[1] if finding.damaged]
+    assert made >= deaths / 2, "the campaign ends before it can be killed: more steps are needed"
+    process = started(folder)
+    process.join(240)
+    assert process.exitcode == 0, (folder / "errors").read_text()
+    found = runs_in(folder / "runs")
+    assert len(found) == RUNS and all(read_record(one).status == "done" for one in found)
+    assert all([row["step"] for row in read_metrics(one)] == list(range(1, int(STEPS) + 1)) for one in found)
+    recorded = read_json(folder / "r" / "data" / "mini.json")["runs"]
+    assert sorted(row["run_id"] for row in recorded) == sorted(one.name for one in found)
+    for one in found:
+        _, again = train(from_dict(read_record(one).config), Runtime(out=tmp_path / "alone", threads=1, progress=False))
+        assert again.weights_sha256 == read_record(one).weights_sha256
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_two_hundred_runs_cost_next_to_nothing_to_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], count: int
+) -> None:
+    """The runner's processor time for a run is below 1% of the shortest in use, the 5 s of `tiny`; no memory grows."""
+    monkeypatch.setattr(execution, "carry_out_run", wait_and_record)
+    method = CAMPAIGN.methods[0]
+    runs = [
+        PlannedRun(
+            stage="tuning", arm=Arm(method=method.name, lr=0.01, fields={}), seed=seed,
+            config=resolve("tiny", seed=seed), run_id=f"muon-{'0' * 10}-s{seed}",
+        )
+        for seed in range(count)
+    ]  # fmt: skip
+    execution.execute(runs[:20], out=tmp_path, jobs=2, device="cpu", threads=1)  # the fork server begins
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.process_time()
+    outcome = execution.execute(runs, out=tmp_path, jobs=2, device="cpu", threads=1)
+    seconds = (time.process_time() - begin) / (count - 20)
+    assert not outcome.failures and len(runs_in(tmp_path)) == count
+    assert seconds < 0.01 * 5.0, f"{seconds:.3f} s a run"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 8 * 1024, "kilobytes, for all runs together"
+    assert capfd.readouterr().err.count("nats per token") == count
