@@ -15,7 +15,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN
-from mini_processes import STEPS, runner, wait_and_record
+from mini_processes import STEPS, runner
+from mini_waiting import wait_and_record
 
 from ngpt.campaign import execute as execution
 from ngpt.campaign.definition import Arm
