@@ -133,8 +133,9 @@ def main(arguments: list[str]) -> int:
         interval = f"{row['difference']:+.5f} [{row['low']:+.5f}, {row['high']:+.5f}]"
         answer = "yes" if row["no_effect_that_matters"] else "NO"
         print(f"{row['path']:44} {interval:38} {answer:>11}  {row['same_bits']:3} of {options.seeds}")
+    against = f" --against <checkout of {commit_of(options.against)}>" if options.against is not None else ""
     content = {
-        "command": f"python benchmarks/paths.py --flags '{options.flags}'",
+        "command": f"python benchmarks/paths.py --flags '{options.flags}'{against}",
         "measured_on": {"device": device_name(device)},
         "seeds": options.seeds,
         "matters": MATTERS,

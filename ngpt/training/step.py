@@ -65,6 +65,7 @@ class TrainingStep:
         self.compiled, self.capturing = compiled, graphs
         self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
         self.captured: tuple[Replay, Replay] | None = None
+        self.gradients: list[Tensor] = []
 
     def said_in_one_line(self) -> str:
         """How steps are made, for the record."""
@@ -97,6 +98,7 @@ class TrainingStep:
     def end(self, *, moved: bool) -> None:
         """Forget the gradients; after the first step made, capture: by then all that lasts has its place in memory."""
         if self.captured is None:
+            self.gradients = []
             self.optimizers.zero_grad()
             if self.capturing and moved:
                 self._capture()

@@ -8,8 +8,11 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import pickletools
 import random
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -278,7 +281,7 @@ def test_no_file_that_is_read_can_execute_code(data: str, tmp_path: Path) -> Non
 
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (mark,)
+            return os.mkdir, (str(mark),)
 
     torch.save({"model": Payload()}, tmp_path / "payload")
     payload = (tmp_path / "payload").read_bytes()
@@ -296,8 +299,11 @@ def test_no_file_that_is_read_can_execute_code(data: str, tmp_path: Path) -> Non
     with pytest.raises(InputError):
         start(small(data, init_from=str(done)), tmp_path / "runs")
     assert not mark.exists()
-    torch.load(tmp_path / "payload", weights_only=False)
-    assert mark.exists(), "it would have left its mark"
+    with zipfile.ZipFile(tmp_path / "payload") as archive:  # what a loader of pickles would have called
+        (program,) = (archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    opcodes = [(code.name, value) for code, value, _ in pickletools.genops(program)]
+    assert ("GLOBAL", "posix mkdir") in opcodes and ("BINUNICODE", str(mark)) in opcodes, opcodes
+    assert any(name == "REDUCE" for name, _ in opcodes), "it would be called"
     assert load_file(start(small(data), tmp_path / "runs", resume=True)[0] / "weights.safetensors")
 
 
