@@ -1,19 +1,49 @@
 """What the tests of killed campaigns run in processes of their own."""
 
+import multiprocessing
 import os
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from mini_campaign import CAMPAIGN
 
 from ngpt.campaign.command import carry_out
 from ngpt.errors import exit_code_of
 
-STEPS = "100"
+
+def started(folder: Path, steps: int) -> Any:
+    """A runner in a process of its own. Its workers come from the fork server that it comes from itself."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ngpt.training.preload", "ngpt.campaign.command"])
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server.ensure_running()
+    process = context.Process(target=_runner, args=(folder, steps, server._forkserver_address))
+    process.start()
+    return process
 
 
-def runner(folder: Path) -> None:
-    """A runner in a process of its own; its workers come from the fork server that it comes from itself."""
+def _runner(folder: Path, steps: int, fork_server: str) -> None:
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server._forkserver_address = fork_server  # or it would begin one of its own, which imports PyTorch for seconds
+    server.ensure_running = lambda: None
+    sys.modules["__main__"] = ModuleType("__main__")  # or every worker would import the tests' own
     os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     arguments = ["--data", str(folder / "text.txt"), "--out", str(folder / "runs"), "--reports", str(folder / "r")]
-    sys.exit(exit_code_of(lambda: carry_out(CAMPAIGN, [*arguments, "--steps", STEPS, "--jobs", "2"])))
+    sys.exit(exit_code_of(lambda: carry_out(CAMPAIGN, [*arguments, "--steps", str(steps), "--jobs", "2"])))
+
+
+def workers_beside(runner_pid: int) -> list[int]:
+    """The other children of the fork server that are alive, those of killed runners among them."""
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # gone meanwhile
+        if int(parent) == server and state != "Z" and int(stat.parent.name) != runner_pid:
+            found.append(int(stat.parent.name))
+    return found

@@ -1,7 +1,5 @@
 """A campaign whose runner and workers are killed at random moments, and one of very many runs."""
 
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import resource
@@ -9,13 +7,12 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN
-from mini_processes import STEPS, runner
+from mini_processes import started, workers_beside
 from mini_waiting import wait_and_record
 
 from ngpt.campaign import execute as execution
@@ -31,63 +28,39 @@ from ngpt.training.trainer import train
 RUNS = 16
 
 
-def started(folder: Path) -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ngpt.training.preload", "ngpt.campaign.command"])
-    process = context.Process(target=runner, args=(folder,))
-    process.start()
-    return process
-
-
-def workers_of(runner_pid: int) -> list[int]:
-    """The other children of the fork server that are alive."""
-    server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # gone meanwhile
-        if int(parent) == server and state != "Z" and int(stat.parent.name) != runner_pid:
-            found.append(int(stat.parent.name))
-    return found
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
-@pytest.mark.parametrize("deaths", [20, 100])
-@pytest.mark.slow  # one kill of a runner: tests/campaign/test_campaign.py
+@pytest.mark.parametrize("deaths", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_runner_and_workers_killed_at_random_moments(tmp_path: Path, deaths: int) -> None:
     """After restart every run is recorded exactly once, with the weights of a run that nothing disturbed."""
-    folder, generator, made, finished_early = tmp_path / "killed", random.Random(deaths), 0, 0
+    folder, generator, steps = tmp_path / "killed", random.Random(deaths), 15 * deaths
+    killed = {"runner": 0, "worker": 0}
     folder.mkdir()
     (folder / "text.txt").write_text("".join(f"{i} bottles, {i * 7 % 13} of them green.\n" for i in range(600)))
-    while made < deaths and finished_early < 5:
-        process = started(folder)
-        time.sleep(generator.uniform(0.05, 0.6))
-        victims = workers_of(process.pid)
-        if victims and generator.random() < 0.5:
+    while sum(killed.values()) < deaths:
+        process = started(folder, steps)
+        time.sleep(generator.uniform(0.02, 0.4))
+        victims = workers_beside(process.pid)
+        if victims and generator.random() < 0.8:
             os.kill(generator.choice(victims), signal.SIGKILL)
-            made += 1
+            killed["worker"] += 1
             time.sleep(generator.uniform(0.0, 0.2))
-        finished_early += not process.is_alive()
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            made += 1
+        assert process.is_alive(), "the campaign ends before it can be killed: more steps are needed"
+        os.kill(process.pid, signal.SIGKILL)
+        killed["runner"] += 1
         process.join()
-        for one in (
-            runs_in(folder / "runs") if (folder / "runs").exists() and any((folder / "runs").glob("*/*")) else []
-        ):
-            assert not [finding for finding in examine(one)[1] if finding.damaged]
-    assert made >= deaths / 2, "the campaign ends before it can be killed: more steps are needed"
-    process = started(folder)
+        if list((folder / "runs").glob("*/*")):
+            for one in runs_in(folder / "runs"):
+                assert not [finding for finding in examine(one)[1] if finding.damaged]
+    assert min(killed.values()) >= deaths / 5, killed
+    process = started(folder, steps)
     process.join(240)
     assert process.exitcode == 0, (folder / "errors").read_text()
     found = runs_in(folder / "runs")
     assert len(found) == RUNS and all(read_record(one).status == "done" for one in found)
-    assert all([row["step"] for row in read_metrics(one)] == list(range(1, int(STEPS) + 1)) for one in found)
+    assert all([row["step"] for row in read_metrics(one)] == list(range(1, steps + 1)) for one in found)
     recorded = read_json(folder / "r" / "data" / "mini.json")["runs"]
     assert sorted(row["run_id"] for row in recorded) == sorted(one.name for one in found)
-    for one in found:
+    for one in found if deaths > 20 else found[::4]:
         _, again = train(from_dict(read_record(one).config), Runtime(out=tmp_path / "alone", threads=1, progress=False))
         assert again.weights_sha256 == read_record(one).weights_sha256
 
