@@ -1,6 +1,9 @@
 """One thread for every test: the tensors are small, and sums then have one order. Triton interprets its kernels."""
 
 import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,3 +20,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     half = len(others) // 2
     begin, go_on = ([item for item in campaigns if (item.path in first) == here] for here in (True, False))
     items[:] = [*begin, *others[:half], *go_on, *others[half:]]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of a size that is given with `mount -o remount`; needs the right to mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)

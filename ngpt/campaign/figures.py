@@ -10,6 +10,7 @@ from scipy import stats
 
 from ngpt.campaign.analysis import Analysis, MethodSummary
 from ngpt.campaign.definition import Campaign
+from ngpt.files import replaced_atomically
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 (the backend comes first)
@@ -69,9 +70,15 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
             figure = draw()
             if figure is not None:
                 files[kind] = f"{campaign.name}_{kind}.png"
-                figure.savefig(folder / files[kind])
-                plt.close(figure)
+                save(figure, folder / files[kind])
     return files
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` as PNG, atomically, and forget it. Raises InputError if the disk is full."""
+    with replaced_atomically(path) as temporary:
+        figure.savefig(temporary, format="png")
+    plt.close(figure)
 
 
 Look = dict[str, Any]

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -317,18 +317,6 @@ def test_a_file_that_cannot_grow_is_one_clear_line(data: str, tmp_path: Path, fi
             assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.jsonl", "record.json"}
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of a size that is given with `mount -o remount`; needs the right to mount."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no right to mount a file system")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(
     data: str, tmp_path: Path, small_disk: Path, undisturbed: Undisturbed
 ) -> None:
@@ -344,6 +332,23 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(
         if list(small_disk.glob("runs/*/record.json")):
             no_damage(small_disk / "runs")
     subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    folder, _ = start(config, small_disk / "runs", resume=True)
+    assert outcome(folder) == undisturbed(config)
+
+
+def test_a_folder_that_became_read_only_is_one_clear_line(
+    data: str, tmp_path: Path, small_disk: Path, undisturbed: Undisturbed
+) -> None:
+    """With a checkpoint of a killed run in it: nothing is lost, and writable again it continues to the same bits."""
+    config = small(data)
+    killed(config, small_disk / "runs")
+    before = {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    child = Child(flags(config, small_disk / "runs", "--resume"), tmp_path / "errors")
+    assert child.exit_code() == 2 and one_line(tmp_path / "errors").endswith("Read-only file system")
+    no_damage(small_disk / "runs")
+    assert before == {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     folder, _ = start(config, small_disk / "runs", resume=True)
     assert outcome(folder) == undisturbed(config)
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from ngpt.campaign.figures import COLOURS, STYLE
+from ngpt.campaign.figures import COLOURS, STYLE, save
 from ngpt.campaign.gates.definition import Gates
 from ngpt.campaign.gates.judge import Gate, judge_gates, overall, polar_operations
 from ngpt.campaign.report import OutdatedDataError, data_path, environment
@@ -66,8 +66,7 @@ def _draw(gates: Gates, data: dict[str, Any], path: Path) -> None:
         for name, look in LOOKS.items():
             grid.flat[0].plot([], [], label=name, **look)
         grid.flat[0].legend(fontsize=8)
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path)
 
 
 def _mark_race(axes: Axes, rows: list[dict[str, Any]]) -> None:

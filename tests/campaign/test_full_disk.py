@@ -1,0 +1,93 @@
+"""A report whose disk fills or is read-only: one clear line, exit code 2, and every file that was there stays whole."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments import muon_lr_sweep
+from ngpt.campaign.command import carry_out
+from ngpt.campaign.report import read_data, write_data
+from ngpt.errors import InputError, exit_code_of
+
+CAMPAIGN = muon_lr_sweep.CAMPAIGN
+PUBLISHED = Path(__file__).parents[2] / "reports"
+ORDER = [
+    "data/muon_lr_sweep.json", "figures/muon_lr_sweep_loss_against_lr.png", "figures/muon_lr_sweep_loss_curves.png",
+    "figures/muon_lr_sweep_telemetry.png", "MUON_LR_SWEEP_REPORT.md", "README.md",
+]  # fmt: skip
+"""In which a report's files are written."""
+
+PAGE = 4096
+
+
+def rebuild(reports: Path) -> int:
+    """The exit code of building the report from its data."""
+    arguments = ["--report-only", "--out", str(reports.parent / "none"), "--reports", str(reports)]
+    return exit_code_of(lambda: carry_out(CAMPAIGN, arguments))
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def whole(reports: Path, published: dict[str, bytes]) -> set[str]:
+    """The names of the files that are there, each as in `published`; nothing else is there."""
+    found = {str(path.relative_to(reports)): path.read_bytes() for path in reports.rglob("*") if path.is_file()}
+    assert found == {name: published[name] for name in found}
+    return set(found)
+
+
+@pytest.fixture
+def published(small_disk: Path) -> dict[str, bytes]:
+    """Content by name of each file of the report, built on the disk with room enough."""
+    remount(small_disk, "size=10m")
+    reports = small_disk / "r"
+    (reports / "data").mkdir(parents=True)
+    shutil.copy(PUBLISHED / ORDER[0], reports / "data")
+    assert rebuild(reports) == 0
+    assert (reports / ORDER[4]).read_text() == (PUBLISHED / ORDER[4]).read_text()
+    return {name: (reports / name).read_bytes() for name in ORDER}
+
+
+def test_a_report_on_a_disk_that_fills(
+    small_disk: Path, published: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It fills in each of its files in turn; what was written before is whole, and with room the rest follows."""
+    reports = small_disk / "r"
+    for count, name in enumerate(ORDER[1:], 1):
+        for later in ORDER[1:]:
+            (reports / later).unlink(missing_ok=True)
+        remount(small_disk, f"size={sum(-(-len(published[before]) // PAGE) for before in ORDER[:count]) * PAGE}")
+        assert rebuild(reports) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line == f"error: {reports / name}: could not be written: No space left on device"
+        assert whole(reports, published) == set(ORDER[:count])
+        remount(small_disk, "size=10m")
+    assert rebuild(reports) == 0 and whole(reports, published) == set(ORDER)
+
+
+@pytest.mark.parametrize("free", [0, 20])
+def test_a_report_made_again_on_a_full_disk_stays_as_it_was(
+    small_disk: Path, published: dict[str, bytes], capsys: pytest.CaptureFixture[str], free: int
+) -> None:
+    reports = small_disk / "r"
+    remount(small_disk, f"size={(sum(-(-len(content) // PAGE) for content in published.values()) + free) * PAGE}")
+    assert rebuild(reports) == 2 and "No space left on device" in capsys.readouterr().err
+    assert whole(reports, published) == set(ORDER)
+    data = read_data(CAMPAIGN, reports)
+    with pytest.raises(InputError, match=f"{ORDER[0]}: could not be written: No space left"):
+        write_data(reports, data | {"command": "another"})
+    assert whole(reports, published) == set(ORDER)
+
+
+def test_a_read_only_folder_is_one_clear_line(
+    small_disk: Path, published: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = small_disk / "r"
+    remount(small_disk, "ro")
+    assert rebuild(reports) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {small_disk}") and line.endswith("Read-only file system")
+    assert whole(reports, published) == set(ORDER)
