@@ -112,12 +112,16 @@ def repeat(content: bytes, generator: random.Random) -> bytes:
     return content[: at + 8] + content[at:]
 
 
-def same_content(broken: bytes, whole: bytes) -> bool:
-    """Whether only blanks between the values differ."""
+def same_content(broken: bytes, whole: bytes, name: str) -> bool:
+    """Of JSON: whether only blanks between the values differ, or digits beyond the precision of a number."""
+    if not broken.endswith(b"\n"):
+        return False
+    documents = [[content] if name.endswith(".json") else content.splitlines() for content in (broken, whole)]
     try:
-        return bool(json.loads(broken) == json.loads(whole))
+        found, expected = ([json.loads(text) for text in texts] for texts in documents)
     except ValueError:
         return False
+    return bool(found == expected)
 
 
 DAMAGES: list[Callable[[bytes, random.Random], bytes]] = [flip, cut, blank, repeat]
@@ -138,7 +142,7 @@ def test_every_damaged_file_is_named_and_nothing_is_written(
     whole = (folder / name).read_bytes()
     for number in range(count):
         broken = damage(whole, generator)
-        if broken == whole or (name.endswith(".json") and same_content(broken, whole)):
+        if broken == whole or (".json" in name and same_content(broken, whole, name)):
             continue
         (folder / name).write_bytes(broken)
         before = content_of(copied)

@@ -12,6 +12,7 @@ from ngpt.training.trainer import train
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize(("preset", "parameters"), [("155m-literal", 155_166_743), ("155m", 155_172_199)])
 def test_one_step_of_the_large_presets(tmp_path: Path, preset: str, parameters: int) -> None:
     ids = np.random.default_rng(0).integers(0, 50257, 3000).astype(np.uint16)
