@@ -36,6 +36,7 @@ from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import environment
+from ngpt.training.shares import Shares
 from ngpt.training.step import Feed, TrainingStep
 from ngpt.training.trainer import train
 
@@ -59,6 +60,7 @@ class Arrangement:
         bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16")
         self.training_step = TrainingStep(
             self.model, self.optimizers, Feed(batches, device), bfloat16,
+            Shares(self.model, parameter_specs(self.model)),
             compiled=config.train.compile, graphs=graphs,
         )  # fmt: skip
         self.steps, self.losses = 0, list[float]()

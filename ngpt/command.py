@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from tqdm import tqdm
 
@@ -16,6 +16,9 @@ from ngpt.config import SECTIONS, RunConfig, Runtime, flag_name
 from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from ngpt.flags import field_docs, notes
 from ngpt.presets import PRESETS, resolve
+
+if TYPE_CHECKING:
+    from ngpt.ranks import Ranks
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,7 +117,14 @@ def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
 def main(arguments: list[str] | None = None) -> int:
     """Train, show progress on standard error, print a summary and, last, the run's folder. Returns the exit code."""
     config, runtime = parse(arguments)
-    from ngpt.training.trainer import train  # after the flags: a wrong flag should not wait for torch
+    from ngpt.ranks import joined  # after the flags: a wrong flag should not wait for torch
+
+    with joined() as ranks:
+        return _train(config, runtime, ranks)
+
+
+def _train(config: RunConfig, runtime: Runtime, ranks: "Ranks") -> int:
+    from ngpt.training.trainer import train
 
     bar: tqdm[NoReturn] | None = None
 
@@ -126,13 +136,16 @@ def main(arguments: list[str] | None = None) -> int:
         bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         bar.update(step - bar.n)
 
-    for note in notes(config):
+    for note in notes(config) if ranks.first else []:
         print(f"note: {note}", file=sys.stderr)
     try:
-        folder, record = train(config, runtime, show if runtime.progress else None)
+        folder, record = train(config, runtime, show if runtime.progress and ranks.first else None, ranks)
     finally:
         if bar is not None:
             bar.close()
+    code = {"done": 0, "killed": EXIT_INTERRUPTED}.get(record.status, 1)
+    if not ranks.first:
+        return code
 
     print(f"{record.name}: {record.status}, {record.steps} steps, seed {record.seed}, {record.parameters:,} parameters")
     if record.final_val_loss is not None:
@@ -144,4 +157,4 @@ def main(arguments: list[str] | None = None) -> int:
     if record.message:
         print(record.message)
     print(folder)
-    return {"done": 0, "killed": EXIT_INTERRUPTED}.get(record.status, 1)
+    return code

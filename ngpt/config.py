@@ -372,6 +372,8 @@ class Runtime:
     """on a GPU, replay each step from CUDA graphs; the kernels are the same without"""
     keep_weights: bool = True
     """leave the final weights in the run folder"""
+    parallel: Literal["replicas", "fsdp"] = "replicas"
+    """started by torchrun, where the weights lie: all of them on every rank, or sharded over the ranks"""
     progress: bool = True
     """show a progress bar on standard error"""
 

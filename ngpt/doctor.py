@@ -14,8 +14,8 @@ from pathlib import Path
 from ngpt.errors import InputError, exit_code_of
 from ngpt.files import is_locked, read_json
 from ngpt.training.checkpoint import progressed_of, read_tensors, tensors_sha256
+from ngpt.training.folder import CHECKPOINT, WEIGHTS
 from ngpt.training.record import RunRecord, read_metrics, read_record
-from ngpt.training.trainer import CHECKPOINT, WEIGHTS
 
 FILES = {"config.json", "metrics.jsonl", "record.json", CHECKPOINT, WEIGHTS}
 """Of a run's folder."""

@@ -60,7 +60,7 @@ def losses_of(optimizer: Any, arch: Any) -> list[float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizers.move()
         optimizers.projection.after_step(step + 1)
-        optimizers.zero_grad()
+        model.zero_grad()
         losses.append(loss.item())
     return losses
 

@@ -13,7 +13,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.errors", "ngpt.machine"},
     {"ngpt.files", "ngpt.config"},
     {"ngpt.presets"},
-    {"ngpt.identity", "ngpt.flags", "ngpt.sphere"},
+    {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks"},
     {"ngpt.kernels"},
     {"ngpt.polar"},
     {"ngpt.data", "ngpt.model"},

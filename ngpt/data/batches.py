@@ -82,12 +82,15 @@ class Batches:
     """Training windows in a shuffled order that visits every window once before any window again.
 
     Epoch e of `seed` visits them in a permutation drawn by Philox(seed, e); step s takes the positions
-    s B ... s B + B - 1.
+    s B ... s B + B - 1. Of `parts` equal parts of each batch, these are the `part`-th.
     """
 
-    def __init__(self, windows: Windows, *, batch_size: int, seed: int) -> None:
+    def __init__(self, windows: Windows, *, batch_size: int, seed: int, part: int = 0, parts: int = 1) -> None:
+        """Raises ValueError unless `parts` divides the batch."""
+        if batch_size % parts or not 0 <= part < parts:
+            raise ValueError(f"no part {part} of {parts} equal ones of a batch of {batch_size}")
         self.windows = windows
-        self.batch_size = batch_size
+        self.batch_size, self.rows = batch_size, range(batch_size * part // parts, batch_size * (part + 1) // parts)
         self.seed = seed
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a Batches lives as long as its run)
@@ -103,8 +106,9 @@ class Batches:
         return self.windows.starts(self._chosen(step))
 
     def _chosen(self, step: int) -> list[int]:
-        first, count = step * self.batch_size, self.windows.count
-        return [int(self._order(i // count)[i % count]) for i in range(first, first + self.batch_size)]
+        count = self.windows.count
+        positions = (step * self.batch_size + row for row in self.rows)
+        return [int(self._order(i // count)[i % count]) for i in positions]
 
 
 def validation_batches(windows: Windows, *, eval_tokens: int, batch_size: int) -> list[tuple[Ids, Ids]]:

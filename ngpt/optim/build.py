@@ -1,5 +1,6 @@
 """Roles -> optimizers: Muon or AdamW for the hidden matrices, AdamW for all the rest, every parameter exactly once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +55,6 @@ class Optimizers:
         self.hidden.state.clear()
         self.projection.seen_drift = {}
 
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for optimizer in (self.hidden, self.aux):
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None
-
 
 def _set(group: dict[str, Any], name: str, value: float) -> None:
     """Where a group holds a tensor, a CUDA graph reads it there: then it is written to, not exchanged."""
@@ -70,13 +64,17 @@ def _set(group: dict[str, Any], name: str, value: float) -> None:
         group[name] = value
 
 
-def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
-    """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once."""
+def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Tensor] | None = None) -> Optimizers:
+    """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once.
+
+    owned: those of the parameters, by name, that this process steps; None: all of the model's.
+    """
     specs = parameter_specs(model)
-    trained = {name: parameter for name, parameter in model.named_parameters() if specs[name].role != Role.FROZEN}
+    parameters = dict(model.named_parameters()) if owned is None else owned
+    trained = {name: parameter for name, parameter in parameters.items() if specs[name].role != Role.FROZEN}
     matrices = {name: parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN}
     others: list[Tensor] = [parameter for name, parameter in trained.items() if specs[name].role != Role.HIDDEN]
-    if not matrices or len(matrices) + len(others) != len([p for p in model.parameters() if p.requires_grad]):
+    if not matrices or len(matrices) + len(others) != len([p for p in parameters.values() if p.requires_grad]):
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
 
     optim, device = config.optim, next(iter(matrices.values())).device
@@ -111,7 +109,7 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> Optimizers:
     aux = _adamw(others, config, lr=optim.resolved_aux_lr, weight_decay=0.0)
     geodesic = isinstance(hidden, SimpleMuon) and optim.geodesic_muon is not None
     leaving = {role for role in Role if role != Role.HIDDEN or not geodesic}
-    return Optimizers(config, hidden, aux, LazyProjection(model, specs, every=optim.lazy_proj_freq, roles=leaving))
+    return Optimizers(config, hidden, aux, LazyProjection(parameters, specs, every=optim.lazy_proj_freq, roles=leaving))
 
 
 def _rate(value: float, device: torch.device) -> float | Tensor:

@@ -11,18 +11,18 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ngpt import kernels, sphere
 from ngpt.model.roles import ParameterSpec, Role
 
 
 class LazyProjection:
-    """Projects every parameter that has a sphere axis and one of `roles`, each along its own axis."""
+    """Projects every one of `parameters` that has a sphere axis and one of `roles`, each along its own axis."""
 
     def __init__(
         self,
-        model: nn.Module,
+        parameters: Mapping[str, Tensor],
         specs: Mapping[str, ParameterSpec],
         *,
         every: int,
@@ -31,7 +31,7 @@ class LazyProjection:
         self.every = every
         self.points: list[tuple[Role, Tensor, int]] = [
             (spec.role, parameter, spec.sphere_dim)
-            for name, parameter in model.named_parameters()
+            for name, parameter in parameters.items()
             if (spec := specs[name]).sphere_dim is not None
         ]
         self.leaving = [point for point in self.points if point[0] in roles]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from ngpt.config import is_a
 from ngpt.errors import InputError, first_line
 from ngpt.files import replaced_atomically
-from ngpt.model.roles import Role
+from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.muon import SimpleMuon
+from ngpt.training.folder import WEIGHTS
 from ngpt.training.record import RunRecord, record_of
 
 VERSION = "1"
@@ -86,19 +88,24 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
     return hashlib.sha256((tensors_sha256(tensors) + state).encode()).hexdigest()
 
 
-def pack(model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Weights as `model.<name>`, optimizer state as `<optimizer>.<parameter index>.<key>`."""
-    tensors: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+def pack(parameters: Mapping[str, Tensor], optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Weights as `model.<parameter>`, optimizer state as `<optimizer>.<parameter>.<key>`."""
+    tensors = {f"model.{name}": parameter for name, parameter in parameters.items()}
     for label, optimizer in optimizers.items():
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{label}.{index}.{key}": value for key, value in state.items()}
+        for name, state in _by_name(parameters, optimizer.state).items():
+            tensors |= {f"{label}.{name}.{key}": value for key, value in state.items()}
     return tensors
+
+
+def _by_name(parameters: Mapping[str, Tensor], of: Mapping[Tensor, Any]) -> dict[str, Any]:
+    """What is known of each parameter, by its name instead; of those without a name nothing."""
+    return {name: of[parameter] for name, parameter in parameters.items() if parameter in of}
 
 
 def unpack(
     path: Path,
     tensors: Mapping[str, Tensor],
-    model: nn.Module,
+    parameters: Mapping[str, Tensor],
     optimizers: Mapping[str, torch.optim.Optimizer],
     *,
     finite: bool = True,
@@ -111,11 +118,14 @@ def unpack(
     for name, tensor in tensors.items():
         if finite and not tensor.isfinite().all():
             raise InputError(f"{path}: {name} is not finite")
-    states = _states(path, tensors, optimizers)
-    load_weights(path, {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}, model)
+    states = _states(path, tensors, parameters, optimizers)
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    load_weights(path, weights, parameters)
+    names = {parameter: name for name, parameter in parameters.items()}
     for label, optimizer in optimizers.items():
         content = optimizer.state_dict()
-        content["state"] = states[label]
+        order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+        content["state"] = {index: states[label][name] for index, name in enumerate(order) if name in states[label]}
         optimizer.load_state_dict(content)
 
 
@@ -128,46 +138,70 @@ def kind_of(tensor: Tensor) -> Kind:
     return tuple(tensor.shape), tensor.dtype
 
 
-def _state_kinds(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Kind]]:
-    """The kind of each tensor that an optimizer keeps, by parameter index and key."""
+def _state_kinds(optimizer: torch.optim.Optimizer) -> dict[Tensor, dict[str, Kind]]:
+    """The kind of each tensor that an optimizer keeps, by parameter and key."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if isinstance(optimizer, SimpleMuon):
         wide = {p: torch.promote_types(p.dtype, torch.float32) for p in parameters}
         return {
-            index: {key: (shape, wide[p] if key == "second_momentum_buffer" else p.dtype) for key, shape in of.items()}
-            for index, (p, of) in enumerate(zip(parameters, optimizer.state_shapes(), strict=True))
+            p: {key: (shape, wide[p] if key == "second_momentum_buffer" else p.dtype) for key, shape in of.items()}
+            for p, of in zip(parameters, optimizer.state_shapes(), strict=True)
         }
-    return {
-        index: {"step": ((), torch.float32), "exp_avg": kind_of(p), "exp_avg_sq": kind_of(p)}
-        for index, p in enumerate(parameters)
-    }
+    return {p: {"step": ((), torch.float32), "exp_avg": kind_of(p), "exp_avg_sq": kind_of(p)} for p in parameters}
 
 
 def _states(
-    path: Path, tensors: Mapping[str, Tensor], optimizers: Mapping[str, torch.optim.Optimizer]
-) -> dict[str, dict[int, dict[str, Tensor]]]:
-    """Each optimizer's state by parameter index; all of it or, before the first step, none. Raises InputError."""
-    states: dict[str, dict[int, dict[str, Tensor]]] = {label: {} for label in optimizers}
-    for name, tensor in tensors.items():
-        label, _, rest = name.partition(".")
-        index, _, key = rest.partition(".")
-        if label in states and index.isdigit():
-            states[label].setdefault(int(index), {})[key] = tensor
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Each optimizer's state by parameter name; all of it or, before the first step, none. Raises InputError."""
+    states: dict[str, dict[str, dict[str, Tensor]]] = {label: {} for label in optimizers}
+    for full_name, tensor in tensors.items():
+        label, _, rest = full_name.partition(".")
+        name, _, key = rest.rpartition(".")
+        if label in states and name in parameters:
+            states[label].setdefault(name, {})[key] = tensor
         elif label != "model":
-            raise InputError(f"{path}: {name} belongs to no part of this run")
+            raise InputError(f"{path}: {full_name} belongs to no part of this run")
     for label, optimizer in optimizers.items():
-        found = {index: {key: kind_of(t) for key, t in state.items()} for index, state in states[label].items()}
-        if found not in ({}, _state_kinds(optimizer)):
+        found = {name: {key: kind_of(t) for key, t in state.items()} for name, state in states[label].items()}
+        if found not in ({}, _by_name(parameters, _state_kinds(optimizer))):
             raise InputError(f"{path}: the state of its {label} optimizer is not that of this run's")
     return states
 
 
 @torch.no_grad()
-def load_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Copy `weights` into the model's parameters of the same names, which must be all of them."""
-    parameters = dict(model.named_parameters())
+def load_weights(path: Path, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Copy `weights` into the parameters of the same names, which must be all of them."""
     kinds = {name: kind_of(parameter) for name, parameter in parameters.items()}
     if kinds != {name: kind_of(weight) for name, weight in weights.items()}:
         raise InputError(f"{path}: its weights are those of another model")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
+
+
+@torch.no_grad()
+def transfer(source: Path, model: nn.Module) -> str:
+    """Copy into `model` the final weights of the run in `source`, all but embedding and head; says what was copied.
+
+    The run's weights were projected at its end, so that those copied lie on the sphere.
+
+    Raises InputError unless the run kept its weights and every transferred tensor has its counterpart's shape.
+    """
+    path = source / WEIGHTS
+    weights, _ = read_tensors(path)
+    specs = parameter_specs(model)
+    moved: Counter[Role] = Counter()
+    fresh: Counter[Role] = Counter()
+    for name, parameter in model.named_parameters():
+        if specs[name].role in (Role.EMBEDDING, Role.HEAD):
+            fresh[specs[name].role] += 1
+            continue
+        if name not in weights or weights[name].shape != parameter.shape:
+            raise InputError(f"--init-from {source}: no {name} of shape {tuple(parameter.shape)} among its weights")
+        parameter.copy_(weights[name])
+        moved[specs[name].role] += 1
+    kept, drawn = (", ".join(f"{n} {role}" for role, n in found.items()) for found in (moved, fresh))
+    return f"{kept} tensors; fresh: {drawn}"

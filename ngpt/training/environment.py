@@ -27,11 +27,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)"""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `--device` names. Raises InputError if it asks for CUDA where there is none."""
+def choose_device(name: str, index: int = 0) -> torch.device:
+    """The device that `--device` names, of several GPUs the `index`-th. Raises InputError where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device on this machine")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if index >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: {torch.cuda.device_count()} GPUs for more ranks on this machine")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def prepare(device: torch.device, threads: int) -> None:

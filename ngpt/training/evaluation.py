@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ngpt.data.batches import UNSCORED, Windows, validation_batches
+from ngpt.ranks import ALONE, Ranks
 
 BATCH_TOKENS = 4096
 """Tokens in one forward pass of a validation: the same for all runs, since it can change the last bits of a sum."""
@@ -35,9 +36,16 @@ class Evaluator:
     """Holds the validation batches of a run and measures a model on them."""
 
     def __init__(
-        self, windows: Windows, byte_lengths: NDArray[np.int64] | None, *, eval_tokens: int, device: torch.device
+        self,
+        windows: Windows,
+        byte_lengths: NDArray[np.int64] | None,
+        *,
+        eval_tokens: int,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         """byte_lengths: of every token, (vocabulary,); None where they are not known."""
+        self.ranks = ranks
         batch_size = max(1, BATCH_TOKENS // windows.seq_len)
         batches = validation_batches(windows, eval_tokens=eval_tokens, batch_size=batch_size)
         self.batches = [(torch.from_numpy(x).to(device), torch.from_numpy(y.copy()).to(device)) for x, y in batches]
@@ -46,11 +54,18 @@ class Evaluator:
 
     @torch.no_grad()
     def measure(self, model: nn.Module, autocast: torch.autocast) -> Validation:
-        """Mean loss over every validation token, summed in float64."""
-        total = 0.0
-        for x_BT, y_BT in self.batches:
+        """Mean loss over every validation token, summed in float64; ranks take the batches in turn.
+
+        All ranks make as many forward passes, as weights may travel in them; a pass too many counts nothing.
+        """
+        sums = torch.zeros(len(self.batches), dtype=torch.float64)
+        for first in range(0, len(self.batches), self.ranks.count):
+            number = first + self.ranks.index
+            x_BT, y_BT = self.batches[min(number, len(self.batches) - 1)]
             with autocast:
                 logits_BTV = model(x_BT)
-            total += loss_of(logits_BTV, y_BT, reduction="sum").double().item()
+            if number < len(self.batches):
+                sums[number] = loss_of(logits_BTV, y_BT, reduction="sum").double()
+        total = sum(self.ranks.add(sums).tolist())
         loss = total / self.tokens
         return Validation(loss, total / math.log(2) / self.text_bytes if self.text_bytes else None)

@@ -61,6 +61,8 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
     threads: int = 0
+    ranks: int = 1
+    """processes that carried the run out"""
     commit: str | None = None
     """git commit of the code, with + behind it if files were changed since"""
     data_name: str = ""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ngpt.data.batches import Batches
 from ngpt.optim.build import Optimizers
 from ngpt.training.evaluation import loss_of
+from ngpt.training.shares import Shares
 
 Replay = Callable[[], None]
 
@@ -44,7 +45,7 @@ class Feed:
 
 
 class TrainingStep:
-    """Model, optimizers and batches of a run as the two halves of a step.
+    """Model, optimizers and batches of a run as the two halves of a step, and what ranks exchange in between.
 
     With `compiled` torch.compile makes the forward and the backward pass, which rounds differently. With `graphs` both
     halves are captured after the first step made and replayed from then on: the same kernels, no launches by the host.
@@ -56,12 +57,13 @@ class TrainingStep:
         optimizers: Optimizers,
         feed: Feed,
         autocast: torch.autocast,
+        shares: Shares,
         *,
         compiled: bool,
         graphs: bool,
     ) -> None:
         self.model, self.optimizers, self.feed, self.autocast = model, optimizers, feed, autocast
-        self.parameters = list(model.parameters())
+        self.shares = shares
         self.compiled, self.capturing = compiled, graphs
         self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
         self.captured: tuple[Replay, Replay] | None = None
@@ -85,7 +87,7 @@ class TrainingStep:
         return loss, norm
 
     def scale_gradients(self, factor: float) -> None:
-        """Multiply all gradients."""
+        """Multiply all gradients that this rank's optimizers see."""
         torch._foreach_mul_(self.gradients, factor)
 
     def move(self) -> None:
@@ -99,14 +101,14 @@ class TrainingStep:
         """Forget the gradients; after the first step made, capture: by then all that lasts has its place in memory."""
         if self.captured is None:
             self.gradients = []
-            self.optimizers.zero_grad()
+            self.shares.forget_gradients()
             if self.capturing and moved:
                 self._capture()
 
     def optimizers_changed(self) -> None:
         """What was captured is no longer what a step does."""
         self.captured = None
-        self.optimizers.zero_grad()
+        self.shares.forget_gradients()
 
     def _loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         with self.autocast:
@@ -116,9 +118,7 @@ class TrainingStep:
     def _forward_and_backward(self) -> None:
         loss = self.loss(self.x_BT, self.y_BT)
         loss.backward()
-        self.gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch._foreach_norm(self.gradients)  # torch.nn.utils.get_total_norm without its grouping by device
-        self.outcome = torch.stack([loss.detach(), torch.linalg.vector_norm(torch.stack(norms))])
+        self.gradients, self.outcome = self.shares.collect(loss)
 
     def _capture(self) -> None:
         """Both halves share memory: they are replayed in this order."""

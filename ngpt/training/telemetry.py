@@ -9,26 +9,37 @@ from ngpt import polar, sphere
 from ngpt.model.layers import GatedResidual, PaperResidual
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.projection import LazyProjection
+from ngpt.ranks import ALONE
+from ngpt.training.shares import Shares
 
 
 class Telemetry:
     """Compares the weights before and after a step, by role."""
 
-    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], projection: LazyProjection) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        specs: Mapping[str, ParameterSpec],
+        projection: LazyProjection,
+        shares: Shares | None = None,
+    ) -> None:
+        """shares: which of the parameters this rank reports on; None: on all."""
         self.model = model
         self.projection = projection
         self.specs = specs
+        self.ranks = ALONE if shares is None else shares.ranks
+        self.parameters = dict(model.named_parameters()) if shares is None else shares.to_report
         self.before: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def remember(self) -> None:
         """Keep a copy of the weights before the step."""
-        on_sphere = ((n, p) for n, p in self.model.named_parameters() if self.specs[n].sphere_dim is not None)
+        on_sphere = ((n, p) for n, p in self.parameters.items() if self.specs[n].sphere_dim is not None)
         self.before = {name: parameter.detach().clone() for name, parameter in on_sphere}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Figures of the step since `remember`, for each role on the sphere.
+        """Figures of the step since `remember`, for each role on the sphere; of several ranks, on the first.
 
         rotation_<role>_rad: mean angle between a vector before and after; rotation_spread_<role>: its standard
         deviation over the vectors, relative to that. radial_share_<role>: root of the share of the update's squared
@@ -38,24 +49,23 @@ class Telemetry:
         of a polar factor; 0 if every update is a multiple of one. gate_*: the gates after the sigmoid; step_*: the
         effective residual step sizes.
         """
+        found: dict[str, Tensor] = {}
+        for name, before in self.before.items():
+            found |= {f"{name}:{key}": value for key, value in self._compare(name, before).items()}
+        self.before = {}
+        found, drift = self.ranks.gather(found), self.seen_drift()
+        if not self.ranks.first:
+            return {}
         angles: dict[Role, list[Tensor]] = {}
         radial: dict[Role, list[Tensor]] = {}
         length: dict[Role, list[Tensor]] = {}
         errors: list[Tensor] = []
-        for name, parameter in self.model.named_parameters():
-            if name not in self.before:
-                continue
-            role, dim = self.specs[name].role, self.specs[name].sphere_dim
-            assert dim is not None
-            before, update = self.before[name], parameter - self.before[name]
-            x = sphere.project(before, dim=dim)
-            angles.setdefault(role, []).append(sphere.angle(x, sphere.project(parameter, dim=dim), dim=dim).flatten())
-            radial.setdefault(role, []).append(sphere.inner(x, update, dim=dim).square().sum())
-            length.setdefault(role, []).append(update.square().sum())
-            if role == Role.HIDDEN:
-                k = min(update.shape)
-                norm = torch.linalg.matrix_norm(update)
-                errors.append(polar.orthogonality_error(update * (k**0.5 / norm)) if norm > 0 else norm)
+        for name, spec in self.specs.items():
+            if f"{name}:angle" in found:
+                angles.setdefault(spec.role, []).append(found[f"{name}:angle"])
+                radial.setdefault(spec.role, []).append(found[f"{name}:radial"])
+                length.setdefault(spec.role, []).append(found[f"{name}:length"])
+                errors += [found[f"{name}:error"]] if spec.role == Role.HIDDEN else []
         figures: dict[str, float] = {}
         for role in angles:
             angle = torch.cat(angles[role])
@@ -65,11 +75,34 @@ class Telemetry:
             total = torch.stack(length[role]).sum()
             if total > 0:
                 figures[f"radial_share_{role}"] = (torch.stack(radial[role]).sum() / total).sqrt().item()
-        figures |= {f"drift_{role}": drift.item() for role, drift in self.projection.seen_drift.items()}
+        figures |= {f"drift_{role}": value for role, value in drift.items()}
         if errors:
             figures["orthogonality_error"] = torch.stack(errors).mean().item()
-        self.before = {}
         return figures | self._gates()
+
+    def _compare(self, name: str, before: Tensor) -> dict[str, Tensor]:
+        """Of one parameter: the angle of each vector, two squared lengths and, of a hidden matrix, the error."""
+        dim = self.specs[name].sphere_dim
+        assert dim is not None
+        after = self.parameters[name]
+        x, update = sphere.project(before, dim=dim), after - before
+        found = {
+            "angle": sphere.angle(x, sphere.project(after, dim=dim), dim=dim).flatten(),
+            "radial": sphere.inner(x, update, dim=dim).square().sum(),
+            "length": update.square().sum(),
+        }
+        if self.specs[name].role == Role.HIDDEN:
+            k, norm = min(update.shape), torch.linalg.matrix_norm(update)
+            found["error"] = polar.orthogonality_error(update * (k**0.5 / norm)) if norm > 0 else norm
+        return found
+
+    def seen_drift(self) -> dict[Role, float]:
+        """`LazyProjection.seen_drift` over the parameters of all ranks."""
+        seen = {role: value.item() for role, value in self.projection.seen_drift.items()}
+        if self.ranks.count == 1:
+            return seen
+        largest = dict(zip(Role, self.ranks.largest([seen.get(role, -1.0) for role in Role]), strict=True))
+        return {role: value for role, value in largest.items() if value >= 0}
 
     def _gates(self) -> dict[str, float]:
         gates = [p for n, p in self.model.named_parameters() if self.specs[n].role == Role.GATE]

@@ -4,25 +4,25 @@ import dataclasses
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ngpt import kernels
 from ngpt.config import RunConfig, Runtime
 from ngpt.data.batches import Batches
 from ngpt.data.corpus import Corpus, load_corpus
 from ngpt.errors import InputError
-from ngpt.files import locked, write_json
+from ngpt.files import write_json
 from ngpt.identity import run_digest, run_id
 from ngpt.machine import core_count
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
+from ngpt.ranks import ALONE, RankLostError, Ranks
 from ngpt.training import environment
 from ngpt.training.checkpoint import (
     Progressed,
@@ -31,20 +31,21 @@ from ngpt.training.checkpoint import (
     progressed_of,
     read_tensors,
     tensors_sha256,
+    transfer,
     unpack,
     write_tensors,
 )
 from ngpt.training.evaluation import Evaluator
+from ngpt.training.folder import CHECKPOINT, WEIGHTS, claimed
 from ngpt.training.metrics import MetricsFile
-from ngpt.training.record import RunRecord, read_record
+from ngpt.training.record import RunRecord
+from ngpt.training.shares import share
 from ngpt.training.step import Feed, TrainingStep
 from ngpt.training.telemetry import Telemetry
 
 Progress = Callable[[int, float], None]
 """Called after each step with the number of steps made and the training loss."""
 
-CHECKPOINT = "checkpoint.safetensors"
-WEIGHTS = "weights.safetensors"
 BEFORE = "before."
 """Begins the names of a checkpoint's weights to fall back to"""
 
@@ -52,18 +53,18 @@ KEPT = ("steps", "train_seconds", "timed_steps", "eval_seconds", "skipped_steps"
 """Of a record, what a resumed run goes on from"""
 
 
-class RunBusyError(InputError):
-    """Another process holds the run's lock."""
-
-
-def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None) -> tuple[Path, RunRecord]:
+def train(
+    config: RunConfig, runtime: Runtime, progress: Progress | None = None, ranks: Ranks = ALONE
+) -> tuple[Path, RunRecord]:
     """Carry out one run in its folder under `runtime.out` and return the folder and the final record.
 
     Raises InputError on anything wrong with the input; any other exception is recorded as `failed` and raised.
     An earlier run of the same id is set aside under another name. With `runtime.resume` it is continued from its
     checkpoint, or from its start if it was killed before the first one, and left as it is if it ended by itself.
+
+    Several ranks call it together, with the same arguments. The first one writes the run's folder, which all can read.
     """
-    device = environment.choose_device(runtime.device)
+    device = environment.choose_device(runtime.device, ranks.local_index)
     corpus = load_corpus(config.data)
     for split, tokens in (("training", corpus.train), ("validation", corpus.val)):
         if min(len(tokens), corpus.record or len(tokens)) <= config.model.seq_len:
@@ -75,49 +76,40 @@ def train(config: RunConfig, runtime: Runtime, progress: Progress | None = None)
         raise InputError("--clock cpu tells the time of one CPU thread: it needs --device cpu and --threads 1")
     if corpus.context > config.model.seq_len:
         raise InputError(f"--data {config.data.data}: --seq-len must reach beyond the first {corpus.context} tokens")
+    if config.train.batch_size % ranks.count:
+        raise InputError(f"--batch-size {config.train.batch_size} cannot be shared equally by {ranks.count} ranks")
     identity = run_id(config, corpus.digest)
     folder = runtime.out / identity
-    with locked(runtime.out / ".locks" / identity) as mine:
-        if not mine:
-            raise RunBusyError(f"{folder}: another process is working on this run")
-        if (folder / "record.json").exists():
-            earlier = read_record(folder)
-            if runtime.resume and earlier.status in ("done", "diverged"):
-                return folder, earlier
-            if not runtime.resume or (earlier.status == "failed" and not (folder / CHECKPOINT).exists()):
-                _set_aside(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*"):  # temporary files of a killed process: nobody else is here
-            leftover.unlink()
-        return folder, Run(config, runtime, corpus, device, folder).carry_out(progress)
-
-
-def _set_aside(folder: Path) -> None:
-    number = 1
-    while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(kept)
-    print(f"note: an earlier run of the same id is kept as {kept}", file=sys.stderr)
+    ranks.require_same(identity, "other flags, data or code than the first rank's")
+    with claimed(folder, ranks, resume=runtime.resume) as ended:
+        if ended is not None:
+            return folder, ended
+        return folder, Run(config, runtime, corpus, device, folder, ranks).carry_out(progress)
 
 
 class Run:
-    """One run in progress: its parts, its counters, and the loop."""
+    """One run in progress, or one rank's part of it: its parts, its counters, and the loop."""
 
-    def __init__(self, config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.device, folder: Path) -> None:
+    def __init__(
+        self, config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.device, folder: Path, ranks: Ranks
+    ) -> None:
         self.config, self.runtime, self.corpus, self.device, self.folder = config, runtime, corpus, device, folder
+        self.ranks = ranks
+        self.talking = runtime.progress and ranks.first
         self.skipped_in_a_row = 0
         self.started = False
         """whether this process has made a step, whose time is start-up"""
         self.before: dict[str, torch.Tensor] = {}
         """the weights before the latest step made, while --nan-fallback may need them"""
-        threads, path = runtime.threads or core_count(), folder / CHECKPOINT
+        threads, path = runtime.threads or max(1, core_count() // ranks.local_count), folder / CHECKPOINT
         self.checkpoint: tuple[dict[str, torch.Tensor], Progressed] | None = None
         if runtime.resume and path.exists():
             tensors, state = read_tensors(path)
             self.checkpoint = tensors, progressed_of(state, path)
             if self.checkpoint[1].record.run_id != folder.name:
                 raise InputError(f"{path}: the checkpoint of another run")
-            threads = self.checkpoint[1].record.threads  # another number would add in another order
+            if self.checkpoint[1].record.ranks == ranks.count:
+                threads = self.checkpoint[1].record.threads  # another number would add in another order
         environment.prepare(device, threads)
         self.clock = time.process_time if config.train.clock == "cpu" else time.perf_counter
         self.record = RunRecord(
@@ -130,6 +122,7 @@ class Run:
             versions=environment.versions(),
             device=environment.device_name(device),
             threads=threads,
+            ranks=ranks.count,
             commit=environment.commit(),
             data_name=corpus.name,
             data_digest=corpus.digest,
@@ -137,14 +130,15 @@ class Run:
 
     def carry_out(self, progress: Progress | None) -> RunRecord:
         """Build or resume, train, validate, and leave a record whatever happens."""
-        write_json(self.folder / "config.json", dataclasses.asdict(self.config))
-        self.record.write(self.folder)
+        if self.ranks.first:
+            write_json(self.folder / "config.json", dataclasses.asdict(self.config))
+        self._write_record()
         try:
-            with environment.naming_lack_of_memory(self.device):
+            with environment.naming_lack_of_memory(self.device), self.ranks.naming_lost_ranks():
                 self._build()
                 self._loop(progress)
         except BaseException as error:
-            self.record.status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.record.status = "killed" if isinstance(error, KeyboardInterrupt | RankLostError) else "failed"
             self.record.message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             raise
         finally:
@@ -154,24 +148,28 @@ class Run:
                 self.record.tokens_per_second = done / self.record.train_seconds
             if self.record.status in ("done", "diverged"):
                 self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
-            self.record.write(self.folder)
-        if self.record.status in ("done", "diverged"):
+            self._write_record()
+        if self.record.status in ("done", "diverged") and self.ranks.first:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return self.record
+
+    def _write_record(self) -> None:
+        if self.ranks.first:
+            self.record.write(self.folder)
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         config, device, corpus = self.config, self.device, self.corpus
         self.model = build_model(config.model, corpus.vocab_size, seed=config.seed).to(device)
-        self.parameters = list(self.model.parameters())
         self.specs = parameter_specs(self.model)
-        self.optimizers = build_optimizers(self.model, config)
+        self.shares = share(self.model, self.specs, self.ranks, self.runtime.parallel)
+        self.optimizers = build_optimizers(self.model, config, self.shares.owned)
         if config.optim.optimizer == "muon":
             self.record.orthogonaliser = kernels.said_in_one_line(getattr(torch, config.optim.polar_dtype), device)
-            if self.runtime.progress:
+            if self.talking:
                 print(f"orthogonaliser: {self.record.orthogonaliser}", file=sys.stderr)
-        self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection)
+        self.telemetry = Telemetry(self.model, self.specs, self.optimizers.projection, self.shares)
         training, validation = (corpus.windows(split, config.model.seq_len) for split in (corpus.train, corpus.val))
         eval_tokens, few = config.train.eval_tokens, config.train.overfit_windows
         if few is not None:
@@ -179,12 +177,18 @@ class Run:
                 raise InputError(f"--overfit-windows {few}: --data {config.data.data} has {training.count}")
             training = validation = training.spread(few)
             eval_tokens = few * config.model.seq_len
-        batches = Batches(training, batch_size=config.train.batch_size, seed=config.seed)
-        self.evaluator = Evaluator(validation, corpus.byte_lengths, eval_tokens=eval_tokens, device=device)
+        batches = Batches(
+            training, batch_size=config.train.batch_size, seed=config.seed,
+            part=self.ranks.index, parts=self.ranks.count,
+        )  # fmt: skip
+        self.evaluator = Evaluator(
+            validation, corpus.byte_lengths, eval_tokens=eval_tokens, device=device, ranks=self.ranks
+        )
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16")
         self.training_step = TrainingStep(
-            self.model, self.optimizers, Feed(batches, device), self.autocast,
-            compiled=config.train.compile, graphs=self.runtime.cuda_graphs and device.type == "cuda",
+            self.model, self.optimizers, Feed(batches, device), self.autocast, self.shares,
+            compiled=config.train.compile,
+            graphs=self.runtime.cuda_graphs and device.type == "cuda" and self.ranks.count == 1,
         )  # fmt: skip
         self.record.engine = self.training_step.said_in_one_line()
         self.record.parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -195,10 +199,11 @@ class Run:
         elif config.train.init_from is not None:
             moved = transfer(Path(config.train.init_from), self.model)
             self.optimizers.projection.start()
-            if self.runtime.progress:
+            if self.talking:
                 print(f"transferred from {config.train.init_from}: {moved}", file=sys.stderr)
+        self.shares.publish()
         if self._may_fall_back() and not self.before:
-            self.before = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+            self.before = {name: tensor.detach().clone() for name, tensor in self.shares.owned.items()}
 
     def _restore(self, tensors: dict[str, torch.Tensor], progressed: Progressed) -> None:
         path = self.folder / CHECKPOINT
@@ -206,11 +211,12 @@ class Run:
             setattr(self.record, name, getattr(progressed.record, name))
         if self.record.fell_back_at_step is not None:
             self.optimizers.fall_back()
+        tensors = self.shares.own_part(tensors)
         before = {n.removeprefix(BEFORE): t.to(self.device) for n, t in tensors.items() if n.startswith(BEFORE)}
         state = {n: t for n, t in tensors.items() if not n.startswith(BEFORE)}
         sound = progressed.skipped_in_a_row == 0
-        unpack(path, state, self.model, self.optimizers.all, finite=sound)
-        kinds = {name: kind_of(parameter) for name, parameter in self.model.named_parameters()}
+        unpack(path, state, self.shares.owned, self.optimizers.all, finite=sound)
+        kinds = {name: kind_of(tensor) for name, tensor in self.shares.owned.items()}
         if {name: kind_of(tensor) for name, tensor in before.items()} != (kinds if self._may_fall_back() else {}):
             raise InputError(f"{path}: the weights to fall back to are not those of this run")
         self.before = {name: before[name] for name in kinds if before}  # in the order of the parameters
@@ -219,11 +225,13 @@ class Run:
         self.optimizers.projection.seen_drift = drift
 
     def _save(self) -> None:
-        drift = {role.value: value.item() for role, value in self.optimizers.projection.seen_drift.items()}
+        drift = {role.value: value for role, value in self.telemetry.seen_drift().items()}
         state = dataclasses.asdict(Progressed(self.record, self.skipped_in_a_row, drift))
         before = {BEFORE + name: tensor for name, tensor in self.before.items()}
-        write_tensors(self.folder / CHECKPOINT, pack(self.model, self.optimizers.all) | before, state)
-        self.record.write(self.folder)
+        tensors = self.ranks.gather(pack(self.shares.owned, self.optimizers.all) | before)
+        if self.ranks.first:
+            write_tensors(self.folder / CHECKPOINT, tensors, state)
+        self._write_record()
 
     # --- loop --------------------------------------------------------------------------------------------------------
 
@@ -245,23 +253,24 @@ class Run:
         record, settings = self.record, self.config.train
         with (
             environment.stop_on_signals() as stop,
-            MetricsFile(self.folder, keep_to_step=record.steps) as metrics,
+            MetricsFile(self.folder, keep_to_step=record.steps) if self.ranks.first else nullcontext() as metrics,
         ):
             while not self._at_the_end():
                 row, figures = self._step()
                 if progress is not None:
                     progress(record.steps, row["loss"])
                 if self.skipped_in_a_row >= settings.max_skipped_in_a_row and not self._fall_back():
-                    metrics.write(row)
+                    if metrics is not None:
+                        metrics.write(row)
                     record.status = "diverged"
                     record.message = f"{self.skipped_in_a_row} steps in a row without a finite gradient"
                     return
                 finished = self._at_the_end()
                 if finished or record.steps % settings.eval_every == 0:
                     figures |= self._validate(final=finished)
-                if finished or record.steps % settings.log_every == 0 or figures:
+                if metrics is not None and (finished or record.steps % settings.log_every == 0 or figures):
                     metrics.write(row | figures)
-                if not finished and stop:
+                if not finished and self.ranks.any(bool(stop)):
                     self._save()
                     record.status = "killed"
                     record.message = "stopped by a signal; --resume continues it"
@@ -288,7 +297,7 @@ class Run:
             if limit is not None and grad_norm > limit:
                 self.training_step.scale_gradients(limit / (grad_norm + 1e-6))
             if self.before:
-                torch._foreach_copy_(list(self.before.values()), [p.detach() for p in self.parameters])
+                torch._foreach_copy_(list(self.before.values()), [t.detach() for t in self.shares.owned.values()])
             if watched:
                 pause = self.clock()
                 self.telemetry.remember()
@@ -304,15 +313,18 @@ class Run:
         # drift is measured only where telemetry reads it before the next projection: it costs as much as to project
         read = every > 0 and (record.steps // every + 1) * every <= record.steps + optimizers.projection.every
         optimizers.projection.after_step(record.steps, measure=read)
+        self.shares.publish()
         self.training_step.end(moved=finite)
         seconds = self.clock() - begin - measuring
+        if self.config.train.time_budget_seconds is not None:
+            seconds = self.ranks.of_first(seconds)  # all must end at the same step
         record.eval_seconds += measuring
         if self.started:
             record.train_seconds += seconds
             record.timed_steps += 1
         self.started = True
         if record.steps == 1:
-            record.weights_sha256["first"] = self._weights_digest()
+            record.weights_sha256["first"] = tensors_sha256(self.ranks.gather(self.shares.owned))
         row = {
             "step": record.steps,
             "loss": loss_value,
@@ -331,14 +343,15 @@ class Run:
         """Go on from the weights before the latest step made, with NorMuon; False where that is not to be done."""
         if not self._may_fall_back():
             return False
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(self.before[name])
+        for name, tensor in self.shares.owned.items():
+            tensor.copy_(self.before[name])
+        self.shares.publish()
         self.before = {}
         self.optimizers.fall_back()
         self.training_step.optimizers_changed()
         self.skipped_in_a_row = 0
         self.record.fell_back_at_step = self.record.steps
-        if self.runtime.progress:
+        if self.talking:
             print(f"after {self.record.steps} steps: no finite gradient; NorMuon takes over", file=sys.stderr)
         return True
 
@@ -346,49 +359,25 @@ class Run:
         begin = self.clock()
         if final:
             self.optimizers.projection.project()
+            self.shares.publish()
             result = self.evaluator.measure(self.model, self.autocast)
             if math.isfinite(result.loss):
                 self.record.final_val_loss, self.record.final_val_bpb = result.loss, result.bpb
         else:
             with self.optimizers.projection.projected():
+                self.shares.publish()
                 result = self.evaluator.measure(self.model, self.autocast)
+            self.shares.publish()
         self.record.eval_seconds += self.clock() - begin
         return {"val_loss": result.loss} | ({} if result.bpb is None else {"val_bpb": result.bpb})
 
     def _finish(self) -> None:
-        self.record.weights_sha256["final"] = self._weights_digest()
-        if self.runtime.keep_weights:
+        weights = self.ranks.gather(self.shares.owned)
+        self.record.weights_sha256["final"] = tensors_sha256(weights)
+        if self.runtime.keep_weights and self.ranks.first:
             state = {"run_id": self.record.run_id, "model": dataclasses.asdict(self.config.model)}
-            write_tensors(self.folder / WEIGHTS, dict(self.model.named_parameters()), state)
+            write_tensors(self.folder / WEIGHTS, weights, state)
         if self.record.final_val_loss is None:
             self.record.status, self.record.message = "diverged", "the final validation loss is not finite"
         else:
             self.record.status = "done"
-
-    def _weights_digest(self) -> str:
-        return tensors_sha256(dict(self.model.named_parameters()))
-
-
-@torch.no_grad()
-def transfer(source: Path, model: nn.Module) -> str:
-    """Copy into `model` the final weights of the run in `source`, all but embedding and head; says what was copied.
-
-    The run's weights were projected at its end, so that those copied lie on the sphere.
-
-    Raises InputError unless the run kept its weights and every transferred tensor has its counterpart's shape.
-    """
-    path = source / WEIGHTS
-    weights, _ = read_tensors(path)
-    specs = parameter_specs(model)
-    moved: Counter[Role] = Counter()
-    fresh: Counter[Role] = Counter()
-    for name, parameter in model.named_parameters():
-        if specs[name].role in (Role.EMBEDDING, Role.HEAD):
-            fresh[specs[name].role] += 1
-            continue
-        if name not in weights or weights[name].shape != parameter.shape:
-            raise InputError(f"--init-from {source}: no {name} of shape {tuple(parameter.shape)} among its weights")
-        parameter.copy_(weights[name])
-        moved[specs[name].role] += 1
-    kept, drawn = (", ".join(f"{n} {role}" for role, n in found.items()) for found in (moved, fresh))
-    return f"{kept} tensors; fresh: {drawn}"

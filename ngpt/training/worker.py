@@ -15,7 +15,8 @@ PROGRESS_SECONDS = 0.2
 def carry_out_run(config: RunConfig, runtime: Runtime, connection: Connection) -> None:
     """Train, and tell the runner through `connection`: ("step", (step, loss)), ("busy", ""), ("error", message)."""
     os.setpgrp()
-    from ngpt.training.trainer import RunBusyError, train
+    from ngpt.training.folder import RunBusyError
+    from ngpt.training.trainer import train
 
     last = 0.0
 

@@ -113,7 +113,7 @@ def test_projection(arch: Any) -> None:
         with torch.no_grad():
             for number, parameter in enumerate(model.parameters()):
                 parameter.add_(0.3 * drawn(*parameter.shape, seed=number))
-        projection = LazyProjection(model, parameter_specs(model), every=2)
+        projection = LazyProjection(dict(model.named_parameters()), parameter_specs(model), every=2)
         before = [parameter.detach().clone() for parameter in model.parameters()]
         if run:
             with through_kernels() as called:

@@ -275,7 +275,7 @@ def test_hidden_states_are_unit_before_and_after_training(arch: str, optimizer: 
         loss.backward()
         optimizers.move()
         optimizers.projection.after_step(step)
-        optimizers.zero_grad()
+        model.zero_grad()
         losses.append(loss.item())
         assert largest_defect(model, ids) < 4 * EPS32
         assert max(optimizers.projection.drift().values()) < 4 * EPS32

@@ -102,7 +102,7 @@ def test_unit_axes_after_every_step(arch: str, optimizer: str) -> None:
         loss_of(model, ids_of(step)).backward()
         optimizers.move()
         optimizers.projection.after_step(step)
-        optimizers.zero_grad()
+        model.zero_grad()
         assert_axes(model, arch)
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, before[name]) != parameter.requires_grad, name

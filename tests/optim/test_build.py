@@ -172,7 +172,7 @@ def test_a_step_is_the_oracles_for_every_parameter(arch: str, optimizer: str) ->
         for name, gradient in step.items():
             model.get_parameter(name).grad = torch.tensor(gradient, dtype=torch.float32)
         built.move()
-        built.zero_grad()
+        model.zero_grad()
         assert all(parameter.grad is None for parameter in model.parameters())
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

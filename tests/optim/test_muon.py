@@ -165,7 +165,7 @@ def simple_muon(*, dtype: torch.dtype = torch.float64, project_dim: int | None =
         layer = Linear(n, m, Role.HIDDEN, project_dim)
         layer.weight = nn.Parameter(torch.tensor(weight, dtype=dtype))
         optimizer = SimpleMuon([layer.weight], polar_dtype=dtype, **settings)
-        on_sphere = LazyProjection(layer, parameter_specs(layer), every=1)
+        on_sphere = LazyProjection(dict(layer.named_parameters()), parameter_specs(layer), every=1)
         trace = []
         for number, gradient in enumerate(gradients, start=1):
             layer.weight.grad = torch.tensor(gradient, dtype=dtype)

@@ -283,8 +283,8 @@ def test_the_second_moment_stays_float32_and_continues_to_the_same_bits(
     other, resumed = stepped(dtype, axis, count=0)
     if way == "file":
         path = tmp_path / "checkpoint.safetensors"
-        write_tensors(path, pack(module, {"hidden": optimizer}), {})
-        unpack(path, read_tensors(path)[0], other, {"hidden": resumed})
+        write_tensors(path, pack(dict(module.named_parameters()), {"hidden": optimizer}), {})
+        unpack(path, read_tensors(path)[0], dict(other.named_parameters()), {"hidden": resumed})
     else:
         other.load_state_dict(module.state_dict())
         kept = copy.deepcopy(optimizer.state_dict())
@@ -311,10 +311,20 @@ def test_the_state_of_another_axis_is_not_taken(tmp_path: Path) -> None:
     module, optimizer = stepped(torch.float32, "rows")
     other, resumed = stepped(torch.float32, "short-axis", count=0)
     with pytest.raises(InputError, match="hidden optimizer"):
-        unpack(tmp_path / "a file", pack(module, {"hidden": optimizer}), other, {"hidden": resumed})
+        unpack(
+            tmp_path / "a file",
+            pack(dict(module.named_parameters()), {"hidden": optimizer}),
+            dict(other.named_parameters()),
+            {"hidden": resumed},
+        )
     plain = SimpleMuon(other.parameters())
     with pytest.raises(InputError, match="hidden optimizer"):
-        unpack(tmp_path / "a file", pack(module, {"hidden": optimizer}), other, {"hidden": plain})
+        unpack(
+            tmp_path / "a file",
+            pack(dict(module.named_parameters()), {"hidden": optimizer}),
+            dict(other.named_parameters()),
+            {"hidden": plain},
+        )
 
 
 def test_the_floor_is_far_below_a_polar_factor() -> None:

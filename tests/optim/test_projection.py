@@ -42,7 +42,7 @@ def loose(arch: str, every: int = 1) -> tuple[nn.Module, LazyProjection]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) + 0.5)
-    return model, LazyProjection(model, parameter_specs(model), every=every)
+    return model, LazyProjection(dict(model.named_parameters()), parameter_specs(model), every=every)
 
 
 def largest(projection: LazyProjection) -> float:
@@ -174,7 +174,7 @@ def geodesic(arch: str = "gated-ngpt", every: int = 3) -> tuple[nn.Module, LazyP
     """A loose model, whose hidden weights steps are said to keep on the sphere."""
     model, _ = loose(arch)
     leaving = {role for role in Role if role != Role.HIDDEN}
-    return model, LazyProjection(model, parameter_specs(model), every=every, roles=leaving)
+    return model, LazyProjection(dict(model.named_parameters()), parameter_specs(model), every=every, roles=leaving)
 
 
 def hidden(named: dict[str, Tensor]) -> dict[str, Tensor]:

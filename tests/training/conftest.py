@@ -57,8 +57,8 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Model and optimizers of the run to come."""
     found, build = SimpleNamespace(), build_optimizers
 
-    def keep(model: torch.nn.Module, config: RunConfig) -> Any:
-        found.model, found.optimizers = model, build(model, config)
+    def keep(model: torch.nn.Module, config: RunConfig, owned: Any) -> Any:
+        found.model, found.optimizers = model, build(model, config, owned)
         return found.optimizers
 
     monkeypatch.setattr(trainer, "build_optimizers", keep)

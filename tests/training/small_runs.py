@@ -20,8 +20,9 @@ from ngpt.errors import exit_code_of
 from ngpt.flags import to_flags
 from ngpt.presets import resolve
 from ngpt.training import metrics, trainer
+from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import RunRecord, read_metrics, read_record
-from ngpt.training.trainer import CHECKPOINT, train
+from ngpt.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = dict(

@@ -23,8 +23,8 @@ from ngpt.optim.muon import SimpleMuon
 from ngpt.training import step, trainer
 from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.evaluation import loss_of
+from ngpt.training.folder import CHECKPOINT, WEIGHTS
 from ngpt.training.record import read_record
-from ngpt.training.trainer import CHECKPOINT, WEIGHTS
 
 
 def nan_loss(loss: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def test_one_bad_activation_leaves_weights_and_state_finite(
     monkeypatch.setattr(layers.SwiGLU, "forward", spoilt)
 
     def look(*_: Any) -> None:
-        for name, tensor in pack(parts.model, parts.optimizers.all).items():
+        for name, tensor in pack(dict(parts.model.named_parameters()), parts.optimizers.all).items():
             assert tensor.isfinite().all(), name
 
     folder, record = start(small(data, optimizer=optimizer, n_layer=1), tmp_path, look)
@@ -83,7 +83,7 @@ def test_a_bad_gradient_is_skipped_and_counted(
     folder, record = start(
         small(data, optimizer=optimizer, lazy_proj_freq=100),
         tmp_path,
-        lambda *_: digests.append(tensors_sha256(pack(parts.model, parts.optimizers.all))),
+        lambda *_: digests.append(tensors_sha256(pack(dict(parts.model.named_parameters()), parts.optimizers.all))),
     )
     assert (record.status, record.skipped_steps, record.steps) == ("done", 3, 12)
     assert json.loads((folder / "record.json").read_text())["skipped_steps"] == 3

@@ -30,8 +30,9 @@ from ngpt.data.shards import HEADER_BYTES, read_shard, write_shard
 from ngpt.errors import EXIT_BAD_INPUT, InputError, exit_code_of
 from ngpt.files import read_json, write_json
 from ngpt.training.checkpoint import progressed_of, read_tensors, write_tensors
+from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.trainer import CHECKPOINT, train
+from ngpt.training.trainer import train
 
 VALUES: list[Any] = [
     None, True, -1, 0, 10**30, -(10**30), 1e308, -0.5, "", "NaN", "x" * 10_000, [], {}, [[[]]], {"a": {"b": None}},

@@ -18,8 +18,9 @@ from ngpt.config import Runtime
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import InputError
 from ngpt.optim.muon import SimpleMuon
+from ngpt.training.folder import CHECKPOINT, WEIGHTS
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.trainer import CHECKPOINT, WEIGHTS, train
+from ngpt.training.trainer import train
 
 
 @pytest.mark.parametrize("deaths", [13, pytest.param(50, marks=pytest.mark.slow)])

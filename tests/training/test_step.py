@@ -13,10 +13,12 @@ from torch import Tensor
 from ngpt.config import Runtime
 from ngpt.data.batches import UNSCORED, Batches, Windows
 from ngpt.model import build_model
+from ngpt.model.roles import parameter_specs
 from ngpt.optim import build
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import environment, step, trainer
+from ngpt.training.shares import Shares
 from ngpt.training.step import Feed, TrainingStep
 
 CPU = torch.device("cpu")
@@ -47,7 +49,7 @@ def as_on_a_gpu(patch: pytest.MonkeyPatch) -> list[str]:
 
         def replay() -> None:
             for training_step in made:
-                training_step.optimizers.zero_grad()
+                training_step.shares.forget_gradients()
             half()
 
         return replay
@@ -139,7 +141,7 @@ def test_no_half_waits_for_its_device(monkeypatch: pytest.MonkeyPatch, dtype: st
         group |= {name: torch.full((), 0.1, device="meta") for name in ("lr", "momentum")}
     made = TrainingStep(
         model, optimizers, None, torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"),
-        compiled=False, graphs=False,
+        Shares(model, parameter_specs(model)),         compiled=False, graphs=False,
     )  # type: ignore[arg-type]  # fmt: skip
     made.x_BT = made.y_BT = torch.zeros(2, 8, dtype=torch.int64, device="meta")
     for _ in range(2):

@@ -26,7 +26,7 @@ def watched(arch: Any = "gated-ngpt") -> tuple[nn.Module, LazyProjection, Teleme
     """A model in float64, a step of which is about to be measured."""
     model = build_model(resolve(arch=arch, n_layer=2, n_embd=24, n_head=4, seq_len=8).model, 17, seed=0).double()
     specs = parameter_specs(model)
-    projection = LazyProjection(model, specs, every=1)
+    projection = LazyProjection(dict(model.named_parameters()), specs, every=1)
     projection.project()
     telemetry = Telemetry(model, specs, projection)
     telemetry.remember()

@@ -25,9 +25,9 @@ from ngpt.identity import run_digest, run_id
 from ngpt.machine import core_count, processor
 from ngpt.model import build_model
 from ngpt.training import step, trainer
-from ngpt.training.checkpoint import tensors_sha256
+from ngpt.training.checkpoint import tensors_sha256, transfer
+from ngpt.training.folder import WEIGHTS
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.trainer import WEIGHTS, transfer
 
 # --- the same bits ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,178 @@
+"""Which rank steps which parameter, and how gradients get to it and weights get back.
+
+Every matrix has an owner: the one rank that holds its optimizer state, makes its step and projects it, on the whole
+matrix, by the code that a run of one process uses. Gradients are summed onto the owner, and the owner's weights are
+published to all. That sends as much as averaging the gradients everywhere does, and each rank orthogonalises its share.
+Vectors and scalars are few numbers: every rank steps all of them, on gradients averaged everywhere.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ngpt.errors import InputError
+from ngpt.model.roles import ParameterSpec, Role
+from ngpt.ranks import ALONE, Ranks
+
+
+def owners(shapes: Mapping[str, tuple[int, ...]], specs: Mapping[str, ParameterSpec], count: int) -> dict[str, int]:
+    """The rank that owns each parameter, by name; vectors and scalars, which all ranks step, belong to the first.
+
+    Largest first to the rank with the least so far: hidden matrices by the operations of a polar iteration,
+    m n min(m, n), then the other matrices by their size on top of the hidden ones'. A pure function of its arguments.
+    """
+    work, elements = [0] * count, [0] * count
+    owner = dict.fromkeys(shapes, 0)
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2 and specs[name].role != Role.FROZEN}
+    hidden = {name: m * n * min(m, n) for name, (m, n) in matrices.items() if specs[name].role == Role.HIDDEN}
+    for name in sorted(hidden, key=lambda name: -hidden[name]):
+        rank = min(range(count), key=lambda r: (work[r], elements[r]))
+        owner[name] = rank
+        work[rank] += hidden[name]
+        elements[rank] += matrices[name][0] * matrices[name][1]
+    others = {name: m * n for name, (m, n) in matrices.items() if name not in hidden}
+    for name in sorted(others, key=lambda name: -others[name]):
+        rank = min(range(count), key=lambda r: elements[r])
+        owner[name] = rank
+        elements[rank] += others[name]
+    return owner
+
+
+class Shares:
+    """The parameters of a run of one process: all are its own. The base of those of several ranks."""
+
+    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks = ALONE) -> None:
+        """Raises InputError if there are more ranks than hidden matrices."""
+        self.ranks = ranks
+        self.parameters = dict(model.named_parameters())
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+        self.trained = [name for name in self.parameters if specs[name].role != Role.FROZEN]
+        self.owner = owners(shapes, specs, ranks.count)
+        matrices = [name for name in self.trained if specs[name].role == Role.HIDDEN]
+        if len({self.owner[name] for name in matrices}) < ranks.count:
+            raise InputError(f"{ranks.count} ranks share {len(matrices)} hidden matrices: some would have none")
+        self.owned: dict[str, Tensor] = dict(self.parameters)
+        """By name, whole: what this rank steps"""
+
+    @property
+    def to_report(self) -> dict[str, Tensor]:
+        """Of `owned`, what no other rank reports: over the ranks, every parameter once."""
+        return {name: tensor for name, tensor in self.owned.items() if self.owner[name] == self.ranks.index}
+
+    def own_part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of a checkpoint's tensors all that are not of a parameter that another rank owns."""
+        others = set(self.parameters) - set(self.owned)
+        found = {}
+        for name, tensor in tensors.items():
+            rest = name.partition(".")[2]
+            if rest in others or rest.rpartition(".")[0] in others:
+                continue
+            found[name] = tensor
+        return found
+
+    def collect(self, loss: Tensor) -> tuple[list[Tensor], Tensor]:
+        """After a backward pass: the gradients of what this rank steps, and (loss, gradient norm) of the whole batch.
+
+        `loss`: of this rank's part of the batch; all parts have one size.
+        """
+        gradients = [tensor.grad for tensor in self.owned.values() if tensor.grad is not None]
+        norms = torch._foreach_norm(gradients)  # torch.nn.utils.get_total_norm without its grouping by device
+        return gradients, torch.stack([loss.detach(), torch.linalg.vector_norm(torch.stack(norms))])
+
+    def publish(self) -> None:
+        """Bring the weights that their owners have changed to all ranks."""
+
+    def forget_gradients(self) -> None:
+        """Of all parameters."""
+        for tensor in (*self.parameters.values(), *self.owned.values()):
+            tensor.grad = None
+
+
+class _Shared(Shares):
+    """What replicas and shards have in common: every rank steps its matrices and all vectors and scalars."""
+
+    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks) -> None:
+        super().__init__(model, specs, ranks)
+        self.matrices = [name for name in self.trained if self.parameters[name].ndim == 2]
+        self.small = [name for name in self.trained if self.parameters[name].ndim != 2]
+        self.owned = {
+            name: tensor for name, tensor in self.parameters.items()
+            if name not in set(self.matrices) or self.owner[name] == ranks.index
+        }  # fmt: skip
+
+    def _bring_gradients(self) -> None:
+        """Of the matrices, averaged, to their owners."""
+        raise NotImplementedError
+
+    def collect(self, loss: Tensor) -> tuple[list[Tensor], Tensor]:
+        self._bring_gradients()
+        small = [_gradient(self.parameters[name]) for name in self.small]
+        flat = self.ranks.add(torch.cat([gradient.flatten() for gradient in small])).div_(self.ranks.count)
+        for gradient, part in zip(small, flat.split([gradient.numel() for gradient in small]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        gradients = {name: _gradient(self.owned[name]) for name in self.trained if name in self.owned}
+        norms = dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
+        mine = {name: norm for name, norm in norms.items() if self.owner[name] == self.ranks.index}
+        nothing = torch.zeros((), device=loss.device)
+        told = torch.stack([loss.detach() / self.ranks.count, *(mine.get(name, nothing) for name in self.trained)])
+        self.ranks.add(told)
+        return list(gradients.values()), torch.stack([told[0], torch.linalg.vector_norm(told[1:])])
+
+
+class Replicas(_Shared):
+    """Every rank holds all weights; gradients travel while the backward pass goes on."""
+
+    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks) -> None:
+        super().__init__(model, specs, ranks)
+        self.coming = list(reversed(self.matrices))
+        """In the order in which a backward pass ends with them, and all ranks send them"""
+        self.sent: list[Any] = []
+        self.ready: set[str] = set()
+        for name in self.matrices:
+            self.parameters[name].register_post_accumulate_grad_hook(lambda _, name=name: self._send(name))
+        self.publish()
+
+    def _send(self, name: str) -> None:
+        """Gradient `name` is there: send what comes next in the order, as far as it is ready."""
+        self.ready.add(name)
+        while len(self.sent) < len(self.coming) and (following := self.coming[len(self.sent)]) in self.ready:
+            gradient = _gradient(self.parameters[following])
+            self.sent.append(dist.reduce(gradient, self.owner[following], async_op=True))
+
+    def _bring_gradients(self) -> None:
+        for name in self.coming:  # those that this loss does not depend on
+            self._send(name)
+        for work in self.sent:
+            work.wait()
+        self.sent, self.ready = [], set()
+        for name in self.matrices:
+            if self.owner[name] == self.ranks.index:
+                _gradient(self.parameters[name]).div_(self.ranks.count)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Each owner sends its matrices."""
+        sent = [
+            dist.broadcast(self.parameters[name].detach(), self.owner[name], async_op=True) for name in self.matrices
+        ]
+        for work in sent:
+            work.wait()
+
+
+def share(
+    model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks, kind: Literal["replicas", "fsdp"]
+) -> Shares:
+    """How the ranks divide the parameters of `model`."""
+    if ranks.count == 1:
+        return Shares(model, specs)
+    return Replicas(model, specs, ranks)
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    """Zero where the loss does not depend on `tensor`."""
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    return tensor.grad
