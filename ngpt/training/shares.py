@@ -162,13 +162,93 @@ class Replicas(_Shared):
             work.wait()
 
 
+class Shards(_Shared):
+    """FSDP2: weights and gradients of the matrices lie sharded over the ranks, and come together for each block's pass.
+
+    A rank also keeps the whole of the matrices that it owns, beside their optimizer state. After the backward pass the
+    shards of their gradients come together there, and after the step shards of the weights go back: an Nth of what the
+    passes themselves send. So a step never sees where a shard ends, be it inside a unit vector.
+    """
+
+    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks, *, dim: int = 0) -> None:
+        """dim: along which the matrices are cut, 0 or 1; their size along 1 must be a multiple of the ranks' number."""
+        from torch.distributed.device_mesh import init_device_mesh  # slow to import, and needed by nobody else
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import Shard
+
+        super().__init__(model, specs, ranks)
+        whole = {name: self.parameters[name].detach() for name in self.matrices}
+        matrices = {self.parameters[name] for name in self.matrices}
+        mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.count,))
+        settings: dict[str, Any] = {
+            "mesh": mesh, "ignored_params": {p for p in model.parameters() if p not in matrices},
+            "shard_placement_fn": lambda _: Shard(dim),
+        }  # fmt: skip
+        for block in model.blocks:  # type: ignore[union-attr]
+            fully_shard(block, **settings)
+        fully_shard(model, **settings)
+        self.parameters, self.dim = dict(model.named_parameters()), dim
+        for name in self.matrices:
+            if self.owner[name] == ranks.index:
+                self.owned[name] = nn.Parameter(whole[name].clone())
+        self.publish()
+
+    def _shards(self, whole: Tensor) -> list[Tensor]:
+        """Views of a whole matrix, one a rank, empty where there is nothing left for a rank."""
+        found = list(whole.chunk(self.ranks.count, self.dim))
+        return found + [whole.narrow(self.dim, 0, 0)] * (self.ranks.count - len(found))
+
+    def _exchange(self, tensors: Mapping[str, tuple[Tensor, Tensor | None]], *, to_owners: bool) -> None:
+        """Between the owners' whole matrices and the ranks' shards of them, by name (shard, whole or None)."""
+        me, requests, arriving = self.ranks.index, list[Any](), list[tuple[Tensor, Tensor]]()
+        for tag, (name, (shard, whole)) in enumerate(tensors.items()):
+            parts = [] if whole is None else self._shards(whole)
+            others = range(self.ranks.count) if self.owner[name] == me else [self.owner[name]]
+            for other in others:
+                mine = parts[other] if parts else shard
+                if other == me:
+                    arriving.append((mine, shard) if to_owners else (shard, mine))
+                elif mine.numel():
+                    leaving = to_owners != bool(parts)
+                    buffer = (
+                        mine.contiguous() if leaving else torch.empty_like(mine, memory_format=torch.contiguous_format)
+                    )
+                    requests.append(dist.P2POp(dist.isend if leaving else dist.irecv, buffer, other, tag=tag))
+                    if not leaving:
+                        arriving.append((mine, buffer))
+        for work in dist.batch_isend_irecv(requests) if requests else []:
+            work.wait()
+        for place, content in arriving:
+            place.copy_(content)
+
+    @torch.no_grad()
+    def _bring_gradients(self) -> None:
+        moving = {}
+        for name in self.matrices:
+            gradient, whole = self.parameters[name].grad, None
+            local = self.parameters[name].to_local() if gradient is None else gradient.to_local()  # type: ignore[attr-defined]
+            shard = torch.zeros_like(local) if gradient is None else local
+            if self.owner[name] == self.ranks.index:
+                whole = self.owned[name].grad = torch.empty_like(self.owned[name])
+            moving[name] = shard, whole
+        self._exchange(moving, to_owners=True)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Each owner sends every rank its shard."""
+        self._exchange(
+            {name: (self.parameters[name].to_local(), self.owned.get(name)) for name in self.matrices},  # type: ignore[attr-defined]
+            to_owners=False,
+        )
+
+
 def share(
     model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks, kind: Literal["replicas", "fsdp"]
 ) -> Shares:
     """How the ranks divide the parameters of `model`."""
     if ranks.count == 1:
         return Shares(model, specs)
-    return Replicas(model, specs, ranks)
+    return (Shards if kind == "fsdp" else Replicas)(model, specs, ranks)
 
 
 def _gradient(tensor: Tensor) -> Tensor:
