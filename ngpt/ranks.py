@@ -136,6 +136,7 @@ def joined() -> Iterator[Ranks]:
     )  # fmt: skip
     with ranks.naming_lost_ranks():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.barrier()  # all have found each other: who ends from now on does not keep others from beginning
         yield ranks
         dist.barrier()
     dist.destroy_process_group()

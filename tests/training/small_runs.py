@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from ngpt.config import RunConfig, Runtime
 from ngpt.errors import exit_code_of
 from ngpt.flags import to_flags
 from ngpt.presets import resolve
-from ngpt.training import metrics, trainer
+from ngpt.training import metrics, shares, trainer
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import RunRecord, read_metrics, read_record
 from ngpt.training.trainer import train
@@ -107,8 +108,17 @@ def die_at(place: str, count: int) -> None:
         os.replace = replace_and_die  # type: ignore[assignment]
 
 
-def command(arguments: list[str], errors: Path, death: tuple[str, int] | None, file_bytes: int | None) -> None:
+def command(
+    arguments: list[str],
+    errors: Path,
+    death: tuple[str, int] | None,
+    file_bytes: int | None,
+    environment: dict[str, str],
+) -> None:
     """Run the command in this process, with its standard error in a file."""
+    os.environ |= environment
+    if "SHARDED_DIM" in environment:
+        shares.Shards.__init__.__kwdefaults__["dim"] = int(environment["SHARDED_DIM"])
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if death is not None:
         die_at(*death)
@@ -126,17 +136,37 @@ class Child:
     """The command in a process of its own; forked from one that has imported torch, so that it starts at once."""
 
     def __init__(
-        self, arguments: list[str], errors: Path, death: tuple[str, int] | None = None, file_bytes: int | None = None
+        self,
+        arguments: list[str],
+        errors: Path,
+        death: tuple[str, int] | None = None,
+        file_bytes: int | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ngpt.training.trainer", "torch._dynamo", "pytest"])
+        context.set_forkserver_preload(["ngpt.training.trainer", "torch._dynamo", "torch.distributed.fsdp", "pytest"])
         self.errors = errors
-        self.process = context.Process(target=command, args=(arguments, errors, death, file_bytes))
+        self.process = context.Process(target=command, args=(arguments, errors, death, file_bytes, environment or {}))
         self.process.start()
 
     def exit_code(self) -> int | None:
         self.process.join(60)
         return self.process.exitcode
+
+
+def ranks_of(arguments: list[str], folder: Path, count: int, **more: Any) -> list[Child]:
+    """The command on several ranks, as torchrun starts them; each one's errors are in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Child(arguments, folder / f"errors{rank}", environment={
+            name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank, **more}.items()
+        })
+        for rank in range(count)
+    ]  # fmt: skip
 
 
 def count_rows(out: Path) -> int:

@@ -1,0 +1,240 @@
+"""Runs of several ranks: the losses of one process, whatever the ranks' number, and a clear end where one is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import ROOT, Child, Undisturbed, count_rows, flags, killed, ranks_of, small, start, wait_for_rows
+from torch import nn
+
+from ngpt.config import RunConfig
+from ngpt.doctor import examine, runs_in
+from ngpt.errors import InputError
+from ngpt.model import build_model
+from ngpt.model.roles import ParameterSpec, Role, parameter_specs
+from ngpt.optim import muon
+from ngpt.optim.build import build_optimizers
+from ngpt.presets import resolve
+from ngpt.ranks import ALONE, Ranks
+from ngpt.training.folder import CHECKPOINT
+from ngpt.training.record import read_metrics, read_record
+from ngpt.training.shares import owners, share
+
+TOLERANCE = 1e-6
+"""Relative, of losses in float32: ranks add the same numbers in another order."""
+
+STEPS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "geodesic lr": {"geodesic_muon": "lr", "momentum_transport": "parallel"},
+    "geodesic lr-norm": {"geodesic_muon": "lr-norm", "tangent": "before"},
+    "normuon, cautious decay": {"normuon": "short-axis", "weight_decay": 1.0, "cautious_wd": True},
+    "adam": {"optimizer": "adam"},
+    "ngpt": {"arch": "ngpt"},
+    "gpt": {"arch": "gpt"},
+    "clipped, scheduled": {"grad_clip": 0.05, "schedule": "cosine", "warmup_steps": 3},
+}
+QUICK = [
+    ("linear", 2, "replicas"), ("linear", 4, "fsdp"), ("geodesic lr", 4, "replicas"),
+    ("normuon, cautious decay", 4, "replicas"), ("normuon, cautious decay", 2, "fsdp"),
+]  # fmt: skip
+
+
+def thirty(data: str, **fields: Any) -> RunConfig:
+    """Thirty steps of two layers: 14 hidden matrices, which 4 ranks cannot share equally."""
+    return small(data, **({"n_layer": 2, "steps": 30, "eval_every": 10, "batch_size": 12} | fields))
+
+
+def same_losses(folder: Path, expected: tuple[Any, ...]) -> None:
+    """As in an undisturbed run of one process: step for step, telemetry at the same steps."""
+    found, rows = read_metrics(folder), expected[5]
+    assert [row["step"] for row in found] == [row["step"] for row in rows]
+    for row, other in zip(found, rows, strict=True):
+        assert set(other) <= set(row)
+        for name in ("loss", "val_loss", "grad_norm", "rotation_hidden_rad", "rotation_spread_head"):
+            assert name not in other or row[name] == pytest.approx(other[name], rel=10 * TOLERANCE), (row, other)
+        for name in ("loss", "val_loss"):
+            assert name not in other or row[name] == pytest.approx(other[name], rel=TOLERANCE), (row, other)
+
+
+def ended(children: list[Child]) -> None:
+    for child in children:
+        assert child.exit_code() == 0, child.errors.read_text()
+
+
+def only(out: Path) -> Path:
+    (folder,) = runs_in(out)
+    assert not examine(folder)[1]
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "parallel"),
+    [
+        pytest.param(name, count, parallel, marks=[] if (name, count, parallel) in QUICK else pytest.mark.slow)
+        for name in STEPS for count in (2, 3, 4) for parallel in ("replicas", "fsdp")
+    ],
+)  # fmt: skip
+def test_any_number_of_ranks_has_the_losses_of_one_process(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, name: str, count: int, parallel: str
+) -> None:
+    config = thirty(data, **STEPS[name])
+    ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", count))
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+    record = read_record(only(tmp_path / "runs"))
+    assert (record.ranks, record.status) == (count, "done")
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_shard_may_end_inside_a_unit_vector(data: str, tmp_path: Path, undisturbed: Undisturbed, dim: int) -> None:
+    """Of a block's matrices five have unit rows and two unit columns: each cut goes through some."""
+    config = thirty(data, **STEPS["geodesic lr-norm"])
+    arguments = flags(config, tmp_path / "runs", "--parallel", "fsdp")
+    ended(ranks_of(arguments, tmp_path / "errors", 2, SHARDED_DIM=dim))
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+@pytest.mark.parametrize("parallel", ["replicas", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_killed_rank_ends_the_others_and_the_run_resumes_on_any_number(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, victim: int, parallel: str
+) -> None:
+    config = thirty(data)
+    arguments = flags(config, tmp_path / "runs", "--resume", "--parallel", parallel)
+    for count, rows in ((2, 7), (4, 14)):
+        children = ranks_of(arguments, tmp_path / "errors", count)
+        wait_for_rows(tmp_path / "runs", rows)
+        os.kill(children[victim].process.pid or 0, signal.SIGKILL)
+        for child in children:
+            assert child.exit_code() == (-signal.SIGKILL if child is children[victim] else 2)
+        for child in (child for child in children if child is not children[victim]):
+            assert "another rank has ended or cannot be reached" in child.errors.read_text().splitlines()[-1]
+        (folder,) = runs_in(tmp_path / "runs")
+        assert (folder / CHECKPOINT).exists() and not [one for one in examine(folder)[1] if one.damaged]
+        assert read_record(folder).status == ("killed" if victim else "running")
+        assert 3 <= count_rows(tmp_path / "runs") < 30
+    start(config, tmp_path / "runs", resume=True)
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+def test_what_one_process_left_is_continued_by_several_ranks(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str
+) -> None:
+    """With --nan-fallback, so that the checkpoint holds the weights to fall back to as well."""
+    config = thirty(data, nan_fallback="normuon")
+    killed(config, tmp_path / "runs")
+    arguments = flags(config, tmp_path / "runs", "--resume", "--parallel", parallel)
+    ended(ranks_of(arguments, tmp_path / "errors", 2))
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+def test_a_signal_to_one_rank_stops_all_after_their_step(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    config = thirty(data)
+    arguments = flags(config, tmp_path / "runs", "--resume")
+    children = ranks_of(arguments, tmp_path / "errors", 2)
+    wait_for_rows(tmp_path / "runs", 5)
+    os.kill(children[1].process.pid or 0, signal.SIGTERM)
+    assert [child.exit_code() for child in children] == [130, 130], [c.errors.read_text() for c in children]
+    (folder,) = runs_in(tmp_path / "runs")
+    assert read_record(folder).status == "killed" and 5 <= read_record(folder).steps < 30
+    ended(ranks_of(arguments, tmp_path / "errors", 2))
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_by_every_rank(data: str, tmp_path: Path) -> None:
+    for child in ranks_of(flags(thirty(data, batch_size=5), tmp_path / "runs"), tmp_path / "errors", 2):
+        assert child.exit_code() == 2 and "--batch-size 5 cannot be shared equally by 2" in child.errors.read_text()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    config = thirty(data)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "train_architectural.py"]
+    result = subprocess.run(
+        [*command, *flags(config, tmp_path / "runs")], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.splitlines()[-1]) == only(tmp_path / "runs") and result.stdout.count("validation:") == 1
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+# --- who owns what ---------------------------------------------------------------------------------------------------
+
+
+def model_of(preset: str, **fields: Any) -> tuple[nn.Module, dict[str, ParameterSpec], RunConfig]:
+    config = resolve(preset, **fields)
+    with torch.device("meta"):
+        model = build_model(config.model, 50304 if preset == "155m" else 257, seed=0)
+    return model, parameter_specs(model), config
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("preset", ["tiny", "155m"])
+def test_ranks_share_the_orthogonalisation_equally(preset: str, count: int) -> None:
+    """No rank has more than the mean and one matrix; at 155m that is 8% for 8 ranks."""
+    model, specs, _ = model_of(preset)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    owner = owners(shapes, specs, count)
+    work = [0] * count
+    hidden = [name for name in shapes if specs[name].role == Role.HIDDEN]
+    for name in hidden:
+        m, n = shapes[name]
+        work[owner[name]] += m * n * min(m, n)
+    largest = max(m * n * min(m, n) for m, n in (shapes[name] for name in hidden))
+    assert set(owner) == set(shapes) and max(work) <= sum(work) / count + largest * (1 - 1 / count)
+    if preset == "155m" and count == 8:
+        assert max(work) / (sum(work) / count) < 1.08
+    assert owner == owners(dict(shapes), specs, count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_each_rank_orthogonalises_its_share_and_keeps_only_its_state(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Counted in a step of each rank's optimizers; over the ranks every matrix once."""
+    orthogonalize, counted = muon.polar.orthogonalize, [0] * count
+    names: list[str] = []
+    for rank in range(count):
+        config = resolve("tiny", n_layer=2)
+        model = build_model(config.model, 257, seed=0)
+        specs = parameter_specs(model)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        owner = owners(shapes, specs, count)
+        owned = {name: p for name, p in model.named_parameters() if p.ndim != 2 or owner[name] == rank}
+
+        def count_and_do(X: torch.Tensor, rank: int = rank, **options: Any) -> torch.Tensor:
+            counted[rank] += X.numel() * min(X.shape[-2:])
+            return orthogonalize(X, **options)
+
+        monkeypatch.setattr(muon.polar, "orthogonalize", count_and_do)
+        optimizers = build_optimizers(model, config, owned)
+        for parameter in owned.values():
+            parameter.grad = torch.randn_like(parameter)
+        optimizers.move()
+        hidden = [name for name in owned if specs[name].role == Role.HIDDEN]
+        others = [name for name in owned if specs[name].role != Role.HIDDEN]
+        state = [
+            value
+            for optimizer in optimizers.all.values()
+            for of in optimizer.state.values()
+            for value in of.values()
+        ]  # fmt: skip
+        elements = {name: owned[name].numel() for name in owned}
+        expected = sum(elements[name] for name in hidden) + sum(2 * elements[name] + 1 for name in others)
+        assert sum(value.numel() for value in state) == expected
+        names += hidden
+    assert sorted(names) == sorted(name for name in specs if specs[name].role == Role.HIDDEN)
+    whole = sum(counted)
+    assert max(counted) <= 1.25 * whole / count
+
+
+def test_more_ranks_than_matrices_are_refused() -> None:
+    model, specs, _ = model_of("tiny", n_layer=1)
+    with pytest.raises(InputError, match="8 ranks share 7 hidden matrices"):
+        share(model, specs, Ranks(index=0, count=8), "replicas")
+    assert share(model, specs, ALONE, "replicas").owned.keys() == specs.keys()
