@@ -30,6 +30,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
     ("ngpt.optim", "ngpt.model"): {"ngpt.model.roles"},
     ("ngpt.campaign", "ngpt.training"): {"ngpt.training.record"},
     ("ngpt.campaign.execute", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
+    ("ngpt.campaign.launchers", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
 }
 """Where a part, or one file of it, may know another part only by some of its modules."""
 

@@ -16,6 +16,7 @@ from ngpt.campaign.options import (
     ASSUMED_FLOPS,
     common_parser,
     default_jobs,
+    launched,
     on_cpu,
     overrides_of,
     require_writable,
@@ -76,7 +77,10 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Definiti
         data_digest=corpus.digest,
         out=given.out,
     )
-    jobs = given.jobs or (len(campaign.methods) if by_cpu_clock else default_jobs(given.device))
+    usual_jobs = len(campaign.methods) if by_cpu_clock else default_jobs(given.device)
+    jobs = given.jobs or usual_jobs
+    if given.launcher != "local" and given.reproduce:
+        raise InputError("--reproduce compares runs of this machine: it knows no other --launcher")
     if given.dry_run:
         _show_plan(plan, given.out, jobs, corpus.vocab_size)
         return 0
@@ -86,7 +90,9 @@ def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Definiti
 
     require_writable(given.out, given.reports)
     command = shlex.join(["python", f"runners/{campaign.name}.py", *arguments])
-    runs, outcome = _carry_out_runs(plan, given, jobs)
+    settings = {"jobs": jobs} if given.report_only else launched(given, usual_jobs)
+    jobs = settings["jobs"]
+    runs, outcome = _carry_out_runs(plan, given, settings)
     ends = [run for run in runs if run.stage != "pretraining"]
     found = sum(finished_record(given.out, run.run_id) is not None for run in ends)
     if given.report_only and not found and data_path(given.reports, campaign.name).exists():
@@ -113,11 +119,16 @@ def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Defin
     return 1 if analysis.idle or analysis.counts.get("failed") else 0
 
 
-def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[list[PlannedRun], Outcome]:
-    """Tuning, then the comparison at the rates it chose; with --report-only only what is already there."""
-    settings: dict[str, Any] = {"out": given.out, "jobs": jobs, **where(given.device)}
+def _carry_out_runs(
+    plan: Plan, given: argparse.Namespace, settings: dict[str, Any]
+) -> tuple[list[PlannedRun], Outcome]:
+    """Tuning, then the comparison at the rates it chose; with --report-only only what is already there.
+
+    settings: as for `execute`, without `out`.
+    """
     print(
-        f"{plan.campaign.name}: {plan.count()} runs, {jobs} at a time; finished ones are not repeated", file=sys.stderr
+        f"{plan.campaign.name}: {plan.count()} runs, {settings['jobs']} at a time; finished ones are not repeated",
+        file=sys.stderr,
     )
     done: list[PlannedRun] = []
     outcome = Outcome()
@@ -126,7 +137,7 @@ def _carry_out_runs(plan: Plan, given: argparse.Namespace, jobs: int) -> tuple[l
         """Whether every run has ended or failed, and those whose weights others need are done."""
         done.extend(runs)
         if runs and not given.report_only:
-            found = execute(runs, **settings)
+            found = execute(runs, out=given.out, **settings)
             outcome.failures |= found.failures
             outcome.interrupted |= found.interrupted
         going_on = not outcome.interrupted

@@ -1,26 +1,22 @@
 """Carrying out planned runs: each in a process of its own, a few at a time, resumable, with progress.
 
-The processes come from a fork server that has imported the trainer once, so that a run starts in milliseconds instead
-of the seconds that importing PyTorch takes. Each is in a process group of its own: Ctrl-C reaches only the runner,
-which asks every run to stop after its step and to leave a checkpoint.
+Ctrl-C reaches only the runner, which asks every run to stop after its step and to leave a checkpoint.
 """
 
-import multiprocessing
 import sys
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ngpt.campaign.launchers import Job, Launcher, LocalLauncher
 from ngpt.campaign.plan import PlannedRun
 from ngpt.config import Runtime
 from ngpt.training.record import RunRecord, read_record
-from ngpt.training.worker import PROGRESS_SECONDS, carry_out_run
+from ngpt.training.worker import PROGRESS_SECONDS
 
 FINISHED = ("done", "diverged")
 BUSY_SECONDS = 2.0
@@ -44,33 +40,34 @@ class Outcome:
     interrupted: bool = False
 
 
-def execute(runs: list[PlannedRun], *, out: Path, jobs: int, device: str, threads: int) -> Outcome:
-    """Carry out the runs that are not finished yet, `jobs` at a time.
+def execute(
+    runs: list[PlannedRun], *, out: Path, jobs: int, device: str, threads: int, launcher: Launcher | None = None
+) -> Outcome:
+    """Carry out the runs that are not finished yet, `jobs` at a time, by `launcher`: on this machine if None is given.
 
     A run that another runner is working on is left to it and looked at again later. A failed run does not stop the
     others.
     """
     pending = deque(run for run in runs if finished_record(out, run.run_id) is None)
-    return _Execution(out=out, jobs=jobs, device=device, threads=threads, total=len(runs)).carry_out(pending)
+    execution = _Execution(
+        out=out, jobs=jobs, device=device, threads=threads, total=len(runs), launcher=launcher or LocalLauncher()
+    )
+    return execution.carry_out(pending)
 
 
 @dataclass
 class _Worker:
     run: PlannedRun
-    process: Any
-    connection: Connection
+    job: Job
     bar: "tqdm[Any]"
     message: str = ""
     busy: bool = False
 
 
 class _Execution:
-    def __init__(self, *, out: Path, jobs: int, device: str, threads: int, total: int) -> None:
+    def __init__(self, *, out: Path, jobs: int, device: str, threads: int, total: int, launcher: Launcher) -> None:
         self.out, self.jobs, self.device, self.threads = out, jobs, device, threads
-        self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        if sys.platform == "linux":
-            self.context.set_forkserver_preload(["ngpt.training.preload"])
-        self.total = total
+        self.launcher, self.total = launcher, total
         self.outcome = Outcome()
         self.workers: dict[int, _Worker] = {}
         self.not_before: dict[str, float] = {}
@@ -101,31 +98,27 @@ class _Execution:
                 out=self.out, name=ready.name, device=self.device, threads=self.threads, resume=True,  # type: ignore[arg-type]
                 keep_weights=ready.stage == "pretraining", progress=False,
             )  # fmt: skip
-            receiver, sender = self.context.Pipe(duplex=False)
-            process = self.context.Process(target=carry_out_run, args=(ready.config, runtime, sender))
-            process.start()
-            sender.close()
+            job = self.launcher.start(ready.config, runtime, self.out / ready.run_id)
             settings = ready.config.train
             bar = tqdm(
                 total=settings.steps if settings.time_budget_seconds is None else None,
                 desc=f"  {ready.name}", unit="step", position=slot + 1, leave=False,
                 disable=not sys.stderr.isatty(), file=sys.stderr,
             )  # fmt: skip
-            self.workers[slot] = _Worker(ready, process, receiver, bar)
+            self.workers[slot] = _Worker(ready, job, bar)
 
     def _listen(self, pending: "deque[PlannedRun]", total: "tqdm[Any]") -> None:
-        connections = {worker.connection: slot for slot, worker in self.workers.items()}
-        if not connections:  # every run left is with another runner
+        if not self.workers:  # every run left is with another runner
             time.sleep(PROGRESS_SECONDS)
             return
-        for connection in wait(list(connections), timeout=1.0):
-            slot = connections[connection]  # type: ignore[index]
-            worker = self.workers[slot]
-            try:
-                kind, content = worker.connection.recv()
-            except EOFError:
+        slots = {id(worker.job): slot for slot, worker in self.workers.items()}
+        for job in self.launcher.with_news([worker.job for worker in self.workers.values()], 1.0):
+            slot = slots[id(job)]
+            worker, message = self.workers[slot], job.listen()
+            if message is None:
                 self._end(slot, pending, total)
                 continue
+            kind, content = message
             if kind == "step":
                 step, loss = content
                 worker.bar.update(step - worker.bar.n)
@@ -137,8 +130,6 @@ class _Execution:
 
     def _end(self, slot: int, pending: "deque[PlannedRun]", total: "tqdm[Any]") -> None:
         worker = self.workers.pop(slot)
-        worker.process.join()
-        worker.connection.close()
         worker.bar.close()
         run = worker.run
         if worker.busy:
@@ -148,7 +139,7 @@ class _Execution:
         record = finished_record(self.out, run.run_id)
         total.update()
         if record is None:
-            message = worker.message or f"its process ended with code {worker.process.exitcode}"
+            message = worker.message or worker.job.ending()
             self.outcome.failures[run.name] = message
             shown = f"failed: {message}"
         elif record.final_val_loss is None:
@@ -160,17 +151,16 @@ class _Execution:
     def _stop(self) -> None:
         """Ask every run to stop after its step; a second Ctrl-C ends them at once."""
         tqdm.write("stopping: each run finishes its step and leaves a checkpoint", file=sys.stderr)
+        going_on = [worker.job for worker in self.workers.values()]
         for round_ in range(2):
-            for worker in self.workers.values():
-                if worker.process.is_alive():
-                    worker.process.terminate()
+            for job in going_on:
+                job.stop()
             try:
+                while going_on:  # what they say is read, or they could not go on saying it
+                    for job in self.launcher.with_news(going_on, 1.0):
+                        if job.listen() is None:
+                            going_on.remove(job)
                 for worker in self.workers.values():
-                    while worker.process.is_alive():  # keep the pipe empty, or the run could not write to it
-                        with suppress(EOFError):
-                            while worker.connection.poll(0.1):
-                                worker.connection.recv()
-                        worker.process.join(timeout=0.1)
                     worker.bar.close()
                 return
             except KeyboardInterrupt:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ngpt.campaign.launchers import RayLauncher
 from ngpt.command import Parser
+from ngpt.errors import InputError
 from ngpt.files import replaced_atomically
 from ngpt.machine import core_count, has_nvidia_gpu
 from ngpt.presets import PRESETS
@@ -24,6 +26,15 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
     parser.add_argument("--seeds", type=int, default=seeds, help=seeds_help)
     parser.add_argument("--jobs", type=int, help="runs at once; one a core on CPUs, one on a GPU if not given")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs go (%(default)s)")
+    parser.add_argument(
+        "--launcher", choices=("local", "ray"), default="local",
+        help="where runs go: processes here, or tasks of a Ray cluster (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="of a running Ray cluster; one is started here if not given",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show plan, number of runs and estimated time")
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from what is there")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
@@ -47,8 +58,20 @@ def on_cpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not has_nvidia_gpu())
 
 
+def launched(given: argparse.Namespace, jobs: int | None = None) -> dict[str, Any]:
+    """How runs are carried out, for `execute`: device, threads, launcher and jobs, for which a number may be given."""
+    place = where(given.device)
+    if given.launcher == "local":
+        if given.ray_address is not None:
+            raise InputError("--ray-address has no effect without --launcher ray")
+        return {"jobs": given.jobs or jobs or default_jobs(given.device), **place}
+    gpu = not on_cpu(given.device)
+    launcher = RayLauncher(given.ray_address, gpu=gpu, threads=place["threads"])
+    return {"jobs": given.jobs or max(1, launcher.places), "launcher": launcher, **place}
+
+
 def default_jobs(device: str) -> int:
-    """Runs at once: one a core, or one on a GPU."""
+    """Runs at once on this machine: one a core, or one on a GPU."""
     return core_count() if on_cpu(device) else 1
 
 

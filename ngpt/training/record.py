@@ -4,6 +4,7 @@ A number that was not measured is absent, never 0.0.
 """
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -11,6 +12,9 @@ from typing import Any, Literal, get_type_hints
 from ngpt.config import is_a
 from ngpt.errors import InputError
 from ngpt.files import content_of, read_json, write_json
+
+LONGEST_ROW = 4096
+"""No row of metrics has as many bytes"""
 
 Status = Literal["running", "done", "diverged", "failed", "killed"]
 
@@ -99,6 +103,17 @@ def record_of(content: Any, where: str) -> RunRecord:
 
 def _required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def latest_metrics(folder: Path) -> dict[str, float] | None:
+    """The last whole line of `metrics.jsonl`, of a run that may be going on; None before the first."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_ROW))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    return content_of(lines[-2].decode(), str(folder / "metrics.jsonl")) if len(lines) > 1 else None
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

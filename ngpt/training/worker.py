@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 from ngpt.config import RunConfig, Runtime
 from ngpt.errors import InputError
@@ -11,13 +13,13 @@ from ngpt.errors import InputError
 PROGRESS_SECONDS = 0.2
 """Shortest time between two reports of progress."""
 
+Message = tuple[str, Any]
+"""What a run tells its runner: ("step", (step, loss)), ("busy", ""), ("error", message)"""
+
 
 def carry_out_run(config: RunConfig, runtime: Runtime, connection: Connection) -> None:
-    """Train, and tell the runner through `connection`: ("step", (step, loss)), ("busy", ""), ("error", message)."""
+    """Train in a process group of its own, so that Ctrl-C does not reach it; tell the runner through `connection`."""
     os.setpgrp()
-    from ngpt.training.folder import RunBusyError
-    from ngpt.training.trainer import train
-
     last = 0.0
 
     def report(step: int, loss: float) -> None:
@@ -31,9 +33,24 @@ def carry_out_run(config: RunConfig, runtime: Runtime, connection: Connection) -
         except BrokenPipeError:  # the runner is gone: stop as if asked to
             os.kill(os.getpid(), signal.SIGTERM)
 
+    for message in _train(config, runtime, report):
+        connection.send(message)
+
+
+def carry_out_task(config: RunConfig, runtime: Runtime, folder: str) -> list[Message]:
+    """Train as a task of a cluster, with `folder` as the working directory; what remains to be told at the end."""
+    os.chdir(folder)
+    return _train(config, runtime, None)
+
+
+def _train(config: RunConfig, runtime: Runtime, report: Callable[[int, float], None] | None) -> list[Message]:
+    from ngpt.training.folder import RunBusyError
+    from ngpt.training.trainer import train
+
     try:
         train(config, runtime, report)
     except RunBusyError:
-        connection.send(("busy", ""))
+        return [("busy", "")]
     except (InputError, OSError) as error:
-        connection.send(("error", " ".join(str(error).split())))
+        return [("error", " ".join(str(error).split()))]
+    return []

@@ -107,8 +107,8 @@ def skip_the_polar_factor(patch: pytest.MonkeyPatch) -> None:
 
 
 def give_muon_nothing(patch: pytest.MonkeyPatch) -> None:
-    def build(model: nn.Module, config: RunConfig) -> Optimizers:
-        made = build_optimizers(model, config)
+    def build(model: nn.Module, config: RunConfig, owned: Any) -> Optimizers:
+        made = build_optimizers(model, config, owned)
         if config.optim.optimizer == "muon":
             made.hidden = SimpleMuon([nn.Parameter(torch.zeros(2, 2))], lr=config.optim.lr)
         return made

@@ -16,6 +16,7 @@ from mini_processes import started, workers_beside
 from mini_waiting import wait_and_record
 
 from ngpt.campaign import execute as execution
+from ngpt.campaign import launchers
 from ngpt.campaign.definition import Arm
 from ngpt.campaign.plan import PlannedRun
 from ngpt.config import Runtime, from_dict
@@ -73,7 +74,7 @@ def test_two_hundred_runs_cost_next_to_nothing_to_schedule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], count: int
 ) -> None:
     """The runner's processor time for a run is below 1% of the shortest in use, the 5 s of `tiny`; no memory grows."""
-    monkeypatch.setattr(execution, "carry_out_run", wait_and_record)
+    monkeypatch.setattr(launchers, "carry_out_run", wait_and_record)
     method = CAMPAIGN.methods[0]
     runs = [
         PlannedRun(

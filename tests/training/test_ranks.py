@@ -35,7 +35,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "normuon, cautious decay": {"normuon": "short-axis", "weight_decay": 1.0, "cautious_wd": True},
     "adam": {"optimizer": "adam"},
     "ngpt": {"arch": "ngpt"},
-    "gpt": {"arch": "gpt"},
+    "gpt": {"arch": "gpt", "lr": 0.005, "aux_lr": 0.002},
     "clipped, scheduled": {"grad_clip": 0.05, "schedule": "cosine", "warmup_steps": 3},
 }
 QUICK = [

@@ -84,6 +84,8 @@ def carry_out(gates: Gates, arguments: list[str], index: Sequence[Definition] = 
     ).parse_args(arguments)  # fmt: skip
     if not LOWEST_SEEDS <= given.seeds <= MOST_SEEDS or (given.jobs is not None and given.jobs < 1):
         raise InputError(f"--seeds must be {LOWEST_SEEDS} to {MOST_SEEDS}, and --jobs at least 1")
+    if given.launcher != "local":
+        raise InputError("the gates measure the speed of this machine: they know no other --launcher")
     plan = GatePlan(
         gates=gates, preset=given.preset, overrides=overrides_of(given), race_seeds=given.seeds, out=given.out
     )  # fmt: skip
