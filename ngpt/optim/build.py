@@ -67,20 +67,21 @@ def _set(group: dict[str, Any], name: str, value: float) -> None:
 def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Tensor] | None = None) -> Optimizers:
     """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once.
 
-    owned: those of the parameters, by name, that this process steps; None: all of the model's.
+    owned: those of the parameters, by name, that this process steps; None: all of the model's. It may be without a
+    hidden matrix, but not without another parameter.
     """
     specs = parameter_specs(model)
     parameters = dict(model.named_parameters()) if owned is None else owned
     trained = {name: parameter for name, parameter in parameters.items() if specs[name].role != Role.FROZEN}
     matrices = {name: parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN}
     others: list[Tensor] = [parameter for name, parameter in trained.items() if specs[name].role != Role.HIDDEN]
-    if not matrices or len(matrices) + len(others) != len([p for p in parameters.values() if p.requires_grad]):
+    dims = dict.fromkeys(spec.sphere_dim for spec in specs.values() if spec.role == Role.HIDDEN)
+    if not dims or len(matrices) + len(others) != len([p for p in parameters.values() if p.requires_grad]):
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
 
-    optim, device = config.optim, next(iter(matrices.values())).device
+    optim, device = config.optim, others[0].device
     hidden: torch.optim.Optimizer
     if optim.optimizer == "muon":
-        dims = dict.fromkeys(specs[name].sphere_dim for name in matrices)
         groups = [
             {"params": [parameter for name, parameter in matrices.items() if specs[name].sphere_dim == dim],
              "sphere_dim": dim}
@@ -105,8 +106,8 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
             cautious_wd=optim.cautious_wd,
         )
     else:
-        hidden = _adamw(list(matrices.values()), config, lr=optim.lr, weight_decay=optim.weight_decay)
-    aux = _adamw(others, config, lr=optim.resolved_aux_lr, weight_decay=0.0)
+        hidden = _adamw(list(matrices.values()), config, device, lr=optim.lr, weight_decay=optim.weight_decay)
+    aux = _adamw(others, config, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
     geodesic = isinstance(hidden, SimpleMuon) and optim.geodesic_muon is not None
     leaving = {role for role in Role if role != Role.HIDDEN or not geodesic}
     return Optimizers(config, hidden, aux, LazyProjection(parameters, specs, every=optim.lazy_proj_freq, roles=leaving))
@@ -117,9 +118,11 @@ def _rate(value: float, device: torch.device) -> float | Tensor:
     return value if device.type == "cpu" else torch.full((), value, device=device)
 
 
-def _adamw(parameters: list[Tensor], config: RunConfig, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    betas, device = (config.optim.adam_beta1, config.optim.adam_beta2), parameters[0].device
+def _adamw(
+    parameters: list[Tensor], config: RunConfig, device: torch.device, *, lr: float, weight_decay: float
+) -> torch.optim.AdamW:
+    betas = config.optim.adam_beta1, config.optim.adam_beta2
     return torch.optim.AdamW(
-        parameters, lr=_rate(lr, device), betas=betas, eps=1e-8, weight_decay=weight_decay,
+        [{"params": parameters}], lr=_rate(lr, device), betas=betas, eps=1e-8, weight_decay=weight_decay,
         fused=True, capturable=device.type != "cpu",
     )  # fmt: skip

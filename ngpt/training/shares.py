@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ngpt.errors import InputError
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.ranks import ALONE, Ranks
 
@@ -23,6 +22,7 @@ def owners(shapes: Mapping[str, tuple[int, ...]], specs: Mapping[str, ParameterS
 
     Largest first to the rank with the least so far: hidden matrices by the operations of a polar iteration,
     m n min(m, n), then the other matrices by their size on top of the hidden ones'. A pure function of its arguments.
+    Of more ranks than matrices, some own none.
     """
     work, elements = [0] * count, [0] * count
     owner = dict.fromkeys(shapes, 0)
@@ -45,15 +45,11 @@ class Shares:
     """The parameters of a run of one process: all are its own. The base of those of several ranks."""
 
     def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks = ALONE) -> None:
-        """Raises InputError if there are more ranks than hidden matrices."""
         self.ranks = ranks
         self.parameters = dict(model.named_parameters())
         shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self.trained = [name for name in self.parameters if specs[name].role != Role.FROZEN]
         self.owner = owners(shapes, specs, ranks.count)
-        matrices = [name for name in self.trained if specs[name].role == Role.HIDDEN]
-        if len({self.owner[name] for name in matrices}) < ranks.count:
-            raise InputError(f"{ranks.count} ranks share {len(matrices)} hidden matrices: some would have none")
         self.owned: dict[str, Tensor] = dict(self.parameters)
         """By name, whole: what this rank steps"""
 

@@ -14,16 +14,14 @@ from torch import nn
 
 from ngpt.config import RunConfig
 from ngpt.doctor import examine, runs_in
-from ngpt.errors import InputError
 from ngpt.model import build_model
 from ngpt.model.roles import ParameterSpec, Role, parameter_specs
 from ngpt.optim import muon
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
-from ngpt.ranks import ALONE, Ranks
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.shares import owners, share
+from ngpt.training.shares import owners
 
 TOLERANCE = 1e-6
 """Relative, of losses in float32: ranks add the same numbers in another order."""
@@ -233,8 +231,24 @@ def test_each_rank_orthogonalises_its_share_and_keeps_only_its_state(
     assert max(counted) <= 1.25 * whole / count
 
 
-def test_more_ranks_than_matrices_are_refused() -> None:
-    model, specs, _ = model_of("tiny", n_layer=1)
-    with pytest.raises(InputError, match="8 ranks share 7 hidden matrices"):
-        share(model, specs, Ranks(index=0, count=8), "replicas")
-    assert share(model, specs, ALONE, "replicas").owned.keys() == specs.keys()
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+def test_a_rank_without_a_matrix_steps_vectors_and_scalars(optimizer: str) -> None:
+    config = resolve("tiny", n_layer=1, optimizer=optimizer)
+    model = build_model(config.model, 257, seed=0)
+    owned = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim != 2}
+    optimizers = build_optimizers(model, config, owned)
+    before = {name: parameter.detach().clone() for name, parameter in owned.items()}
+    for parameter in owned.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizers.schedule(step=0, progress=0.0)
+    optimizers.move()
+    optimizers.projection.project()
+    assert not optimizers.hidden.state and all((before[name] != owned[name]).all() for name in owned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+def test_more_ranks_than_hidden_matrices(data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str) -> None:
+    config = thirty(data, n_layer=1, batch_size=8)
+    ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 8))
+    same_losses(only(tmp_path / "runs"), undisturbed(config))

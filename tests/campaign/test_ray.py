@@ -1,0 +1,137 @@
+"""Campaigns on Ray: the same files as on this machine, whatever becomes of a node. In the slow mode, with Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mini_campaign import CAMPAIGN, heed_interrupts
+
+from ngpt.campaign.command import carry_out
+from ngpt.doctor import examine, runs_in
+from ngpt.errors import exit_code_of
+from ngpt.files import read_json
+from ngpt.training.record import read_metrics, read_record
+
+SCRIPT = Path(__file__).with_name("mini.py")
+STEPS = 400
+
+
+def flags(folder: Path, *more: str) -> list[str]:
+    places = ["--data", str(folder / "text.txt"), "--out", str(folder / "runs"), "--reports", str(folder / "r")]
+    return [*places, "--steps", str(STEPS), *more]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--launcher", "ray"), "error: --launcher ray needs Ray: pip install -e '.[ray]'"),
+        (("--ray-address", "here:1"), "error: --ray-address has no effect without --launcher ray"),
+        (("--launcher", "ray", "--reproduce"), "error: --reproduce compares runs of this machine"),
+    ],
+)
+def test_without_ray_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: Any, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "text.txt").write_text("some text of a test " * 999)
+    assert exit_code_of(lambda: carry_out(CAMPAIGN, flags(tmp_path, *more))) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The campaign as this machine's processes carry it out."""
+    pytest.importorskip("ray")
+    folder = tmp_path_factory.mktemp("local")
+    (folder / "text.txt").write_text("".join(f"{i} bottles, {i * 7 % 13} of them green.\n" for i in range(600)))
+    subprocess.run([sys.executable, str(SCRIPT), *flags(folder)], check=True, capture_output=True, timeout=300)
+    return folder
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two nodes on this machine, of one processor each."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.second = made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+def runner(local: Path, folder: Path, cluster: Any) -> "subprocess.Popen[str]":
+    (folder / "text.txt").write_text((local / "text.txt").read_text())
+    command = [sys.executable, str(SCRIPT), *flags(folder, "--launcher", "ray", "--ray-address", cluster.address)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
+
+
+def wait_for_runs(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        found = [path for path in (folder / "runs").glob("*/record.json") if '"done"' in path.read_text()]
+        if len(found) >= count and len(list((folder / "runs").glob("*/metrics.jsonl"))) > len(found):
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def same_as(local: Path, folder: Path) -> None:
+    """Every run is recorded once, whole, with the weights of the local one; the report says the same."""
+    found = runs_in(folder / "runs")
+    assert sorted(one.name for one in found) == sorted(one.name for one in runs_in(local / "runs"))
+    for one in found:
+        assert not examine(one)[1]
+        assert read_record(one).weights_sha256 == read_record(local / "runs" / one.name).weights_sha256
+        assert [row["step"] for row in read_metrics(one)] == list(range(1, STEPS + 1))
+    clocked = {"seconds", "train_seconds", "eval_seconds", "tokens_per_second", "peak_memory_bytes", "train"}
+    rows, expected = (read_json(place / "r" / "data" / "mini.json")["runs"] for place in (folder, local))
+    for row, other in zip(rows, expected, strict=True):
+        same = [name for name in other if name not in clocked and not isinstance(other[name], dict)]
+        assert {name: row[name] for name in same} == {name: other[name] for name in same}
+    verdicts = [(place / "r" / "MINI_REPORT.md").read_text().split("## ")[0] for place in (folder, local)]
+    assert verdicts[0] == verdicts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("node", ["none is lost", "one is lost"])
+def test_a_campaign_on_two_nodes(local: Path, tmp_path: Path, cluster: Any, node: str) -> None:
+    process = runner(local, tmp_path, cluster)
+    if node == "one is lost":
+        wait_for_runs(tmp_path, 4)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    same_as(local, tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(local: Path, tmp_path: Path, cluster: Any) -> None:
+    process = runner(local, tmp_path, cluster)
+    wait_for_runs(tmp_path, 3)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130 and "the same command continues" in errors, errors
+    assert "running" not in {read_record(one).status for one in runs_in(tmp_path / "runs")}
+    process = runner(local, tmp_path, cluster)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    same_as(local, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_one_line(local: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *flags(local, "--launcher", "ray", "--ray-address", "127.0.0.1:1")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: --ray-address 127.0.0.1:1: ")
