@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ngpt.config import is_a
 from ngpt.errors import InputError, first_line
 from ngpt.files import replaced_atomically
-from ngpt.model.roles import Role, parameter_specs
+from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.muon import SimpleMuon
 from ngpt.training.folder import WEIGHTS
 from ngpt.training.record import RunRecord, record_of
@@ -183,8 +183,10 @@ def load_weights(path: Path, weights: Mapping[str, Tensor], parameters: Mapping[
 
 
 @torch.no_grad()
-def transfer(source: Path, model: nn.Module) -> str:
-    """Copy into `model` the final weights of the run in `source`, all but embedding and head; says what was copied.
+def transfer(source: Path, parameters: Mapping[str, Tensor], specs: Mapping[str, ParameterSpec]) -> str:
+    """Copy the final weights of the run in `source`, all but embedding and head; says what was copied.
+
+    parameters: of the model, those that this rank steps. specs: of all the model's.
 
     The run's weights were projected at its end, so that those copied lie on the sphere.
 
@@ -192,16 +194,17 @@ def transfer(source: Path, model: nn.Module) -> str:
     """
     path = source / WEIGHTS
     weights, _ = read_tensors(path)
-    specs = parameter_specs(model)
     moved: Counter[Role] = Counter()
     fresh: Counter[Role] = Counter()
-    for name, parameter in model.named_parameters():
-        if specs[name].role in (Role.EMBEDDING, Role.HEAD):
-            fresh[specs[name].role] += 1
+    for name, spec in specs.items():
+        if spec.role in (Role.EMBEDDING, Role.HEAD):
+            fresh[spec.role] += 1
             continue
-        if name not in weights or weights[name].shape != parameter.shape:
-            raise InputError(f"--init-from {source}: no {name} of shape {tuple(parameter.shape)} among its weights")
-        parameter.copy_(weights[name])
-        moved[specs[name].role] += 1
+        moved[spec.role] += 1
+        if name in parameters:
+            shape = parameters[name].shape
+            if name not in weights or weights[name].shape != shape:
+                raise InputError(f"--init-from {source}: no {name} of shape {tuple(shape)} among its weights")
+            parameters[name].copy_(weights[name])
     kept, drawn = (", ".join(f"{n} {role}" for role, n in found.items()) for found in (moved, fresh))
     return f"{kept} tensors; fresh: {drawn}"

@@ -51,22 +51,28 @@ class Shares:
         self.trained = [name for name in self.parameters if specs[name].role != Role.FROZEN]
         self.owner = owners(shapes, specs, ranks.count)
         self.owned: dict[str, Tensor] = dict(self.parameters)
-        """By name, whole: what this rank steps"""
+        """By name: what this rank steps"""
+        self.rows: set[str] = set()
+        """Of `owned`, what is there in part: the rows that are this rank's; all else is whole"""
 
-    @property
-    def to_report(self) -> dict[str, Tensor]:
-        """Of `owned`, what no other rank reports: over the ranks, every parameter once."""
-        return {name: tensor for name, tensor in self.owned.items() if self.owner[name] == self.ranks.index}
+    def _parameter_of(self, key: str) -> str | None:
+        """The parameter that a key `<parameter>`, `<of what>.<parameter>` or `<of what>.<parameter>.<which>` names."""
+        rest = key.partition(".")[2]
+        return next((name for name in (key, rest, rest.rpartition(".")[0]) if name in self.parameters), None)
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """On the first rank what all ranks have, by such keys, in whole tensors; elsewhere nothing."""
+        in_rows = {key for key, tensor in tensors.items() if tensor.ndim and self._parameter_of(key) in self.rows}
+        return self.ranks.gather(tensors, in_rows)
 
     def own_part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of a checkpoint's tensors all that are not of a parameter that another rank owns."""
-        others = set(self.parameters) - set(self.owned)
+        """The inverse of `gather`: all but what is of a parameter that another rank owns."""
         found = {}
-        for name, tensor in tensors.items():
-            rest = name.partition(".")[2]
-            if rest in others or rest.rpartition(".")[0] in others:
-                continue
-            found[name] = tensor
+        for key, tensor in tensors.items():
+            name = self._parameter_of(key)
+            if name is None or name in self.owned:
+                cut = name in self.rows and tensor.ndim > 0
+                found[key] = shards_of(tensor, self.ranks.count, 0)[self.ranks.index].clone() if cut else tensor
         return found
 
     def collect(self, loss: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -112,10 +118,12 @@ class _Shared(Shares):
         gradients = {name: _gradient(self.owned[name]) for name in self.trained if name in self.owned}
         norms = dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
         mine = {name: norm for name, norm in norms.items() if self.owner[name] == self.ranks.index}
+        mine |= {name: norms[name].square() for name in self.rows}
         nothing = torch.zeros((), device=loss.device)
         told = torch.stack([loss.detach() / self.ranks.count, *(mine.get(name, nothing) for name in self.trained)])
-        self.ranks.add(told)
-        return list(gradients.values()), torch.stack([told[0], torch.linalg.vector_norm(told[1:])])
+        loss_and_norms = list(self.ranks.add(told))
+        whole = [n.sqrt() if name in self.rows else n for name, n in zip(self.trained, loss_and_norms[1:], strict=True)]
+        return list(gradients.values()), torch.stack([loss_and_norms[0], torch.linalg.vector_norm(torch.stack(whole))])
 
 
 class Replicas(_Shared):
@@ -161,9 +169,10 @@ class Replicas(_Shared):
 class Shards(_Shared):
     """FSDP2: weights and gradients of the matrices lie sharded over the ranks, and come together for each block's pass.
 
-    A rank also keeps the whole of the matrices that it owns, beside their optimizer state. After the backward pass the
-    shards of their gradients come together there, and after the step shards of the weights go back: an Nth of what the
-    passes themselves send. So a step never sees where a shard ends, be it inside a unit vector.
+    A rank also keeps the whole of the hidden matrices that it owns, beside their optimizer state. After the backward
+    pass the shards of their gradients come together there, and after the step shards of the weights go back: an Nth of
+    what the passes themselves send. So a step never sees where a shard ends, be it inside a unit vector. AdamW's
+    matrices, whose unit vectors are rows, need none of this: of them every rank steps its own rows.
     """
 
     def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks, *, dim: int = 0) -> None:
@@ -184,21 +193,27 @@ class Shards(_Shared):
             fully_shard(block, **settings)
         fully_shard(model, **settings)
         self.parameters, self.dim = dict(model.named_parameters()), dim
-        for name in self.matrices:
+        if dim == 0:
+            of_adamw = {name for name in self.matrices if specs[name].role != Role.HIDDEN}
+            self.rows = {name for name in of_adamw if specs[name].sphere_dim != 0}
+            self.owned |= {name: nn.Parameter(self._local(name)) for name in self.rows}  # the same memory
+        self.travelling = [name for name in self.matrices if name not in self.rows]
+        for name in self.travelling:
             if self.owner[name] == ranks.index:
                 self.owned[name] = nn.Parameter(whole[name].clone())
+        self.owned = {name: self.owned[name] for name in self.parameters if name in self.owned}
         self.publish()
 
-    def _shards(self, whole: Tensor) -> list[Tensor]:
-        """Views of a whole matrix, one a rank, empty where there is nothing left for a rank."""
-        found = list(whole.chunk(self.ranks.count, self.dim))
-        return found + [whole.narrow(self.dim, 0, 0)] * (self.ranks.count - len(found))
+    def _local(self, name: str) -> Tensor:
+        """The shard of a matrix that lies on this rank."""
+        shard: Tensor = self.parameters[name].detach().to_local()  # type: ignore[attr-defined]
+        return shard
 
     def _exchange(self, tensors: Mapping[str, tuple[Tensor, Tensor | None]], *, to_owners: bool) -> None:
         """Between the owners' whole matrices and the ranks' shards of them, by name (shard, whole or None)."""
         me, requests, arriving = self.ranks.index, list[Any](), list[tuple[Tensor, Tensor]]()
         for tag, (name, (shard, whole)) in enumerate(tensors.items()):
-            parts = [] if whole is None else self._shards(whole)
+            parts = [] if whole is None else shards_of(whole, self.ranks.count, self.dim)
             others = range(self.ranks.count) if self.owner[name] == me else [self.owner[name]]
             for other in others:
                 mine = parts[other] if parts else shard
@@ -219,23 +234,24 @@ class Shards(_Shared):
 
     @torch.no_grad()
     def _bring_gradients(self) -> None:
-        moving = {}
+        shards = {}
         for name in self.matrices:
-            gradient, whole = self.parameters[name].grad, None
-            local = self.parameters[name].to_local() if gradient is None else gradient.to_local()  # type: ignore[attr-defined]
-            shard = torch.zeros_like(local) if gradient is None else local
-            if self.owner[name] == self.ranks.index:
-                whole = self.owned[name].grad = torch.empty_like(self.owned[name])
-            moving[name] = shard, whole
+            gradient = self.parameters[name].grad
+            shards[name] = torch.zeros_like(self._local(name)) if gradient is None else gradient.to_local()  # type: ignore[attr-defined]
+        for name in self.rows:
+            self.owned[name].grad = shards[name]
+        moving = {}
+        for name in self.travelling:
+            whole = torch.empty_like(self.owned[name]) if name in self.owned else None
+            if whole is not None:
+                self.owned[name].grad = whole
+            moving[name] = shards[name], whole
         self._exchange(moving, to_owners=True)
 
     @torch.no_grad()
     def publish(self) -> None:
         """Each owner sends every rank its shard."""
-        self._exchange(
-            {name: (self.parameters[name].to_local(), self.owned.get(name)) for name in self.matrices},  # type: ignore[attr-defined]
-            to_owners=False,
-        )
+        self._exchange({name: (self._local(name), self.owned.get(name)) for name in self.travelling}, to_owners=False)
 
 
 def share(
@@ -245,6 +261,12 @@ def share(
     if ranks.count == 1:
         return Shares(model, specs)
     return (Shards if kind == "fsdp" else Replicas)(model, specs, ranks)
+
+
+def shards_of(whole: Tensor, count: int, dim: int) -> list[Tensor]:
+    """Views of a tensor cut along `dim` as FSDP2 cuts it, one a rank; empty where there is nothing left for a rank."""
+    found = list(whole.chunk(count, dim))
+    return found + [whole.narrow(dim, 0, 0)] * (count - len(found))
 
 
 def _gradient(tensor: Tensor) -> Tensor:

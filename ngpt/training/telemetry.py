@@ -9,7 +9,6 @@ from ngpt import polar, sphere
 from ngpt.model.layers import GatedResidual, PaperResidual
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.projection import LazyProjection
-from ngpt.ranks import ALONE
 from ngpt.training.shares import Shares
 
 
@@ -23,18 +22,17 @@ class Telemetry:
         projection: LazyProjection,
         shares: Shares | None = None,
     ) -> None:
-        """shares: which of the parameters this rank reports on; None: on all."""
+        """shares: which of the parameters this rank steps; None: all."""
         self.model = model
         self.projection = projection
         self.specs = specs
-        self.ranks = ALONE if shares is None else shares.ranks
-        self.parameters = dict(model.named_parameters()) if shares is None else shares.to_report
+        self.shares = shares or Shares(model, specs)
         self.before: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def remember(self) -> None:
         """Keep a copy of the weights before the step."""
-        on_sphere = ((n, p) for n, p in self.parameters.items() if self.specs[n].sphere_dim is not None)
+        on_sphere = ((n, p) for n, p in self.shares.owned.items() if self.specs[n].sphere_dim is not None)
         self.before = {name: parameter.detach().clone() for name, parameter in on_sphere}
 
     @torch.no_grad()
@@ -51,45 +49,46 @@ class Telemetry:
         """
         found: dict[str, Tensor] = {}
         for name, before in self.before.items():
-            found |= {f"{name}:{key}": value for key, value in self._compare(name, before).items()}
+            found |= {f"step.{name}.{key}": value for key, value in self._compare(name, before).items()}
         self.before = {}
-        found, drift = self.ranks.gather(found), self.seen_drift()
-        if not self.ranks.first:
+        found, drift = self.shares.gather(found), self.seen_drift()
+        if not self.shares.ranks.first:
             return {}
         angles: dict[Role, list[Tensor]] = {}
         radial: dict[Role, list[Tensor]] = {}
         length: dict[Role, list[Tensor]] = {}
         errors: list[Tensor] = []
         for name, spec in self.specs.items():
-            if f"{name}:angle" in found:
-                angles.setdefault(spec.role, []).append(found[f"{name}:angle"])
-                radial.setdefault(spec.role, []).append(found[f"{name}:radial"])
-                length.setdefault(spec.role, []).append(found[f"{name}:length"])
-                errors += [found[f"{name}:error"]] if spec.role == Role.HIDDEN else []
+            of = f"step.{name}"
+            if f"{of}.angle" in found:
+                angles.setdefault(spec.role, []).append(found[f"{of}.angle"])
+                radial.setdefault(spec.role, []).append(found[f"{of}.radial"])
+                length.setdefault(spec.role, []).append(found[f"{of}.length"])
+                errors += [found[f"{of}.error"]] if spec.role == Role.HIDDEN else []
         figures: dict[str, float] = {}
         for role in angles:
             angle = torch.cat(angles[role])
             figures[f"rotation_{role}_rad"] = angle.mean().item()
             if angle.any():
                 figures[f"rotation_spread_{role}"] = (angle.std() / angle.mean()).item()
-            total = torch.stack(length[role]).sum()
+            total = torch.cat(length[role]).sum()
             if total > 0:
-                figures[f"radial_share_{role}"] = (torch.stack(radial[role]).sum() / total).sqrt().item()
+                figures[f"radial_share_{role}"] = (torch.cat(radial[role]).sum() / total).sqrt().item()
         figures |= {f"drift_{role}": value for role, value in drift.items()}
         if errors:
             figures["orthogonality_error"] = torch.stack(errors).mean().item()
         return figures | self._gates()
 
     def _compare(self, name: str, before: Tensor) -> dict[str, Tensor]:
-        """Of one parameter: the angle of each vector, two squared lengths and, of a hidden matrix, the error."""
+        """Of one parameter: the angle of each vector, two squared lengths (1,) and, of a hidden matrix, the error."""
         dim = self.specs[name].sphere_dim
         assert dim is not None
-        after = self.parameters[name]
+        after = self.shares.owned[name]
         x, update = sphere.project(before, dim=dim), after - before
         found = {
             "angle": sphere.angle(x, sphere.project(after, dim=dim), dim=dim).flatten(),
-            "radial": sphere.inner(x, update, dim=dim).square().sum(),
-            "length": update.square().sum(),
+            "radial": sphere.inner(x, update, dim=dim).square().sum().reshape(1),
+            "length": update.square().sum().reshape(1),
         }
         if self.specs[name].role == Role.HIDDEN:
             k, norm = min(update.shape), torch.linalg.matrix_norm(update)
@@ -99,9 +98,9 @@ class Telemetry:
     def seen_drift(self) -> dict[Role, float]:
         """`LazyProjection.seen_drift` over the parameters of all ranks."""
         seen = {role: value.item() for role, value in self.projection.seen_drift.items()}
-        if self.ranks.count == 1:
+        if self.shares.ranks.count == 1:
             return seen
-        largest = dict(zip(Role, self.ranks.largest([seen.get(role, -1.0) for role in Role]), strict=True))
+        largest = dict(zip(Role, self.shares.ranks.largest([seen.get(role, -1.0) for role in Role]), strict=True))
         return {role: value for role, value in largest.items() if value >= 0}
 
     def _gates(self) -> dict[str, float]:

@@ -197,7 +197,7 @@ class Run:
             self._restore(*self.checkpoint)
             self.checkpoint = None
         elif config.train.init_from is not None:
-            moved = transfer(Path(config.train.init_from), self.model)
+            moved = transfer(Path(config.train.init_from), self.shares.owned, self.specs)
             self.optimizers.projection.start()
             if self.talking:
                 print(f"transferred from {config.train.init_from}: {moved}", file=sys.stderr)
@@ -228,7 +228,7 @@ class Run:
         drift = {role.value: value for role, value in self.telemetry.seen_drift().items()}
         state = dataclasses.asdict(Progressed(self.record, self.skipped_in_a_row, drift))
         before = {BEFORE + name: tensor for name, tensor in self.before.items()}
-        tensors = self.ranks.gather(pack(self.shares.owned, self.optimizers.all) | before)
+        tensors = self.shares.gather(pack(self.shares.owned, self.optimizers.all) | before)
         if self.ranks.first:
             write_tensors(self.folder / CHECKPOINT, tensors, state)
         self._write_record()
@@ -324,7 +324,7 @@ class Run:
             record.timed_steps += 1
         self.started = True
         if record.steps == 1:
-            record.weights_sha256["first"] = tensors_sha256(self.ranks.gather(self.shares.owned))
+            record.weights_sha256["first"] = tensors_sha256(self.shares.gather(self.shares.owned))
         row = {
             "step": record.steps,
             "loss": loss_value,
@@ -372,7 +372,7 @@ class Run:
         return {"val_loss": result.loss} | ({} if result.bpb is None else {"val_bpb": result.bpb})
 
     def _finish(self) -> None:
-        weights = self.ranks.gather(self.shares.owned)
+        weights = self.shares.gather(self.shares.owned)
         self.record.weights_sha256["final"] = tensors_sha256(weights)
         if self.runtime.keep_weights and self.ranks.first:
             state = {"run_id": self.record.run_id, "model": dataclasses.asdict(self.config.model)}

@@ -131,6 +131,17 @@ def test_what_one_process_left_is_continued_by_several_ranks(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+def test_several_ranks_start_from_the_weights_of_one_process(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str
+) -> None:
+    source, _ = start(thirty(data), tmp_path / "source")
+    config = thirty(data, init_from=str(source), seed=1)
+    ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 3))
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
 def test_a_signal_to_one_rank_stops_all_after_their_step(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
     config = thirty(data)
     arguments = flags(config, tmp_path / "runs", "--resume")

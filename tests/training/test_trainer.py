@@ -24,6 +24,7 @@ from ngpt.files import read_json
 from ngpt.identity import run_digest, run_id
 from ngpt.machine import core_count, processor
 from ngpt.model import build_model
+from ngpt.model.roles import parameter_specs
 from ngpt.training import step, trainer
 from ngpt.training.checkpoint import tensors_sha256, transfer
 from ngpt.training.folder import WEIGHTS
@@ -304,7 +305,7 @@ def test_everything_but_the_vocabulary_is_transferred(data: str, tmp_path: Path,
     weights = load_file(source / WEIGHTS)
     model = build_model(small(data, arch=arch).model, 300, seed=7)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    transfer(source, model)
+    transfer(source, dict(model.named_parameters()), parameter_specs(model))
     fresh = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
     by_vocabulary = {name for name, parameter in before.items() if 300 in parameter.shape}
     assert fresh == by_vocabulary and len(by_vocabulary) == (2 if arch == "gpt" else 3)

@@ -1,0 +1,251 @@
+"""Several ranks: what they send, what each holds, and how long a step would take, from one device's measured step.
+
+    python benchmarks/scaling.py --preset 155m --batch-size 8
+
+measures the step; the tables of `docs/scaling.md` are made from it by `python -m experiments`. The numbers of bytes are
+formulas, and tests count the same in real runs (tests/training/test_ranks.py).
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import measure
+from benchmarks.saved import FOLDER, save
+from benchmarks.training_throughput import PARTS, Arrangement
+from ngpt.config import RunConfig
+from ngpt.files import read_json
+from ngpt.model import build_model
+from ngpt.model.roles import ParameterSpec, Role, parameter_specs
+from ngpt.presets import resolve
+from ngpt.training.shares import owners
+
+WORD = 4
+"""Bytes of a float32 number: weights, gradients and optimizer state."""
+
+Parallel = Literal["replicas", "fsdp"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Shapes and roles of a model's parameters, and which of them lie in a block."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    specs: Mapping[str, ParameterSpec]
+
+    @classmethod
+    def of(cls, config: RunConfig, vocab_size: int) -> "Parameters":
+        """Of the model that `config` builds; takes no memory."""
+        with torch.device("meta"):
+            model = build_model(config.model, vocab_size, seed=0)
+        return cls({n: tuple(p.shape) for n, p in model.named_parameters()}, parameter_specs(model))
+
+    def elements(self, *, ndim: int | None = None, role: Role | None = None, inside: bool | None = None) -> int:
+        """Numbers in all parameters, or in those of 2 or fewer dimensions, of a role, inside a block or outside."""
+        total = 0
+        for name, shape in self.shapes.items():
+            chosen = ndim is None or (len(shape) == 2) == (ndim == 2)
+            chosen &= role is None or self.specs[name].role == role
+            chosen &= inside is None or name.startswith("blocks.") == inside
+            total += torch.Size(shape).numel() if chosen else 0
+        return total
+
+    def work_share(self, count: int) -> float:
+        """Of all orthogonalisation, the largest part that one of `count` ranks does."""
+        owner, work = owners(self.shapes, self.specs, count), [0] * count
+        for name, shape in self.shapes.items():
+            if self.specs[name].role == Role.HIDDEN:
+                work[owner[name]] += shape[0] * shape[1] * min(shape)
+        return max(work) / sum(work)
+
+    def owned(self, count: int) -> list[tuple[int, int]]:
+        """Numbers in the hidden matrices, and in the other matrices, that each rank owns."""
+        owner, found = owners(self.shapes, self.specs, count), [[0, 0] for _ in range(count)]
+        for name, shape in self.shapes.items():
+            if len(shape) == 2:
+                found[owner[name]][self.specs[name].role != Role.HIDDEN] += shape[0] * shape[1]
+        return [(hidden, other) for hidden, other in found]
+
+
+def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
+    """Bytes that a rank sends in a step without evaluation, the mean over `count` ranks, by what they are.
+
+    With P numbers in matrices, p in vectors and scalars, t trained parameters and N ranks, each 4 bytes:
+    replicas: P (N-1)/N gradients to owners and as much weights back. fsdp: P (N-1)/N weights before the forward pass,
+    those of the blocks again before the backward pass, P (N-1)/N gradients onto shards, and then P (N-1)/N^2 of
+    gradients from shards to owners and as much weights back. Both: 2 (p + t + 1) (N-1)/N of sums that all need.
+    """
+    P, small = of.elements(ndim=2), of.elements(ndim=1)
+    away = (count - 1) / count
+    trained = sum(spec.role != Role.FROZEN for spec in of.specs.values())
+    both = {"vectors, norms and loss": 2 * WORD * (small + trained + 1) * away}
+    if parallel == "replicas":
+        return {"gradients to owners": WORD * P * away, "weights from owners": WORD * P * away, **both}
+    inside = of.elements(ndim=2, inside=True)
+    return {
+        "weights for the passes": WORD * (P + inside) * away,
+        "gradients onto shards": WORD * P * away,
+        "gradients to owners": WORD * P * away / count,
+        "weights from owners": WORD * P * away / count,
+        **both,
+    }
+
+
+def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
+    """Bytes of the fullest of `count` ranks, without activations: Muon's one state, AdamW's two numbers a parameter."""
+    P, small = of.elements(ndim=2), of.elements(ndim=1)
+    hidden, other = max(of.owned(count), key=lambda one: one[0] + 2 * one[1])
+    found = {"optimizer state": WORD * (hidden + 2 * other + 2 * small)}
+    if parallel == "replicas" or count == 1:
+        return {"weights and gradients": 2 * WORD * (P + small), **found}
+    blocks = len({name.split(".")[1] for name in of.shapes if name.startswith("blocks.")})
+    together = of.elements(ndim=2, inside=True) / blocks + of.elements(ndim=2, inside=False)
+    return {
+        "weights and gradients, sharded": 2 * WORD * (P / count + small),
+        "whole matrices that it owns, and their gradients": 2 * WORD * (hidden + other),
+        "a block and what is outside of blocks, together": 2 * WORD * together,
+        **found,
+    }
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is assumed of the machines: bytes a second that a rank sends, among so many ranks and beyond."""
+
+    name: str
+    ranks_a_machine: int
+    inside: float
+    between: float
+
+    def bytes_per_second(self, count: int) -> float:
+        """Of a rank, where `count` ranks take part: the slowest link on the way."""
+        return self.inside if count <= self.ranks_a_machine else self.between
+
+
+NETWORKS = {
+    "cuda": Network("8 GPUs a machine, 450 GB/s inside, 50 GB/s a GPU between machines", 8, 450e9, 50e9),
+    "cpu": Network("one rank a machine, 1.25 GB/s between machines", 1, 1.25e9, 1.25e9),
+}
+
+BACKWARD = 2 / 3
+"""Of the passes' time; gradients travel meanwhile."""
+
+
+def simulated(of: Parameters, seconds: Mapping[str, float], network: Network, count: int) -> dict[str, float]:
+    """Seconds of a step's parts on `count` ranks with replicas, the tokens a rank kept (weak scaling).
+
+    seconds: of gradients, move and projection on one device. Owners divide move and projection as they divide the
+    orthogonalisation, by its largest share. Gradients travel during the backward pass, and what is left over is waited
+    for; the weights are waited for. No latency, no stragglers.
+    """
+    payload, speed = payload_bytes(of, count, "replicas"), network.bytes_per_second(count)
+    share = of.work_share(count)
+    sending = payload["gradients to owners"] / speed
+    return {
+        "passes": seconds["gradients"],
+        "waiting for gradients": max(0.0, sending - BACKWARD * seconds["gradients"]),
+        "optimizers": share * (seconds["move"] + seconds["projection"]),
+        "waiting for weights": (payload["weights from owners"] + payload["vectors, norms and loss"]) / speed,
+    }
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def exchange_table(counts: tuple[int, ...] = (2, 8, 64, 512)) -> str:
+    """What a rank of `155m` sends in a step."""
+    of = Parameters.of(resolve("155m"), VOCABULARY)
+    rows = ["| what a rank sends in a step, MB | " + " | ".join(f"{n} ranks" for n in counts) + " |"]
+    rows.append("|---" * (len(counts) + 1) + "|")
+    for parallel in ("replicas", "fsdp"):
+        found = [payload_bytes(of, n, parallel) for n in counts]  # type: ignore[arg-type]
+        for what in found[0]:
+            rows.append(f"| {parallel}: {what} | " + " | ".join(f"{one[what] / 1e6:,.1f}" for one in found) + " |")
+        rows.append(f"| **{parallel}** | " + " | ".join(f"**{sum(one.values()) / 1e6:,.0f}**" for one in found) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def memory_table(counts: tuple[int, ...] = (1, 2, 8, 64)) -> str:
+    """What the fullest rank of `155m` holds."""
+    of = Parameters.of(resolve("155m"), VOCABULARY)
+    rows = ["| what the fullest rank holds, MB | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |"]
+    rows.append("|---" * (len(counts) + 1) + "|")
+    for parallel in ("replicas", "fsdp"):
+        found = [memory_bytes(of, n, parallel) for n in counts]  # type: ignore[arg-type]
+        for what in found[-1]:
+            cells = (f"{one[what] / 1e6:,.1f}" if what in one else "–" for one in found)
+            rows.append(f"| {parallel}: {what} | " + " | ".join(cells) + " |")
+        rows.append(f"| **{parallel}** | " + " | ".join(f"**{sum(one.values()) / 1e6:,.0f}**" for one in found) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def simulation_tables(counts: tuple[int, ...] = (1, 8, 64, 512)) -> str:
+    """A step's parts by number of ranks, from each device's measured step."""
+    tables = []
+    for path in sorted(FOLDER.glob("scaling_*.json")):
+        results = read_json(path)
+        machine, of = results["measured_on"], Parameters.of(resolve(results["preset"]), VOCABULARY)
+        network = NETWORKS[results["device"]]
+        found = {n: simulated(of, results["seconds"], network, n) for n in counts}
+        whole = {n: sum(parts.values()) for n, parts in found.items()}
+        lines = [
+            f"From a step of {results['tokens_a_step']:,} tokens measured on {machine['device']} by "
+            f"`{results['command']}`, assuming {network.name}; time against one rank's step:",
+            "",
+            "| part | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |",
+            "|---" * (len(counts) + 1) + "|",
+        ]
+        for part in found[1]:
+            lines.append(f"| {part} | " + " | ".join(f"{found[n][part] / whole[1]:.3f}" for n in counts) + " |")
+        lines.append("| **step** | " + " | ".join(f"**{whole[n] / whole[1]:.3f}**" for n in counts) + " |")
+        lines.append(
+            "| largest share of the orthogonalisation | " + " | ".join(f"{of.work_share(n):.3f}" for n in counts) + " |"
+        )
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
+
+
+# --- measurement -----------------------------------------------------------------------------------------------------
+
+VOCABULARY = 50_304
+"""Of GPT-2, rounded up to a multiple of 64."""
+
+
+def main() -> None:
+    """Measure one device's step and keep it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="155m")
+    parser.add_argument("--batch-size", type=int, help="sequences a step; the preset's if not given")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    machine = measure.prepare(device, given.threads)
+    changes: dict[str, Any] = {} if given.batch_size is None else {"batch_size": given.batch_size}
+    config = resolve(given.preset, **changes | ({} if device.type == "cuda" else {"compile": False}))
+    made = Arrangement(config, VOCABULARY, device, graphs=device.type == "cuda")
+    parts = [made.step() for _ in range(given.steps)]
+    seconds = {part: median(taken[part] for taken in parts) for part in PARTS}
+    seconds["projection"] = sum(taken["projection"] for taken in parts) / len(parts)  # not in every step
+    save(
+        f"scaling_{device.type}",
+        {
+            "command": "python benchmarks/scaling.py " + " ".join(sys.argv[1:]), "measured_on": machine,
+            "device": device.type, "preset": given.preset, "steps": given.steps, "seconds": seconds,
+            "tokens_a_step": config.train.batch_size * config.model.seq_len,
+            "engine": made.training_step.said_in_one_line(),
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
