@@ -23,6 +23,7 @@ from benchmarks import measure
 from benchmarks.saved import FOLDER, save
 from benchmarks.training_throughput import PARTS, Arrangement
 from ngpt.config import RunConfig
+from ngpt.data.tokenizers import GPT2_VOCAB
 from ngpt.files import read_json
 from ngpt.model import build_model
 from ngpt.model.roles import ParameterSpec, Role, parameter_specs
@@ -79,12 +80,13 @@ class Parameters:
 def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
     """Bytes that a rank sends in a step without evaluation, the mean over `count` ranks, by what they are.
 
-    With P numbers in matrices, p in vectors and scalars, t trained parameters and N ranks, each 4 bytes:
-    replicas: P (N-1)/N gradients to owners and as much weights back. fsdp: P (N-1)/N weights before the forward pass,
-    those of the blocks again before the backward pass, P (N-1)/N gradients onto shards, and then P (N-1)/N^2 of
-    gradients from shards to owners and as much weights back. Both: 2 (p + t + 1) (N-1)/N of sums that all need.
+    With P numbers in matrices, H of them in hidden ones, p in vectors and scalars, t trained parameters and N ranks,
+    each 4 bytes: replicas: P (N-1)/N gradients to owners and as much weights back. fsdp: P (N-1)/N weights before the
+    forward pass, those of the blocks again before the backward pass, P (N-1)/N gradients onto shards, and then
+    H (N-1)/N^2 of gradients from shards to owners and as much weights back. Both: 2 (p + t + 1) (N-1)/N of sums that
+    all need.
     """
-    P, small = of.elements(ndim=2), of.elements(ndim=1)
+    P, H, small = of.elements(ndim=2), of.elements(role=Role.HIDDEN), of.elements(ndim=1)
     away = (count - 1) / count
     trained = sum(spec.role != Role.FROZEN for spec in of.specs.values())
     both = {"vectors, norms and loss": 2 * WORD * (small + trained + 1) * away}
@@ -94,26 +96,30 @@ def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, f
     return {
         "weights for the passes": WORD * (P + inside) * away,
         "gradients onto shards": WORD * P * away,
-        "gradients to owners": WORD * P * away / count,
-        "weights from owners": WORD * P * away / count,
+        "gradients to owners": WORD * H * away / count,
+        "weights from owners": WORD * H * away / count,
         **both,
     }
 
 
 def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
-    """Bytes of the fullest of `count` ranks, without activations: Muon's one state, AdamW's two numbers a parameter."""
+    """Bytes of the fullest of `count` ranks, without activations: Muon's one state, AdamW's two numbers a parameter.
+
+    AdamW's further number a parameter, its count of steps, is left out.
+    """
     P, small = of.elements(ndim=2), of.elements(ndim=1)
-    hidden, other = max(of.owned(count), key=lambda one: one[0] + 2 * one[1])
-    found = {"optimizer state": WORD * (hidden + 2 * other + 2 * small)}
     if parallel == "replicas" or count == 1:
-        return {"weights and gradients": 2 * WORD * (P + small), **found}
+        state = max(hidden + 2 * other for hidden, other in of.owned(count)) + 2 * small
+        return {"weights and gradients": 2 * WORD * (P + small), "optimizer state": WORD * state}
+    hidden = max(hidden for hidden, _ in of.owned(count))
+    state = hidden + 2 * (P - of.elements(role=Role.HIDDEN)) / count + 2 * small
     blocks = len({name.split(".")[1] for name in of.shapes if name.startswith("blocks.")})
     together = of.elements(ndim=2, inside=True) / blocks + of.elements(ndim=2, inside=False)
     return {
         "weights and gradients, sharded": 2 * WORD * (P / count + small),
-        "whole matrices that it owns, and their gradients": 2 * WORD * (hidden + other),
+        "the whole hidden matrices that it owns, and their gradients": 2 * WORD * hidden,
         "a block and what is outside of blocks, together": 2 * WORD * together,
-        **found,
+        "optimizer state": WORD * state,
     }
 
 
@@ -163,7 +169,7 @@ def simulated(of: Parameters, seconds: Mapping[str, float], network: Network, co
 
 def exchange_table(counts: tuple[int, ...] = (2, 8, 64, 512)) -> str:
     """What a rank of `155m` sends in a step."""
-    of = Parameters.of(resolve("155m"), VOCABULARY)
+    of = Parameters.of(resolve("155m"), GPT2_VOCAB)
     rows = ["| what a rank sends in a step, MB | " + " | ".join(f"{n} ranks" for n in counts) + " |"]
     rows.append("|---" * (len(counts) + 1) + "|")
     for parallel in ("replicas", "fsdp"):
@@ -176,7 +182,7 @@ def exchange_table(counts: tuple[int, ...] = (2, 8, 64, 512)) -> str:
 
 def memory_table(counts: tuple[int, ...] = (1, 2, 8, 64)) -> str:
     """What the fullest rank of `155m` holds."""
-    of = Parameters.of(resolve("155m"), VOCABULARY)
+    of = Parameters.of(resolve("155m"), GPT2_VOCAB)
     rows = ["| what the fullest rank holds, MB | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |"]
     rows.append("|---" * (len(counts) + 1) + "|")
     for parallel in ("replicas", "fsdp"):
@@ -193,7 +199,7 @@ def simulation_tables(counts: tuple[int, ...] = (1, 8, 64, 512)) -> str:
     tables = []
     for path in sorted(FOLDER.glob("scaling_*.json")):
         results = read_json(path)
-        machine, of = results["measured_on"], Parameters.of(resolve(results["preset"]), VOCABULARY)
+        machine, of = results["measured_on"], Parameters.of(resolve(results["preset"]), GPT2_VOCAB)
         network = NETWORKS[results["device"]]
         found = {n: simulated(of, results["seconds"], network, n) for n in counts}
         whole = {n: sum(parts.values()) for n, parts in found.items()}
@@ -216,9 +222,6 @@ def simulation_tables(counts: tuple[int, ...] = (1, 8, 64, 512)) -> str:
 
 # --- measurement -----------------------------------------------------------------------------------------------------
 
-VOCABULARY = 50_304
-"""Of GPT-2, rounded up to a multiple of 64."""
-
 
 def main() -> None:
     """Measure one device's step and keep it."""
@@ -232,7 +235,7 @@ def main() -> None:
     machine = measure.prepare(device, given.threads)
     changes: dict[str, Any] = {} if given.batch_size is None else {"batch_size": given.batch_size}
     config = resolve(given.preset, **changes | ({} if device.type == "cuda" else {"compile": False}))
-    made = Arrangement(config, VOCABULARY, device, graphs=device.type == "cuda")
+    made = Arrangement(config, GPT2_VOCAB, device, graphs=device.type == "cuda")
     parts = [made.step() for _ in range(given.steps)]
     seconds = {part: median(taken[part] for taken in parts) for part in PARTS}
     seconds["projection"] = sum(taken["projection"] for taken in parts) / len(parts)  # not in every step
