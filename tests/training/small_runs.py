@@ -9,11 +9,15 @@ import signal
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from ngpt.command import main
 from ngpt.config import RunConfig, Runtime
@@ -108,6 +112,48 @@ def die_at(place: str, count: int) -> None:
         os.replace = replace_and_die  # type: ignore[assignment]
 
 
+def count_calls(name: str, share: Callable[[Any, Any], float], sent: dict[str, float]) -> None:
+    """Of a collective function: add to `sent` the share of its tensor that this rank has to send."""
+    of_fsdp = {"all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
+    called = of_fsdp.get(name, name)
+    if name in of_fsdp and hasattr(dist, f"{name}_single"):
+        called = f"{name}_single"  # the name since torch 2.13
+    plain, second = getattr(dist, called), name in of_fsdp  # those write to their first argument
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        named = (more[key] for key in ("output", "output_tensor", "input", "input_tensor") if key in more)
+        given = [*arguments, *named]
+        tensor, other = given[1 if second else 0], given[1] if len(given) > 1 else None
+        sent[name] += share(tensor, other) * tensor.numel() * tensor.element_size()
+        return plain(*arguments, **more)
+
+    setattr(dist, called, counted)
+
+
+def count_sent(path: Path) -> None:
+    """Count from now on the bytes that this process has to send in each kind of exchange; written to `path` at exit."""
+    sent: dict[str, float] = defaultdict(float)
+    count, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    shares_of: dict[str, Callable[[Any, Any], float]] = {
+        "reduce": lambda tensor, to: float(to != rank),
+        "broadcast": lambda tensor, source: (count - 1.0) * (source == rank) * (tensor.dtype == torch.float32),
+        "all_reduce": lambda tensor, _: 2.0 * (count - 1) / count * (tensor.dtype == torch.float32),
+        "all_gather": lambda tensor, _: count - 1.0,
+        "reduce_scatter": lambda tensor, _: (count - 1.0) / count,
+    }
+    for name, share in shares_of.items():
+        count_calls(name, share, sent)
+    exchange = dist.batch_isend_irecv
+
+    def counted_exchange(requests: Any) -> Any:
+        leaving = [request.tensor for request in requests if request.op is dist.isend]
+        sent["isend"] += sum(tensor.numel() * tensor.element_size() for tensor in leaving)
+        return exchange(requests)
+
+    dist.batch_isend_irecv = counted_exchange
+    util.Finalize(None, lambda: path.write_text(json.dumps(sent)), exitpriority=1)
+
+
 def command(
     arguments: list[str],
     errors: Path,
@@ -120,6 +166,8 @@ def command(
     if "SHARDED_DIM" in environment:
         shares.Shards.__init__.__kwdefaults__["dim"] = int(environment["SHARDED_DIM"])
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    if "COUNTED" in environment:
+        count_sent(Path(f"{environment['COUNTED']}{environment['RANK']}.json"))
     if death is not None:
         die_at(*death)
     if file_bytes is not None:

@@ -1,9 +1,11 @@
 """Runs of several ranks: the losses of one process, whatever the ranks' number, and a clear end where one is killed."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from small_runs import ROOT, Child, Undisturbed, count_rows, flags, killed, ranks_of, small, start, wait_for_rows
 from torch import nn
 
+from benchmarks import scaling
 from ngpt.config import RunConfig
 from ngpt.doctor import examine, runs_in
 from ngpt.model import build_model
@@ -170,6 +173,33 @@ def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undis
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.splitlines()[-1]) == only(tmp_path / "runs") and result.stdout.count("validation:") == 1
     same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+def test_as_many_bytes_are_sent_as_the_formulas_say(data: str, tmp_path: Path, parallel: Any) -> None:
+    """Without evaluations but the last: 12 steps, 3 times weights from owners beside, and the last one's passes."""
+    config = small(data, n_layer=2, steps=12, eval_every=100, telemetry_every=0, eval_tokens=4096)
+    arguments = flags(config, tmp_path / "runs", "--parallel", parallel, "--save-every", "100")
+    ended(ranks_of(arguments, tmp_path / "errors", 2, COUNTED=tmp_path / "sent"))
+    found: dict[str, float] = defaultdict(float)
+    for rank in range(2):
+        for kind, sent in json.loads((tmp_path / f"sent{rank}.json").read_text()).items():
+            found[kind] += sent / 2
+    of = scaling.Parameters.of(config, 257)
+    expected = scaling.payload_bytes(of, 2, parallel)
+    assert found["all_reduce"] == pytest.approx(12 * expected["vectors, norms and loss"], rel=1e-12)
+    if parallel == "replicas":
+        assert found["reduce"] == pytest.approx(12 * expected["gradients to owners"], rel=1e-12)
+        assert found["broadcast"] == pytest.approx(15 * expected["weights from owners"], rel=1e-12)
+    else:
+        once = expected["gradients to owners"], expected["weights from owners"]
+        assert found["isend"] == pytest.approx(12 * once[0] + 15 * once[1], rel=1e-12)
+        assert found["reduce_scatter"] == pytest.approx(12 * expected["gradients onto shards"], rel=0.01)
+        evaluated = of.elements(ndim=2) * scaling.WORD / 2
+        assert found["all_gather"] == pytest.approx(12 * expected["weights for the passes"] + evaluated, rel=0.02)
 
 
 # --- who owns what ---------------------------------------------------------------------------------------------------
