@@ -109,8 +109,8 @@ def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, fl
     """
     P, small = of.elements(ndim=2), of.elements(ndim=1)
     if parallel == "replicas" or count == 1:
-        state = max(hidden + 2 * other for hidden, other in of.owned(count)) + 2 * small
-        return {"weights and gradients": 2 * WORD * (P + small), "optimizer state": WORD * state}
+        fullest = max(hidden + 2 * other for hidden, other in of.owned(count)) + 2 * small
+        return {"weights and gradients": 2 * WORD * (P + small), "optimizer state": WORD * fullest}
     hidden = max(hidden for hidden, _ in of.owned(count))
     state = hidden + 2 * (P - of.elements(role=Role.HIDDEN)) / count + 2 * small
     blocks = len({name.split(".")[1] for name in of.shapes if name.startswith("blocks.")})
@@ -194,30 +194,46 @@ def memory_table(counts: tuple[int, ...] = (1, 2, 8, 64)) -> str:
     return "\n".join(rows) + "\n"
 
 
-def simulation_tables(counts: tuple[int, ...] = (1, 8, 64, 512)) -> str:
-    """A step's parts by number of ranks, from each device's measured step."""
+def simulation_tables() -> str:
+    """A step's parts by number of ranks, from each device's measured step; of GPUs, until one is, from the targets."""
     tables = []
     for path in sorted(FOLDER.glob("scaling_*.json")):
         results = read_json(path)
-        machine, of = results["measured_on"], Parameters.of(resolve(results["preset"]), GPT2_VOCAB)
-        network = NETWORKS[results["device"]]
-        found = {n: simulated(of, results["seconds"], network, n) for n in counts}
-        whole = {n: sum(parts.values()) for n, parts in found.items()}
-        lines = [
-            f"From a step of {results['tokens_a_step']:,} tokens measured on {machine['device']} by "
-            f"`{results['command']}`, assuming {network.name}; time against one rank's step:",
-            "",
-            "| part | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |",
-            "|---" * (len(counts) + 1) + "|",
-        ]
-        for part in found[1]:
-            lines.append(f"| {part} | " + " | ".join(f"{found[n][part] / whole[1]:.3f}" for n in counts) + " |")
-        lines.append("| **step** | " + " | ".join(f"**{whole[n] / whole[1]:.3f}**" for n in counts) + " |")
-        lines.append(
-            "| largest share of the orthogonalisation | " + " | ".join(f"{of.work_share(n):.3f}" for n in counts) + " |"
+        where = f"measured on {results['measured_on']['device']} by `{results['command']}`"
+        from_step = f"From a step of {results['tokens_a_step']:,} tokens {where}"
+        tables.append(_simulation(from_step, results["preset"], results["seconds"], NETWORKS[results["device"]]))
+    if not (FOLDER / "scaling_cuda.json").exists():
+        seconds = TARGET_TOKENS / TARGET_RATE
+        parts = {"gradients": (1 - TARGET_SHARE) * seconds, "move": TARGET_SHARE * seconds, "projection": 0.0}
+        from_step = (
+            f"**Not measured:** were a GPU to reach what this project aims at, {TARGET_RATE:,} tokens/s in steps of "
+            f"{TARGET_TOKENS:,} tokens, {TARGET_SHARE:.0%} of them the optimizers'"
         )
-        tables.append("\n".join(lines))
+        tables.append(_simulation(from_step, "155m", parts, NETWORKS["cuda"]))
     return "\n\n".join(tables) + "\n"
+
+
+TARGET_RATE, TARGET_TOKENS, TARGET_SHARE = 400_000, 32_768, 0.1
+"""What one GPU is to reach with `155m`: tokens a second, tokens a step, the optimizers' share of it"""
+
+
+def _simulation(from_step: str, preset: str, seconds: Mapping[str, float], network: Network) -> str:
+    counts = (1, 8, 64, 512)
+    of = Parameters.of(resolve(preset), GPT2_VOCAB)
+    found = {n: simulated(of, seconds, network, n) for n in counts}
+    whole = {n: sum(parts.values()) for n, parts in found.items()}
+    lines = [
+        f"{from_step}, assuming {network.name}; time against one rank's step:",
+        "",
+        "| part | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |",
+        "|---" * (len(counts) + 1) + "|",
+    ]
+    for part in found[1]:
+        lines.append(f"| {part} | " + " | ".join(f"{found[n][part] / whole[1]:.3f}" for n in counts) + " |")
+    lines.append("| **step** | " + " | ".join(f"**{whole[n] / whole[1]:.3f}**" for n in counts) + " |")
+    shares = " | ".join(f"{of.work_share(n):.3f}" for n in counts)
+    lines.append(f"| largest share of the orthogonalisation | {shares} |")
+    return "\n".join(lines)
 
 
 # --- measurement -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import INDEX
-from experiments.__main__ import readme_with_sections
+from experiments.__main__ import readme_with_sections, scaling_with_sections
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.gates.definition import Gates
 from ngpt.campaign.gates.report import read_gates_data, write_gates_report
@@ -22,6 +22,8 @@ from ngpt.command import parse
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+DOCS_BLOCKS = re.findall(r"```bash\n(.*?)```", SCALING, re.S)
 
 
 def test_the_tree_is_the_repository() -> None:
@@ -55,10 +57,17 @@ def test_the_two_commands_install_and_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [line for block in BLOCKS for line in block.splitlines() if "train_architectural" in line]
+    "line",
+    [line for block in BLOCKS + DOCS_BLOCKS for line in block.splitlines() if "train_architectural" in line],
 )
 def test_single_run_commands_parse(line: str) -> None:
-    parse(shlex.split(line, comments=True)[2:])
+    words = shlex.split(line, comments=True)
+    parse(words[words.index("train_architectural.py") + 1 :])
+
+
+def test_the_tables_on_scaling_are_what_formulas_and_measurements_give() -> None:
+    assert SCALING == scaling_with_sections(SCALING), "python -m experiments"
+    assert all((ROOT / "runners" / name).exists() for name in re.findall(r"runners/(\w+\.py)", SCALING))
 
 
 @pytest.mark.parametrize("campaign", INDEX, ids=lambda campaign: campaign.name)

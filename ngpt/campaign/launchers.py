@@ -7,6 +7,7 @@ import importlib
 import math
 import multiprocessing
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -156,6 +157,8 @@ class RayLauncher:
             ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise InputError("--launcher ray needs Ray: pip install -e '.[ray]'") from error
+        if address is not None:
+            _require_reachable(address)
         root = str(Path(__file__).parents[2])
         variables = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         try:
@@ -167,7 +170,8 @@ class RayLauncher:
                 logging_level="error",
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"--ray-address {address}: {first_line(error)}") from error
+            where = "--launcher ray" if address is None else f"--ray-address {address}"
+            raise InputError(f"{where}: {first_line(error)}") from error
         self.ray = ray
         needs = {"num_gpus": 1} if gpu else {"num_cpus": max(1, threads)}
         self.task = ray.remote(max_calls=1, max_retries=RETRIES, **needs)(carry_out_task)
@@ -185,3 +189,14 @@ class RayLauncher:
         for job in jobs:
             job.look()
         return [job for job in jobs if job.over or job.messages]
+
+
+def _require_reachable(address: str) -> None:
+    """Raise InputError unless something listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or int(port) >= 2**16:
+        raise InputError(f"--ray-address {address}: not HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(f"--ray-address {address}: {error.strerror or error}") from error

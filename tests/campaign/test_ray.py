@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -130,8 +131,13 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(local: Path, t
     same_as(local, tmp_path)
 
 
-@pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_one_line(local: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), *flags(local, "--launcher", "ray", "--ray-address", "127.0.0.1:1")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: --ray-address 127.0.0.1:1: ")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:99999", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    """Found out before Ray is asked, which would try for minutes."""
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    (tmp_path / "text.txt").write_text("some text of a test " * 999)
+    arguments = flags(tmp_path, "--launcher", "ray", "--ray-address", address)
+    assert exit_code_of(lambda: carry_out(CAMPAIGN, arguments)) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: --ray-address {address}: ")

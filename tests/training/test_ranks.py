@@ -237,9 +237,9 @@ def test_each_rank_orthogonalises_its_share_and_keeps_only_its_state(
 ) -> None:
     """Counted in a step of each rank's optimizers; over the ranks every matrix once."""
     orthogonalize, counted = muon.polar.orthogonalize, [0] * count
-    names: list[str] = []
+    names, states = list[str](), list[int]()
+    config = resolve("tiny", n_layer=2)
     for rank in range(count):
-        config = resolve("tiny", n_layer=2)
         model = build_model(config.model, 257, seed=0)
         specs = parameter_specs(model)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -266,10 +266,12 @@ def test_each_rank_orthogonalises_its_share_and_keeps_only_its_state(
         elements = {name: owned[name].numel() for name in owned}
         expected = sum(elements[name] for name in hidden) + sum(2 * elements[name] + 1 for name in others)
         assert sum(value.numel() for value in state) == expected
+        states.append(expected - len(others))
         names += hidden
     assert sorted(names) == sorted(name for name in specs if specs[name].role == Role.HIDDEN)
-    whole = sum(counted)
-    assert max(counted) <= 1.25 * whole / count
+    told = scaling.memory_bytes(scaling.Parameters.of(config, 257), count, "replicas")["optimizer state"]
+    assert max(states) * scaling.WORD == told
+    assert max(counted) <= 1.25 * sum(counted) / count
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
