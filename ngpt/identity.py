@@ -16,7 +16,7 @@ from ngpt.config import RunConfig
 from ngpt.errors import InputError
 from ngpt.files import read_json
 
-CODE = ("config.py", "sphere.py", "polar.py", "kernels", "data", "model", "optim", "training")
+CODE = ("config.py", "sphere.py", "polar.py", "ranks.py", "kernels", "data", "model", "optim", "training")
 """Parts of the package that can change a run's numbers."""
 
 

@@ -39,10 +39,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "gpt": {"arch": "gpt", "lr": 0.005, "aux_lr": 0.002},
     "clipped, scheduled": {"grad_clip": 0.05, "schedule": "cosine", "warmup_steps": 3},
 }
-QUICK = [
-    ("linear", 2, "replicas"), ("linear", 4, "fsdp"), ("geodesic lr", 4, "replicas"),
-    ("normuon, cautious decay", 4, "replicas"), ("normuon, cautious decay", 2, "fsdp"),
-]  # fmt: skip
+QUICK = [("linear", 2, "replicas"), ("geodesic lr", 4, "replicas"), ("normuon, cautious decay", 4, "fsdp")]
 
 
 def thirty(data: str, **fields: Any) -> RunConfig:
@@ -90,7 +87,7 @@ def test_any_number_of_ranks_has_the_losses_of_one_process(
     assert (record.ranks, record.status) == (count, "done")
 
 
-@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("dim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_shard_may_end_inside_a_unit_vector(data: str, tmp_path: Path, undisturbed: Undisturbed, dim: int) -> None:
     """Of a block's matrices five have unit rows and two unit columns: each cut goes through some."""
     config = thirty(data, **STEPS["geodesic lr-norm"])
@@ -122,7 +119,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes_on_any_number(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
 
 
-@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+@pytest.mark.parametrize("parallel", [pytest.param("replicas", marks=pytest.mark.slow), "fsdp"])
 def test_what_one_process_left_is_continued_by_several_ranks(
     data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str
 ) -> None:
