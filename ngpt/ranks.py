@@ -61,6 +61,10 @@ class Ranks:
         """Whether the condition holds on any rank."""
         return condition if self.count == 1 else self.largest([float(condition)])[0] > 0
 
+    def wait(self) -> None:
+        """Until all ranks are here. Not by `dist.barrier`, which would take a GPU that is not chosen yet."""
+        self.largest([0.0])
+
     def tell(self, text: str = "") -> str:
         """The first rank's text."""
         if self.count == 1:
@@ -138,7 +142,7 @@ def joined() -> Iterator[Ranks]:
     )  # fmt: skip
     with ranks.naming_lost_ranks():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        dist.barrier()  # all have found each other: who ends from now on does not keep others from beginning
+        ranks.wait()  # all have found each other: who ends from now on does not keep others from beginning
         yield ranks
-        dist.barrier()
+        ranks.wait()
     dist.destroy_process_group()
