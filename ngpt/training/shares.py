@@ -175,18 +175,24 @@ class Shards(_Shared):
     matrices, whose unit vectors are rows, need none of this: of them every rank steps its own rows.
     """
 
-    def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks, *, dim: int = 0) -> None:
-        """dim: along which the matrices are cut, 0 or 1; their size along 1 must be a multiple of the ranks' number."""
+    def __init__(
+        self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks, device: torch.device, *, dim: int = 0
+    ) -> None:
+        """Moves a model that lies on the CPU to `device` block by block, so that it need not fit there as a whole.
+
+        dim: along which the matrices are cut, 0 or 1; their size along 1 must be a multiple of the ranks' number.
+        """
         from torch.distributed.device_mesh import init_device_mesh  # slow to import, and needed by nobody else
         from torch.distributed.fsdp import fully_shard
         from torch.distributed.tensor import Shard
 
         super().__init__(model, specs, ranks)
         whole = {name: self.parameters[name].detach() for name in self.matrices}
-        matrices = {self.parameters[name] for name in self.matrices}
-        mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.count,))
+        others = {parameter for name, parameter in self.parameters.items() if name not in whole}
+        for parameter in others:
+            parameter.data = parameter.data.to(device)
         settings: dict[str, Any] = {
-            "mesh": mesh, "ignored_params": {p for p in model.parameters() if p not in matrices},
+            "mesh": init_device_mesh(device.type, (ranks.count,)), "ignored_params": others,
             "shard_placement_fn": lambda _: Shard(dim),
         }  # fmt: skip
         for block in model.blocks:  # type: ignore[union-attr]
@@ -200,7 +206,7 @@ class Shards(_Shared):
         self.travelling = [name for name in self.matrices if name not in self.rows]
         for name in self.travelling:
             if self.owner[name] == ranks.index:
-                self.owned[name] = nn.Parameter(whole[name].clone())
+                self.owned[name] = nn.Parameter(whole[name].to(device, copy=True))
         self.owned = {name: self.owned[name] for name in self.parameters if name in self.owned}
         self.publish()
 
@@ -255,12 +261,17 @@ class Shards(_Shared):
 
 
 def share(
-    model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks, kind: Literal["replicas", "fsdp"]
+    model: nn.Module,
+    specs: Mapping[str, ParameterSpec],
+    ranks: Ranks,
+    kind: Literal["replicas", "fsdp"],
+    device: torch.device,
 ) -> Shares:
-    """How the ranks divide the parameters of `model`."""
-    if ranks.count == 1:
-        return Shares(model, specs)
-    return (Shards if kind == "fsdp" else Replicas)(model, specs, ranks)
+    """Move `model` to `device`, or this rank's part of it: how the ranks divide its parameters."""
+    if ranks.count > 1 and kind == "fsdp":
+        return Shards(model, specs, ranks, device)
+    model.to(device)
+    return (Shares if ranks.count == 1 else Replicas)(model, specs, ranks)
 
 
 def shards_of(whole: Tensor, count: int, dim: int) -> list[Tensor]:

@@ -161,9 +161,9 @@ class Run:
 
     def _build(self) -> None:
         config, device, corpus = self.config, self.device, self.corpus
-        self.model = build_model(config.model, corpus.vocab_size, seed=config.seed).to(device)
+        self.model = build_model(config.model, corpus.vocab_size, seed=config.seed)
         self.specs = parameter_specs(self.model)
-        self.shares = share(self.model, self.specs, self.ranks, self.runtime.parallel)
+        self.shares = share(self.model, self.specs, self.ranks, self.runtime.parallel, device)
         self.optimizers = build_optimizers(self.model, config, self.shares.owned)
         if config.optim.optimizer == "muon":
             self.record.orthogonaliser = kernels.said_in_one_line(getattr(torch, config.optim.polar_dtype), device)
