@@ -1,4 +1,4 @@
-"""A small campaign by the clock, with a simpler method at a rate of its own; a script, as in `runners/`."""
+"""A small campaign by the clock, with a simpler method at a rate of its own."""
 
 import dataclasses
 
@@ -11,8 +11,3 @@ FIXED = Method(name="Adam at 0.01", fields=ADAM.fields, lrs=(0.01,), leaves_out=
 CAMPAIGN = dataclasses.replace(
     PLAIN, methods=(MUON, FIXED), baselines=("Muon",), budget_seconds=9.0, fields={**PLAIN.fields, "schedule": "wsd"}
 )
-
-if __name__ == "__main__":
-    from ngpt.campaign.command import main
-
-    main(CAMPAIGN)

@@ -1,18 +1,27 @@
-"""A small campaign with a method that starts from weights trained on automata; a script, as in `runners/`."""
+"""Small campaigns with a method that starts from weights trained on automata; a script, as in `runners/`."""
+
+import dataclasses
+
+from mini_campaign import CAMPAIGN as PLAIN
+
+from ngpt.campaign.definition import Campaign
+
+AUTOMATA = "nca:rules=20,states=3,grid=4,grids=6,ratio_grids=6,ratio_low=0.05"
+
+
+def after_automata(seq_len: int) -> Campaign:
+    """Muon from scratch and after automata read in windows of `seq_len` tokens."""
+    scratch = PLAIN.methods[0]
+    source = {"data": AUTOMATA, "seq_len": seq_len, "steps": 6, "lr": 0.02}
+    after = dataclasses.replace(scratch, name="Muon after automata", pretraining=source)
+    return dataclasses.replace(PLAIN, methods=(scratch, after), baselines=("Muon",))
+
+
+CAMPAIGN = after_automata(30)
+BROKEN = after_automata(1000)
+"""Its automata are records too short for the window"""
 
 if __name__ == "__main__":
-    import dataclasses
-    import sys
-
-    from mini_campaign import CAMPAIGN
-
     from ngpt.campaign.command import main
 
-    automata = "nca:rules=20,states=3,grid=4,grids=6,ratio_grids=6,ratio_low=0.05"
-    source = {"data": automata, "seq_len": 30, "steps": 6, "lr": 0.02}
-    if "--broken" in sys.argv:  # records too short for the window
-        sys.argv.remove("--broken")
-        source["seq_len"] = 1000
-    scratch = CAMPAIGN.methods[0]
-    after = dataclasses.replace(scratch, name="Muon after automata", pretraining=source)
-    main(dataclasses.replace(CAMPAIGN, methods=(scratch, after), baselines=("Muon",)))
+    main(CAMPAIGN)

@@ -19,6 +19,7 @@ from ngpt.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN, heed_interrupts
+from mini_processes import started
 
 SCRIPT = Path(__file__).with_name("mini.py")
 
@@ -50,7 +51,7 @@ def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
 
 
 def in_this_process(folder: Path, *flags: str) -> int:
-    """The exit code of a command that starts no run; a process of its own would first import everything."""
+    """The exit code of a command; a process of its own would first import everything."""
     try:
         return exit_code_of(lambda: carry_out(CAMPAIGN, command(folder, *flags)[2:]))
     except SystemExit as end:
@@ -91,13 +92,12 @@ def test_a_campaign_interrupted_killed_and_continued(
         before = finished(tmp_path)
         assert enough <= len(before) < 16
 
-    result = run(tmp_path, "--steps", "40")
-    assert result.returncode == 0, result.stderr
+    assert in_this_process(tmp_path, "--steps", "40") == 0
     after = finished(tmp_path)
     assert len(after) == 16 and before.items() <= after.items(), "a finished run was repeated"
     assert sum(path.is_dir() for path in (tmp_path / "runs").iterdir()) == 17, "16 runs and the folder of locks"
 
-    report = Path(result.stdout.splitlines()[-1])
+    report = Path(capsys.readouterr().out.splitlines()[-1])
     content = report.read_text()
     assert report.name == "MINI_REPORT.md" and "16 planned: 16 done" in content
     assert all(
@@ -113,8 +113,9 @@ def test_a_campaign_interrupted_killed_and_continued(
     report.unlink()
     assert in_this_process(tmp_path, "--steps", "40", "--report-only") == 0 and report.read_text() == content
 
-    same = run(tmp_path, "--reproduce")
-    assert same.returncode == 0 and same.stdout.endswith("2 of 2 runs have the published weights to the bit\n")
+    capsys.readouterr()
+    assert in_this_process(tmp_path, "--reproduce") == 0
+    assert capsys.readouterr().out.endswith("2 of 2 runs have the published weights to the bit\n")
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
     published = tmp_path / "r" / "data" / "mini.json"
@@ -122,8 +123,8 @@ def test_a_campaign_interrupted_killed_and_continued(
     row = next(row for row in data["runs"] if row["stage"] == "comparison" and row["method"] == "Adam")
     row["final_sha256"], row["final_val_loss"] = "0" * 16, row["final_val_loss"] - 0.5
     write_json(published, data)
-    other = run(tmp_path, "--reproduce")
-    assert other.returncode == 1 and "other weights, loss +0.5\n1 of 2 runs" in other.stdout
+    assert in_this_process(tmp_path, "--reproduce") == 1
+    assert "other weights, loss +0.5\n1 of 2 runs" in capsys.readouterr().out
 
     text.write_text(text.read_text() + "and one more line\n")
     capsys.readouterr()
@@ -132,14 +133,14 @@ def test_a_campaign_interrupted_killed_and_continued(
 
 
 def test_two_runners_on_one_folder_share_the_work(tmp_path: Path, text: Path) -> None:
-    flags = ("--steps", "12", "--jobs", "1")
-    both = [
-        subprocess.Popen(command(tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+    names = ("one", "other")
+    both = [started(tmp_path, "--steps", "12", "--jobs", "1", says=name) for name in names]
+    for process in both:
+        process.join(240)
+    assert [process.exitcode for process in both] == [0, 0], [(tmp_path / f"{n}.err").read_text() for n in names]
     assert len(finished(tmp_path)) == 16
-    assert outputs[0][0].splitlines()[:-1] == outputs[1][0].splitlines()[:-1]
+    one, other = ((tmp_path / f"{name}.out").read_text().splitlines() for name in names)
+    assert one[:-1] == other[:-1] and one
 
 
 def test_two_arms_of_one_configuration_are_refused() -> None:

@@ -30,15 +30,15 @@ RUNS = 16
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
-@pytest.mark.parametrize("deaths", [20, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("deaths", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_runner_and_workers_killed_at_random_moments(tmp_path: Path, deaths: int) -> None:
     """After restart every run is recorded exactly once, with the weights of a run that nothing disturbed."""
     folder, generator, steps = tmp_path / "killed", random.Random(deaths), 15 * deaths
-    killed = {"runner": 0, "worker": 0}
+    flags, killed = ("--steps", str(steps), "--jobs", "2"), {"runner": 0, "worker": 0}
     folder.mkdir()
     (folder / "text.txt").write_text("".join(f"{i} bottles, {i * 7 % 13} of them green.\n" for i in range(600)))
     while sum(killed.values()) < deaths:
-        process = started(folder, steps)
+        process = started(folder, *flags, says="killed")
         time.sleep(generator.uniform(0.02, 0.4))
         victims = workers_beside(process.pid)
         if victims and generator.random() < 0.8:
@@ -53,15 +53,15 @@ def test_runner_and_workers_killed_at_random_moments(tmp_path: Path, deaths: int
             for one in runs_in(folder / "runs"):
                 assert not [finding for finding in examine(one)[1] if finding.damaged]
     assert min(killed.values()) >= deaths / 5, killed
-    process = started(folder, steps)
+    process = started(folder, *flags, says="continued")
     process.join(240)
-    assert process.exitcode == 0, (folder / "errors").read_text()
+    assert process.exitcode == 0, (folder / "continued.err").read_text()
     found = runs_in(folder / "runs")
     assert len(found) == RUNS and all(read_record(one).status == "done" for one in found)
     assert all([row["step"] for row in read_metrics(one)] == list(range(1, steps + 1)) for one in found)
     recorded = read_json(folder / "r" / "data" / "mini.json")["runs"]
     assert sorted(row["run_id"] for row in recorded) == sorted(one.name for one in found)
-    for one in found if deaths > 20 else found[::4]:
+    for one in found if deaths > 10 else found[::4]:
         _, again = train(from_dict(read_record(one).config), Runtime(out=tmp_path / "alone", threads=1, progress=False))
         assert again.weights_sha256 == read_record(one).weights_sha256
 
@@ -83,10 +83,10 @@ def test_two_hundred_runs_cost_next_to_nothing_to_schedule(
         )
         for seed in range(count)
     ]  # fmt: skip
-    execution.execute(runs[:20], out=tmp_path, jobs=2, device="cpu", threads=1)  # the fork server begins
+    execution.execute(runs[:20], out=tmp_path, jobs=8, device="cpu", threads=1)  # the fork server begins
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.process_time()
-    outcome = execution.execute(runs, out=tmp_path, jobs=2, device="cpu", threads=1)
+    outcome = execution.execute(runs, out=tmp_path, jobs=8, device="cpu", threads=1)
     seconds = (time.process_time() - begin) / (count - 20)
     assert not outcome.failures and len(runs_in(tmp_path)) == count
     assert seconds < 0.01 * 5.0, f"{seconds:.3f} s a run"

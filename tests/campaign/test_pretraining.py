@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mini_campaign import CAMPAIGN, heed_interrupts
+from mini_campaign import CAMPAIGN as PLAIN
+from mini_campaign import heed_interrupts
+from mini_pretraining import AUTOMATA, BROKEN, CAMPAIGN
 from safetensors.numpy import load_file
 
+from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.plan import Plan
 from ngpt.errors import InputError
@@ -19,27 +22,23 @@ from ngpt.files import read_json
 from ngpt.training.record import read_record
 
 SCRIPT = Path(__file__).with_name("mini_pretraining.py")
-SOURCE = {"data": "nca:rules=20,states=3,grid=4,grids=6,ratio_grids=6,ratio_low=0.05", "seq_len": 30, "lr": 0.02}
+SOURCE = {"data": AUTOMATA, "seq_len": 30, "lr": 0.02}
 
 
-def command(folder: Path, *flags: str) -> list[str | Path]:
-    places = ["--data", folder / "text.txt", "--out", folder / "runs", "--reports", folder / "r", "--steps", "8"]
-    return [sys.executable, SCRIPT, *places, *flags]
+def places(folder: Path, *flags: str) -> list[str]:
+    paths = ["--data", folder / "text.txt", "--out", folder / "runs", "--reports", folder / "r"]
+    return [*map(str, paths), "--steps", "8", *flags]
 
 
-def run(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=300)
-
-
-def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path) -> None:
+def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} green bottles on a wall of {i * 5 % 11}\n" for i in range(400)))
-    plan = run(tmp_path, "--dry-run")
-    assert plan.returncode == 0, plan.stderr
-    assert plan.stdout.count("  pretraining  muon-") == 2 and "tuning  2 seeds of Muon after automata" in plan.stdout
-    assert "20 runs, 0 finished" in plan.stdout
+    assert carry_out(CAMPAIGN, places(tmp_path, "--dry-run")) == 0
+    plan = capsys.readouterr().out
+    assert plan.count("  pretraining  muon-") == 2 and "tuning  2 seeds of Muon after automata" in plan
+    assert "20 runs, 0 finished" in plan
 
-    first = run(tmp_path)
-    assert first.returncode == 0, first.stderr
+    assert carry_out(CAMPAIGN, places(tmp_path)) == 0
+    report = Path(capsys.readouterr().out.splitlines()[-1])
     data = read_json(tmp_path / "r" / "data" / "mini.json")
     sources = [row for row in data["runs"] if row["stage"] == "pretraining"]
     assert [row["seed"] for row in sources] == [0, 1, 20_000, 20_001] and data["planned_runs"] == len(
@@ -61,7 +60,6 @@ def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path) -> N
     )
     assert norms.shape == (3**4 + 2,) and np.abs(norms - 1).max() < 1e-6
 
-    report = Path(first.stdout.splitlines()[-1])
     text = report.read_text()
     assert (
         "## The automata" in text
@@ -70,43 +68,42 @@ def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path) -> N
     )
     assert (report.parent / "figures" / "mini_automata.png").stat().st_size > 10_000
 
-    again = run(tmp_path, "--report-only")
-    assert again.returncode == 0 and report.read_text() == text, again.stderr
-    same = run(tmp_path, "--reproduce")
-    assert same.returncode == 0 and same.stdout.endswith("3 of 3 runs have the published weights to the bit\n"), (
-        same.stdout
-    )
+    report.unlink()
+    assert carry_out(CAMPAIGN, places(tmp_path, "--report-only")) == 0 and report.read_text() == text
+    capsys.readouterr()
+    assert carry_out(CAMPAIGN, places(tmp_path, "--reproduce")) == 0
+    assert capsys.readouterr().out.endswith("3 of 3 runs have the published weights to the bit\n")
 
 
 def test_nothing_starts_from_a_source_that_has_no_weights(tmp_path: Path) -> None:
-    """Its automata are records too short for the context that its model is given: the runner says so and stops."""
+    """The runner says so and stops."""
     (tmp_path / "text.txt").write_text("".join(f"{i} bottles\n" for i in range(400)))
-    result = run(tmp_path, "--broken")
-    assert result.returncode == 2, result.stderr
-    assert "no finished run" in result.stderr.splitlines()[-1] and "--seq-len" in result.stderr.splitlines()[-1]
+    with pytest.raises(InputError, match=r"(?s)no finished run.*--seq-len"):
+        carry_out(BROKEN, places(tmp_path))
     assert not (tmp_path / "r" / "MINI_REPORT.md").exists()
 
 
 @pytest.mark.slow
 def test_interrupted_before_its_sources_are_done_a_campaign_continues(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} bottles\n" for i in range(400)))
-    process = subprocess.Popen(command(tmp_path, "--jobs", "1"), stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
+    command = [sys.executable, SCRIPT, *places(tmp_path, "--jobs", "1")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "runs").glob("*/weights.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and b"the same command continues" in error and b"Traceback" not in error, error
-    result = run(tmp_path)
-    assert result.returncode == 0 and read_json(tmp_path / "r" / "data" / "mini.json")["planned_runs"] == 20
+    assert carry_out(CAMPAIGN, places(tmp_path)) == 0
+    assert read_json(tmp_path / "r" / "data" / "mini.json")["planned_runs"] == 20
 
 
 def test_the_source_is_part_of_what_a_campaign_is() -> None:
     def with_source(**fields: object) -> Campaign:
-        methods = (CAMPAIGN.methods[0], dataclasses.replace(CAMPAIGN.methods[1], pretraining={**SOURCE, **fields}))
-        return dataclasses.replace(CAMPAIGN, methods=methods)
+        methods = (PLAIN.methods[0], dataclasses.replace(PLAIN.methods[1], pretraining={**SOURCE, **fields}))
+        return dataclasses.replace(PLAIN, methods=methods)
 
-    digests = {with_source().digest, with_source(lr=0.03).digest, CAMPAIGN.digest}
+    digests = {with_source().digest, with_source(lr=0.03).digest, PLAIN.digest}
     assert len(digests) == 3 and with_source().digest == with_source().digest
     plan = Plan(campaign=with_source(), preset="tiny", overrides={"steps": 3}, tuning_seeds=2, comparison_seeds=2,
                 data_digest="0")  # fmt: skip
