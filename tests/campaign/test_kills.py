@@ -39,9 +39,12 @@ def test_runner_and_workers_killed_at_random_moments(tmp_path: Path, deaths: int
     (folder / "text.txt").write_text("".join(f"{i} bottles, {i * 7 % 13} of them green.\n" for i in range(600)))
     while sum(killed.values()) < deaths:
         process = started(folder, *flags, says="killed")
+        both = generator.random() < 0.8
+        while both and process.is_alive() and not workers_beside(process.pid):
+            time.sleep(0.01)
         time.sleep(generator.uniform(0.02, 0.4))
         victims = workers_beside(process.pid)
-        if victims and generator.random() < 0.8:
+        if both and victims:
             os.kill(generator.choice(victims), signal.SIGKILL)
             killed["worker"] += 1
             time.sleep(generator.uniform(0.0, 0.2))
