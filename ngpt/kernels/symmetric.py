@@ -106,6 +106,8 @@ def symmetric_product(  # type: ignore[no-untyped-def]
         here = a_ptr + rows_i[:, None].to(tl.int64) * a_row + rows_j[None, :].to(tl.int64) * a_col
         product += b * tl.load(here, mask=inside, other=0.0).to(tl.float32)
     result = product.to(c_ptr.dtype.element_ty)
+    if i == j:  # symmetric in whatever order a tile's sums were taken
+        result = tl.where(rows_i[:, None] >= rows_j[None, :], result, tl.trans(result))
     c_ptr += batch * c_batch
     tl.store(c_ptr + rows_i[:, None].to(tl.int64) * c_row + rows_j[None, :].to(tl.int64) * c_col, result, mask=inside)
     if i != j:
