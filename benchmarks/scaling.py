@@ -27,6 +27,10 @@ from ngpt.data.tokenizers import GPT2_VOCAB
 from ngpt.files import read_json
 from ngpt.model import build_model
 from ngpt.model.roles import ParameterSpec, Role, parameter_specs
+from ngpt.optim.build import muon_settings
+from ngpt.optim.sharded import polar_work
+from ngpt.optim.stack import needs_weights, polar_dtype, refined_dtype, rounds_early
+from ngpt.optim.steps import second_moment_shape
 from ngpt.presets import resolve
 from ngpt.training.shares import owners
 
@@ -38,17 +42,20 @@ Parallel = Literal["replicas", "fsdp"]
 
 @dataclass(frozen=True)
 class Parameters:
-    """Shapes and roles of a model's parameters, and which of them lie in a block."""
+    """Shapes and roles of a model's parameters, and how Muon steps its hidden matrices."""
 
     shapes: Mapping[str, tuple[int, ...]]
     specs: Mapping[str, ParameterSpec]
+    settings: Mapping[str, Any]
+    """of SimpleMuon"""
 
     @classmethod
     def of(cls, config: RunConfig, vocab_size: int) -> "Parameters":
-        """Of the model that `config` builds; takes no memory."""
+        """Of the model that `config` builds, and of its Muon; takes no memory."""
         with torch.device("meta"):
             model = build_model(config.model, vocab_size, seed=0)
-        return cls({n: tuple(p.shape) for n, p in model.named_parameters()}, parameter_specs(model))
+        settings = muon_settings(config.optim) | {"polar_dtype": config.optim.polar_dtype}
+        return cls({n: tuple(p.shape) for n, p in model.named_parameters()}, parameter_specs(model), settings)
 
     def elements(self, *, ndim: int | None = None, role: Role | None = None, inside: bool | None = None) -> int:
         """Numbers in all parameters, or in those of 2 or fewer dimensions, of a role, inside a block or outside."""
@@ -65,7 +72,7 @@ class Parameters:
         owner, work = owners(self.shapes, self.specs, count), [0] * count
         for name, shape in self.shapes.items():
             if self.specs[name].role == Role.HIDDEN:
-                work[owner[name]] += shape[0] * shape[1] * min(shape)
+                work[owner[name]] += polar_work(shape)
         return max(work) / sum(work)
 
     def owned(self, count: int) -> list[tuple[int, int]]:
@@ -77,27 +84,51 @@ class Parameters:
         return [(hidden, other) for hidden, other in found]
 
 
+def step_bytes(of: Parameters) -> tuple[float, float]:
+    """Bytes of all that goes to the owners of sharded matrices in a step of SimpleMuon, and of all that comes back.
+
+    Of every hidden matrix (m, n): there m n of what is orthogonalised, back m n of the update, each in the
+    orthogonaliser's precision where it may be; the weights instead of the update, and there beside the input, where an
+    option needs them. Both ways NorMuon's second moments, and the momentum where it is transported.
+    """
+    H, settings = of.elements(role=Role.HIDDEN), of.settings
+    there = (polar_dtype(settings).itemsize if rounds_early(settings) else WORD) * H
+    back = refined_dtype(settings).itemsize * H
+    if needs_weights(settings):
+        there, back = there + WORD * H, WORD * H
+    both = WORD * H * (settings["momentum_transport"] != "none")
+    if settings["normuon"] is not None:
+        hidden = [torch.Size(of.shapes[name]) for name, spec in of.specs.items() if spec.role == Role.HIDDEN]
+        both += WORD * sum(max(second_moment_shape(shape, settings["normuon"])) for shape in hidden)
+    return there + both, back + both
+
+
+def projection_bytes(of: Parameters, count: int) -> float:
+    """Bytes that a rank sends when sharded weights are projected: the lengths of the vectors that lie on all ranks."""
+    cut = [name for name, spec in of.specs.items() if spec.sphere_dim == 0]
+    return 2 * WORD * sum(of.shapes[name][1] for name in cut) * (count - 1) / count
+
+
 def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
     """Bytes that a rank sends in a step without evaluation, the mean over `count` ranks, by what they are.
 
-    With P numbers in matrices, H of them in hidden ones, p in vectors and scalars, t trained parameters and N ranks,
-    each 4 bytes: replicas: P (N-1)/N gradients to owners and as much weights back. fsdp: P (N-1)/N weights before the
-    forward pass, those of the blocks again before the backward pass, P (N-1)/N gradients onto shards, and then
-    H (N-1)/N^2 of gradients from shards to owners and as much weights back. Both: 2 (p + t + 1) (N-1)/N of sums that
-    all need.
+    With P numbers in matrices, p in vectors and scalars, t trained parameters and N ranks, each 4 bytes: replicas:
+    P (N-1)/N gradients to owners and as much weights back. fsdp: P (N-1)/N weights before the forward pass, those of
+    the blocks again before the backward pass, P (N-1)/N gradients onto shards, and then (N-1)/N^2 of `step_bytes`.
+    Both: 2 (p + t + 1) (N-1)/N of sums that all need. Of fsdp a projection comes to it (`projection_bytes`).
     """
-    P, H, small = of.elements(ndim=2), of.elements(role=Role.HIDDEN), of.elements(ndim=1)
+    P, small = of.elements(ndim=2), of.elements(ndim=1)
     away = (count - 1) / count
     trained = sum(spec.role != Role.FROZEN for spec in of.specs.values())
     both = {"vectors, norms and loss": 2 * WORD * (small + trained + 1) * away}
     if parallel == "replicas":
         return {"gradients to owners": WORD * P * away, "weights from owners": WORD * P * away, **both}
-    inside = of.elements(ndim=2, inside=True)
+    inside, (there, back) = of.elements(ndim=2, inside=True), step_bytes(of)
     return {
         "weights for the passes": WORD * (P + inside) * away,
         "gradients onto shards": WORD * P * away,
-        "gradients to owners": WORD * H * away / count,
-        "weights from owners": WORD * H * away / count,
+        "to be orthogonalised, to owners": there * away / count,
+        "updates, to shards": back * away / count,
         **both,
     }
 
@@ -105,21 +136,20 @@ def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, f
 def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
     """Bytes of the fullest of `count` ranks, without activations: Muon's one state, AdamW's two numbers a parameter.
 
-    AdamW's further number a parameter, its count of steps, is left out.
+    AdamW's further number a parameter, its count of steps, and NorMuon's second moments are left out. Of fsdp, what
+    comes together in the passes is gone when the step comes, and less than it: `step_bytes` of the matrices owned.
     """
-    P, small = of.elements(ndim=2), of.elements(ndim=1)
+    P, H, small = of.elements(ndim=2), of.elements(role=Role.HIDDEN), of.elements(ndim=1)
     if parallel == "replicas" or count == 1:
         fullest = max(hidden + 2 * other for hidden, other in of.owned(count)) + 2 * small
         return {"weights and gradients": 2 * WORD * (P + small), "optimizer state": WORD * fullest}
-    hidden = max(hidden for hidden, _ in of.owned(count))
-    state = hidden + 2 * (P - of.elements(role=Role.HIDDEN)) / count + 2 * small
     blocks = len({name.split(".")[1] for name in of.shapes if name.startswith("blocks.")})
     together = of.elements(ndim=2, inside=True) / blocks + of.elements(ndim=2, inside=False)
+    in_step = max(hidden for hidden, _ in of.owned(count)) / H * sum(step_bytes(of))
     return {
         "weights and gradients, sharded": 2 * WORD * (P / count + small),
-        "the whole hidden matrices that it owns, and their gradients": 2 * WORD * hidden,
-        "a block and what is outside of blocks, together": 2 * WORD * together,
-        "optimizer state": WORD * state,
+        "optimizer state, sharded": WORD * ((H + 2 * (P - H)) / count + 2 * small),
+        "whole for a while: a block and what is outside of blocks": max(2 * WORD * together, in_step),
     }
 
 

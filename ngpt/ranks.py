@@ -5,7 +5,7 @@ No objects travel: texts go as bytes, everything else as tensors.
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,11 +81,11 @@ class Ranks:
         if self.tell(text) != text:
             raise InputError(f"rank {self.index}: {message}")
 
-    def gather(self, tensors: Mapping[str, Tensor], in_rows: Collection[str] = ()) -> dict[str, Tensor]:
+    def gather(self, tensors: Mapping[str, Tensor], cuts: Mapping[str, int]) -> dict[str, Tensor]:
         """On the first rank the tensors of all ranks, on the CPU, each name from the lowest rank that has it.
 
-        Those named in `in_rows` are parts of one tensor, cut along its first dimension. Elsewhere nothing. One tensor
-        at a time is on its way, so that no rank but the first needs memory for it.
+        Those named in `cuts` are parts of one tensor, cut along that dimension. Elsewhere nothing. One tensor at a time
+        is on its way, so that no rank but the first needs memory for it.
         """
         if self.count == 1:
             return dict(tensors)
@@ -105,9 +105,9 @@ class Ranks:
             for name, (dtype, shape) in json.loads(bytes(header.tolist())).items():
                 tensor = torch.empty(shape, dtype=getattr(torch, dtype))
                 dist.recv(tensor, rank)
-                if name in in_rows or name not in found:
+                if name in cuts or name not in found:
                     found.setdefault(name, []).append(tensor)
-        return {name: torch.cat(parts) if name in in_rows else parts[0] for name, parts in found.items()}
+        return {name: torch.cat(parts, cuts[name]) if name in cuts else parts[0] for name, parts in found.items()}
 
     @contextmanager
     def naming_lost_ranks(self) -> Iterator[None]:

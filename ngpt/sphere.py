@@ -28,7 +28,11 @@ def norm(x: Tensor, *, dim: int) -> Tensor:
 
 def inverse_length(x: Tensor, *, dim: int) -> Tensor:
     """1 / |x| for each vector along `dim`, which stays as a dimension of size 1; 1 where x has no direction."""
-    length = norm(x, dim=dim)
+    return inverse(norm(x, dim=dim))
+
+
+def inverse(length: Tensor) -> Tensor:
+    """1 / length; 1 for the length of a vector without direction."""
     return torch.where(length > UNIT_TINY, 1 / length.clamp_min(UNIT_TINY), 1.0)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ngpt.config import RunConfig
+from ngpt.config import OptimConfig, RunConfig
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
+from ngpt.optim.sharded import cut_of
 
 
 @dataclass
@@ -68,7 +69,7 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once.
 
     owned: those of the parameters, by name, that this process steps; None: all of the model's. It may be without a
-    hidden matrix, but not without another parameter.
+    hidden matrix, but not without another parameter. Matrices may lie in shards (DTensor).
     """
     specs = parameter_specs(model)
     parameters = dict(model.named_parameters()) if owned is None else owned
@@ -88,22 +89,7 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
             for dim in dims
         ]  # fmt: skip
         hidden = SimpleMuon(
-            groups,
-            lr=_rate(optim.lr, device),
-            weight_decay=optim.weight_decay,
-            momentum=_rate(optim.momentum, device),
-            nesterov=optim.nesterov,
-            ns_steps=optim.ns_steps,
-            adjust_lr_fn=optim.adjust_lr_fn,
-            orthogonalizer=optim.orthogonalizer,
-            polar_dtype=getattr(torch, optim.polar_dtype),
-            geodesic=optim.geodesic_muon,
-            tangent=optim.tangent,
-            momentum_transport=optim.momentum_transport,
-            match_step=optim.match_step,
-            normuon=optim.normuon,
-            beta2=optim.beta2,
-            cautious_wd=optim.cautious_wd,
+            groups, lr=_rate(optim.lr, device), momentum=_rate(optim.momentum, device), **muon_settings(optim)
         )
     else:
         hidden = _adamw(list(matrices.values()), config, device, lr=optim.lr, weight_decay=optim.weight_decay)
@@ -111,6 +97,17 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     geodesic = isinstance(hidden, SimpleMuon) and optim.geodesic_muon is not None
     leaving = {role for role in Role if role != Role.HIDDEN or not geodesic}
     return Optimizers(config, hidden, aux, LazyProjection(parameters, specs, every=optim.lazy_proj_freq, roles=leaving))
+
+
+def muon_settings(optim: OptimConfig) -> dict[str, Any]:
+    """What SimpleMuon is told beside rate and momentum."""
+    return {
+        "weight_decay": optim.weight_decay, "nesterov": optim.nesterov, "ns_steps": optim.ns_steps,
+        "adjust_lr_fn": optim.adjust_lr_fn, "orthogonalizer": optim.orthogonalizer,
+        "polar_dtype": getattr(torch, optim.polar_dtype), "geodesic": optim.geodesic_muon, "tangent": optim.tangent,
+        "momentum_transport": optim.momentum_transport, "match_step": optim.match_step, "normuon": optim.normuon,
+        "beta2": optim.beta2, "cautious_wd": optim.cautious_wd,
+    }  # fmt: skip
 
 
 def _rate(value: float, device: torch.device) -> float | Tensor:
@@ -122,7 +119,10 @@ def _adamw(
     parameters: list[Tensor], config: RunConfig, device: torch.device, *, lr: float, weight_decay: float
 ) -> torch.optim.AdamW:
     betas = config.optim.adam_beta1, config.optim.adam_beta2
+    whole = [parameter for parameter in parameters if cut_of(parameter) is None]
+    in_shards = [parameter for parameter in parameters if cut_of(parameter) is not None]
+    groups = [of for of in (whole, in_shards) if of] or [[]]  # the fused step takes one kind at a time
     return torch.optim.AdamW(
-        [{"params": parameters}], lr=_rate(lr, device), betas=betas, eps=1e-8, weight_decay=weight_decay,
+        [{"params": of} for of in groups], lr=_rate(lr, device), betas=betas, eps=1e-8, weight_decay=weight_decay,
         fused=True, capturable=device.type != "cpu",
     )  # fmt: skip

@@ -2,17 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ngpt import kernels, polar, sphere
+from ngpt import polar
 from ngpt.config import GeodesicAngle, MatchStep, NorMuonAxis, Orthogonalizer, Tangent, Transport
-from ngpt.kernels import twins
-from ngpt.optim import steps
+from ngpt.optim import sharded, steps
+from ngpt.optim.stack import ShardedStack, Stack
 
 
 class SimpleMuon(torch.optim.Optimizer):
@@ -114,11 +113,13 @@ class SimpleMuon(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but the second moment keeps its precision: torch rounds all state to the parameter's dtype."""
         super().load_state_dict(state_dict)
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        for index, state in state_dict["state"].items():
+        parameters = (parameter for group in self.param_groups for parameter in group["params"])
+        names = (name for group in state_dict["param_groups"] for name in group["params"])  # numbers, or DCP's names
+        for name, parameter in zip(names, parameters, strict=True):
+            state = state_dict["state"].get(name, {})
             if "second_momentum_buffer" in state:
-                V = state["second_momentum_buffer"].to(parameters[index].device, copy=True)
-                self.state[parameters[index]]["second_momentum_buffer"] = V
+                V = state["second_momentum_buffer"].to(parameter.device, copy=True)
+                self.state[parameter]["second_momentum_buffer"] = V
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -127,129 +128,55 @@ class SimpleMuon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        batches: dict[Any, list[_Stack]] = defaultdict(list)
-        for group in self.param_groups:
+        batches: dict[Any, list[Stack | ShardedStack]] = defaultdict(list)
+        for stack in self._stacks():
+            group, first = stack.group, stack.parameters[0]
             settings = (group["orthogonalizer"], group["ns_steps"], group["polar_dtype"])
-            for parameters in _same_shape(group["params"]):
-                stack = _Stack(parameters, [self.state[parameter] for parameter in parameters], group)
-                first = parameters[0]
-                batches[settings, stack.fused, first.shape, first.dtype, first.device].append(stack)
-        for ((method, count, name), fused, shape, *_), stacks in batches.items():  # one batch, however vectors lie
-            dtype, sizes = getattr(torch, name), [len(stack.parameters) for stack in stacks]
-            X = stacks[0].parameters[0].new_empty(sum(sizes), *shape, dtype=dtype if fused else None)
+            alike = (stack.fused, stack.input_dtype, stack.shape, first.dtype, first.device)
+            batches[settings, alike].append(stack)
+        for ((method, count, name), (fused, kind, shape, *_)), stacks in batches.items():  # however vectors lie
+            sizes = [stack.count for stack in stacks]
+            X = stacks[0].parameters[0].new_empty(sum(sizes), *shape, dtype=kind)
             norms = [stack.write_polar_input(part) for stack, part in zip(stacks, X.split(sizes), strict=True)]
             norm = torch.cat([found for found in norms if found is not None]) if fused else None
-            O = polar.orthogonalize(X, method=method, steps=count, dtype=dtype, norm=norm)
+            dtype = getattr(torch, name)
+            O = polar.orthogonalize(X, method=method, steps=count, dtype=dtype, norm=norm) if len(X) else X.to(dtype)
             for stack, O_stack in zip(stacks, O.split(sizes), strict=True):
                 stack.move(O_stack)
+        for stacks in batches.values():
+            for stack in stacks:
+                stack.finish()
         return loss
 
+    def _stacks(self) -> list[Stack | ShardedStack]:
+        """The matrices that have a gradient, in groups of one shape, with their state."""
+        owners = _owners(parameter for group in self.param_groups for parameter in group["params"])
+        stacks: list[Stack | ShardedStack] = []
+        for group in self.param_groups:
+            for parameters in _alike(group["params"]):
+                gradients = [sharded.laid_like(parameter.grad, parameter) for parameter in parameters]  # type: ignore[arg-type]
+                states = [self._state_of(parameter, group) for parameter in parameters]
+                if sharded.cut_of(parameters[0]) is None:
+                    here, given = ([sharded.local_of(tensor) for tensor in of] for of in (parameters, gradients))
+                    local = [{key: sharded.local_of(value) for key, value in state.items()} for state in states]
+                    stacks.append(Stack(here, given, local, group))
+                else:
+                    owned_by = [owners[parameter] for parameter in parameters]
+                    stacks.append(ShardedStack(parameters, gradients, states, group, owned_by))
+        return stacks
 
-@dataclass
-class _Stack:
-    """Parameters of one group and shape in one step."""
+    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """What is kept of a parameter, zero at first."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        if group["normuon"] is not None and "second_momentum_buffer" not in state:
+            shape = steps.second_moment_shape(parameter.shape, group["normuon"])
+            kind = torch.promote_types(parameter.dtype, torch.float32)
+            whole = torch.zeros(shape, dtype=kind, device=parameter.device)
+            state["second_momentum_buffer"] = sharded.cut_like(whole, parameter)
+        return state
 
-    parameters: list[Tensor]
-    states: list[dict[str, Tensor]]
-    group: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        for parameter, state in zip(self.parameters, self.states, strict=True):
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-        self.momenta = [state["momentum_buffer"] for state in self.states]
-
-    @property
-    def fused(self) -> bool:
-        """Whether one kernel takes steps 1 and 2 and the norm, rounding once, to the precision of step 3."""
-        group = self.group
-        return (
-            kernels.elementwise(self.parameters[0]) is not twins
-            and group["tangent"] in ("none", "after")
-            and group["orthogonalizer"] != "svd"
-            and group["polar_dtype"] in ("float32", "bfloat16")
-            and all(parameter.is_contiguous() for parameter in self.parameters)
-        )
-
-    def write_polar_input(self, X: Tensor) -> Tensor | None:
-        """Steps 1 and 2, into X (number of parameters, m, n); where `fused`, returns the norms, (number, 1, 1)."""
-        mu, nesterov = self.group["momentum"], self.group["nesterov"]
-        gradients: list[Tensor] = [parameter.grad for parameter in self.parameters]  # type: ignore[misc]
-        if self.fused:
-            take = kernels.elementwise(X).momentum_step_
-            norms = [
-                take(M, G, mu, nesterov=nesterov, out=X_i) for M, G, X_i in zip(self.momenta, gradients, X, strict=True)
-            ]
-            return torch.stack(norms).reshape(-1, 1, 1)
-        for M, G, X_i in zip(self.momenta, gradients, X, strict=True):
-            steps.momentum(M, G, mu, out=M)
-            steps.nesterov(M, G, mu, out=X_i) if nesterov else X_i.copy_(M)
-        if self.group["tangent"] in ("before", "both"):
-            X.copy_(sphere.tangent(torch.stack(self.parameters), X, dim=self._dim))
-        return None
-
-    def move(self, O: Tensor) -> None:
-        """Steps 4 to 10; writes weights and state."""
-        group = self.group
-        if group["match_step"] == "rms":
-            O = steps.match_rms(O)
-        if group["normuon"] is not None:
-            O = self._variance_reduction(O)
-        scale, lr = steps.shape_factor(O.shape, group["adjust_lr_fn"]), group["lr"]
-        needed = {name for name, value in OF_WEIGHTS.items() if group[name] != value}
-        needed |= {"match_step"} if group["match_step"] == "angle" else set()
-        first = self.parameters[0]
-        if needed == {"geodesic"} and kernels.elementwise(first, first.size(self._dim)) is not twins:
-            turn, fixed = kernels.elementwise(first).geodesic_move_, group["geodesic"] == "lr"
-            for W, O_i in zip(self.parameters, O, strict=True):
-                turn(W, O_i, lr, scale, fixed_angle=fixed, dim=self._dim)
-        elif needed:
-            self._move_by_weights(O, scale)
-        else:
-            for W, O_i in zip(self.parameters, O, strict=True):
-                steps.linear_move(steps.decay(W, lr, group["weight_decay"]), O_i, lr * scale, out=W)
-
-    def _move_by_weights(self, O: Tensor, scale: float) -> None:
-        """Steps 6 to 10 where the direction depends on the weights, on all of them at once."""
-        group, W, lr = self.group, torch.stack(self.parameters), self.group["lr"]
-        weight_decay, geodesic = group["weight_decay"], group["geodesic"]
-        if group["match_step"] == "angle":
-            O, scale = steps.match_angle(W, O, dim=self._dim), 1.0
-        if group["tangent"] in ("after", "both"):
-            O = sphere.tangent(W, O.to(W.dtype), dim=self._dim)
-        mask = steps.decay_mask(W, O) if group["cautious_wd"] else None
-        if geodesic is None:
-            moved = steps.linear_move(steps.decay(W, lr, weight_decay, mask), O, lr * scale)
-        else:
-            D = scale * O.to(W.dtype)
-            D = D if mask is None else D + weight_decay * (mask * W)
-            moved = steps.geodesic_move(W, D, lr, geodesic, dim=self._dim)
-        if group["momentum_transport"] != "none":
-            M = steps.transport(torch.stack(self.momenta), W, moved, group["momentum_transport"], dim=self._dim)
-            torch._foreach_copy_(self.momenta, list(M))
-        torch._foreach_copy_(self.parameters, list(moved))
-
-    def _variance_reduction(self, O: Tensor) -> Tensor:
-        kind = torch.promote_types(self.parameters[0].dtype, torch.float32)
-        shape = steps.second_moment_shape(O.shape, self.group["normuon"])
-        for state in self.states:
-            if "second_momentum_buffer" not in state:
-                state["second_momentum_buffer"] = torch.zeros(shape, dtype=kind, device=O.device)
-        V = torch.stack([state["second_momentum_buffer"] for state in self.states])
-        O, V = steps.variance_reduction(O, V, self.group["beta2"])
-        for state, V_i in zip(self.states, V, strict=True):
-            state["second_momentum_buffer"].copy_(V_i)
-        return O
-
-    @property
-    def _dim(self) -> int:
-        """The sphere axis, counted from the end, so that it is the same in a stack."""
-        dim: int = self.group["sphere_dim"]
-        return dim if dim < 0 else dim - 2
-
-
-OF_WEIGHTS = {"geodesic": None, "tangent": "none", "momentum_transport": "none", "cautious_wd": False}
-"""Options that need all weights of a shape at once, with the value at which they are off"""
 
 CHOICES = {
     "geodesic": (None, *get_args(GeodesicAngle)),
@@ -286,13 +213,28 @@ def _validate(group: dict[str, Any]) -> None:
     for parameter in group["params"]:
         if parameter.ndim != 2:
             raise ValueError(f"SimpleMuon moves matrices, not a parameter of shape {tuple(parameter.shape)}")
+        sharded.cut_of(parameter)
         steps.shape_factor(parameter.shape, group["adjust_lr_fn"])
 
 
-def _same_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Parameters that have a gradient, in groups of one shape, dtype and device."""
+def _alike(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Parameters that have a gradient, in groups of one shape, dtype and device, and of one cut if they are sharded."""
     stacks: dict[Any, list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         if parameter.grad is not None:
-            stacks[parameter.shape, parameter.dtype, parameter.device].append(parameter)
+            stacks[parameter.shape, parameter.dtype, parameter.device, sharded.cut_of(parameter)].append(parameter)
     return list(stacks.values())
+
+
+def _owners(parameters: Iterable[Tensor]) -> dict[Tensor, int]:
+    """Of each sharded matrix with a gradient the rank that orthogonalises it, so that all have about as much to do."""
+    cuts: dict[Any, list[tuple[Tensor, int]]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None and (cut := sharded.cut_of(parameter)) is not None:
+            cuts[cut.group].append((parameter, cut.count))
+    found: dict[Tensor, int] = {}
+    for of_group in cuts.values():
+        work = [sharded.polar_work(parameter.shape) for parameter, _ in of_group]
+        ranks = sharded.dealt(work, [0.0] * of_group[0][1])
+        found |= dict(zip((parameter for parameter, _ in of_group), ranks, strict=True))
+    return found

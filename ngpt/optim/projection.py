@@ -5,6 +5,9 @@ projected; a validation sees them projected and leaves them untouched; after the
 phase is the number of steps, skipped ones included, so a resumed run projects at the same steps.
 
 Parameters that a geodesic step moves do not leave the sphere. After the start they are never projected, only watched.
+
+Parameters may lie in shards (DTensor); the length of a vector that is cut is summed over the ranks, which then call
+every method together.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from ngpt import kernels, sphere
 from ngpt.model.roles import ParameterSpec, Role
+from ngpt.optim.sharded import cuts_vectors, lengths, local_of
 
 
 class LazyProjection:
@@ -57,25 +61,36 @@ class LazyProjection:
     @contextmanager
     def projected(self) -> Iterator[None]:
         """Inside, the weights are projected; afterwards they are what they were, to the bit."""
-        kept = [parameter.detach().clone() for _, parameter, _ in self.leaving]
+        weights = [local_of(parameter).detach() for _, parameter, _ in self.leaving]
+        kept = [weight.clone() for weight in weights]
         self.project()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for (_, parameter, _), weight in zip(self.leaving, kept, strict=True):
-                    parameter.copy_(weight)
+            for weight, before in zip(weights, kept, strict=True):
+                weight.copy_(before)
 
     @torch.no_grad()
     def drift(self) -> dict[Role, Tensor]:
-        """Largest | |w| - 1 | over the unit vectors of each role: how far the weights are off the sphere now."""
+        """Largest | |w| - 1 | over the unit vectors of each role: how far the weights are off the sphere now.
+
+        Of sharded parameters, over those that are on this rank at least in part.
+        """
         largest: dict[Role, list[Tensor]] = {}
-        for role, parameter, dim in self.points:
-            largest.setdefault(role, []).append((sphere.norm(parameter, dim=dim) - 1).abs().max())
+        found = lengths([(parameter, dim) for _, parameter, dim in self.points])
+        for (role, *_), length in zip(self.points, found, strict=True):
+            off = (length - 1).abs()
+            largest.setdefault(role, []).append(off.max() if off.numel() else off.new_zeros(()))
         return {role: torch.stack(values).max() for role, values in largest.items()}
 
 
 @torch.no_grad()
 def _project(points: list[tuple[Role, Tensor, int]]) -> None:
+    cut = [(parameter, dim) for _, parameter, dim in points if cuts_vectors(parameter, dim)]
     for _, parameter, dim in points:
-        kernels.elementwise(parameter, parameter.size(dim)).project_(parameter, dim=dim)
+        if not cuts_vectors(parameter, dim):
+            here = local_of(parameter)
+            kernels.elementwise(here, here.size(dim)).project_(here, dim=dim)
+    for (parameter, _), length in zip(cut, lengths(cut), strict=True):
+        here = local_of(parameter)
+        here.copy_(here * sphere.inverse(length))

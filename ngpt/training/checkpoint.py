@@ -19,6 +19,7 @@ from ngpt.errors import InputError, first_line
 from ngpt.files import replaced_atomically
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.muon import SimpleMuon
+from ngpt.optim.sharded import cut_like, write_whole
 from ngpt.training.folder import WEIGHTS
 from ngpt.training.record import RunRecord, record_of
 
@@ -125,7 +126,10 @@ def unpack(
     for label, optimizer in optimizers.items():
         content = optimizer.state_dict()
         order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-        content["state"] = {index: states[label][name] for index, name in enumerate(order) if name in states[label]}
+        content["state"] = {
+            index: {key: cut_like(value, parameters[name]) for key, value in states[label][name].items()}
+            for index, name in enumerate(order) if name in states[label]
+        }  # fmt: skip
         optimizer.load_state_dict(content)
 
 
@@ -179,7 +183,7 @@ def load_weights(path: Path, weights: Mapping[str, Tensor], parameters: Mapping[
     if kinds != {name: kind_of(weight) for name, weight in weights.items()}:
         raise InputError(f"{path}: its weights are those of another model")
     for name, parameter in parameters.items():
-        parameter.copy_(weights[name])
+        write_whole(parameter, weights[name])
 
 
 @torch.no_grad()
@@ -205,6 +209,6 @@ def transfer(source: Path, parameters: Mapping[str, Tensor], specs: Mapping[str,
             shape = parameters[name].shape
             if name not in weights or weights[name].shape != shape:
                 raise InputError(f"--init-from {source}: no {name} of shape {tuple(shape)} among its weights")
-            parameters[name].copy_(weights[name])
+            write_whole(parameters[name], weights[name])
     kept, drawn = (", ".join(f"{n} {role}" for role, n in found.items()) for found in (moved, fresh))
     return f"{kept} tensors; fresh: {drawn}"

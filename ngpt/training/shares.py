@@ -1,9 +1,10 @@
 """Which rank steps which parameter, and how gradients get to it and weights get back.
 
-Every matrix has an owner: the one rank that holds its optimizer state, makes its step and projects it, on the whole
-matrix, by the code that a run of one process uses. Gradients are summed onto the owner, and the owner's weights are
-published to all. That sends as much as averaging the gradients everywhere does, and each rank orthogonalises its share.
-Vectors and scalars are few numbers: every rank steps all of them, on gradients averaged everywhere.
+With replicas every matrix has an owner: the one rank that holds its optimizer state, makes its step and projects it, by
+the code that a run of one process uses. Gradients are summed onto the owner, and the owner's weights are published to
+all. That sends as much as averaging the gradients everywhere does, and each rank orthogonalises its share. With shards
+(FSDP2) every rank steps its part of all matrices, and `SimpleMuon` makes them whole where they must be. Vectors and
+scalars are few numbers: either way every rank steps all of them, on gradients averaged everywhere.
 """
 
 from collections.abc import Mapping
@@ -14,31 +15,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ngpt.model.roles import ParameterSpec, Role
+from ngpt.optim.sharded import cut_of, dealt, local_of, polar_work
 from ngpt.ranks import ALONE, Ranks
 
 
 def owners(shapes: Mapping[str, tuple[int, ...]], specs: Mapping[str, ParameterSpec], count: int) -> dict[str, int]:
     """The rank that owns each parameter, by name; vectors and scalars, which all ranks step, belong to the first.
 
-    Largest first to the rank with the least so far: hidden matrices by the operations of a polar iteration,
-    m n min(m, n), then the other matrices by their size on top of the hidden ones'. A pure function of its arguments.
-    Of more ranks than matrices, some own none.
+    Hidden matrices so that each rank has about as much to orthogonalise, the other matrices so that each has about as
+    many numbers in all. A pure function of its arguments. Of more ranks than matrices, some own none.
     """
-    work, elements = [0] * count, [0] * count
     owner = dict.fromkeys(shapes, 0)
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2 and specs[name].role != Role.FROZEN}
-    hidden = {name: m * n * min(m, n) for name, (m, n) in matrices.items() if specs[name].role == Role.HIDDEN}
-    for name in sorted(hidden, key=lambda name: -hidden[name]):
-        rank = min(range(count), key=lambda r: (work[r], elements[r]))
-        owner[name] = rank
-        work[rank] += hidden[name]
-        elements[rank] += matrices[name][0] * matrices[name][1]
+    hidden = {name: shape for name, shape in matrices.items() if specs[name].role == Role.HIDDEN}
     others = {name: m * n for name, (m, n) in matrices.items() if name not in hidden}
-    for name in sorted(others, key=lambda name: -others[name]):
-        rank = min(range(count), key=lambda r: elements[r])
-        owner[name] = rank
-        elements[rank] += others[name]
-    return owner
+    owner |= zip(hidden, dealt([polar_work(shape) for shape in hidden.values()], [0.0] * count), strict=True)
+    elements = [0.0] * count
+    for name, (m, n) in hidden.items():
+        elements[owner[name]] += m * n
+    return owner | dict(zip(others, dealt(list(others.values()), elements), strict=True))
 
 
 class Shares:
@@ -51,28 +46,24 @@ class Shares:
         self.trained = [name for name in self.parameters if specs[name].role != Role.FROZEN]
         self.owner = owners(shapes, specs, ranks.count)
         self.owned: dict[str, Tensor] = dict(self.parameters)
-        """By name: what this rank steps"""
-        self.rows: set[str] = set()
-        """Of `owned`, what is there in part: the rows that are this rank's; all else is whole"""
-
-    def _parameter_of(self, key: str) -> str | None:
-        """The parameter that a key `<parameter>`, `<of what>.<parameter>` or `<of what>.<parameter>.<which>` names."""
-        rest = key.partition(".")[2]
-        return next((name for name in (key, rest, rest.rpartition(".")[0]) if name in self.parameters), None)
+        """By name: what this rank's optimizers step, or of shards their part of"""
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """On the first rank what all ranks have, by such keys, in whole tensors; elsewhere nothing."""
-        in_rows = {key for key, tensor in tensors.items() if tensor.ndim and self._parameter_of(key) in self.rows}
-        return self.ranks.gather(tensors, in_rows)
+        """On the first rank what all ranks have, in whole tensors; elsewhere nothing."""
+        cuts = {name: cut.dim for name, tensor in tensors.items() if (cut := cut_of(tensor)) is not None}
+        return self.ranks.gather({name: local_of(tensor) for name, tensor in tensors.items()}, cuts)
 
     def own_part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `gather`: all but what is of a parameter that another rank owns."""
+        """Of whole tensors all but those of a parameter that another rank owns.
+
+        Named `<parameter>`, `<of what>.<parameter>` or `<of what>.<parameter>.<which>`.
+        """
         found = {}
         for key, tensor in tensors.items():
-            name = self._parameter_of(key)
-            if name is None or name in self.owned:
-                cut = name in self.rows and tensor.ndim > 0
-                found[key] = shards_of(tensor, self.ranks.count, 0)[self.ranks.index].clone() if cut else tensor
+            rest = key.partition(".")[2]
+            names = [name for name in (key, rest, rest.rpartition(".")[0]) if name in self.parameters]
+            if not names or names[0] in self.owned:
+                found[key] = tensor
         return found
 
     def collect(self, loss: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -94,19 +85,18 @@ class Shares:
 
 
 class _Shared(Shares):
-    """What replicas and shards have in common: every rank steps its matrices and all vectors and scalars."""
+    """What replicas and shards have in common."""
+
+    summed_squares: frozenset[str] = frozenset()
+    """Names of gradients each rank has a part of; of all others one rank knows the norm"""
 
     def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks) -> None:
         super().__init__(model, specs, ranks)
         self.matrices = [name for name in self.trained if self.parameters[name].ndim == 2]
         self.small = [name for name in self.trained if self.parameters[name].ndim != 2]
-        self.owned = {
-            name: tensor for name, tensor in self.parameters.items()
-            if name not in set(self.matrices) or self.owner[name] == ranks.index
-        }  # fmt: skip
 
     def _bring_gradients(self) -> None:
-        """Of the matrices, averaged, to their owners."""
+        """Of the matrices, averaged, to where they are stepped."""
         raise NotImplementedError
 
     def collect(self, loss: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -115,14 +105,14 @@ class _Shared(Shares):
         flat = self.ranks.add(torch.cat([gradient.flatten() for gradient in small])).div_(self.ranks.count)
         for gradient, part in zip(small, flat.split([gradient.numel() for gradient in small]), strict=True):
             gradient.copy_(part.view_as(gradient))
-        gradients = {name: _gradient(self.owned[name]) for name in self.trained if name in self.owned}
+        gradients = {name: local_of(_gradient(self.owned[name])) for name in self.trained if name in self.owned}
         norms = dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
+        squares, nothing = self.summed_squares, torch.zeros((), device=loss.device)
         mine = {name: norm for name, norm in norms.items() if self.owner[name] == self.ranks.index}
-        mine |= {name: norms[name].square() for name in self.rows}
-        nothing = torch.zeros((), device=loss.device)
+        mine |= {name: norms[name].square() for name in squares}
         told = torch.stack([loss.detach() / self.ranks.count, *(mine.get(name, nothing) for name in self.trained)])
         loss_and_norms = list(self.ranks.add(told))
-        whole = [n.sqrt() if name in self.rows else n for name, n in zip(self.trained, loss_and_norms[1:], strict=True)]
+        whole = [n.sqrt() if name in squares else n for name, n in zip(self.trained, loss_and_norms[1:], strict=True)]
         return list(gradients.values()), torch.stack([loss_and_norms[0], torch.linalg.vector_norm(torch.stack(whole))])
 
 
@@ -131,6 +121,8 @@ class Replicas(_Shared):
 
     def __init__(self, model: nn.Module, specs: Mapping[str, ParameterSpec], ranks: Ranks) -> None:
         super().__init__(model, specs, ranks)
+        elsewhere = {name for name in self.matrices if self.owner[name] != ranks.index}
+        self.owned = {name: tensor for name, tensor in self.parameters.items() if name not in elsewhere}
         self.coming = list(reversed(self.matrices))
         """In the order in which a backward pass ends with them, and all ranks send them"""
         self.sent: list[Any] = []
@@ -167,12 +159,9 @@ class Replicas(_Shared):
 
 
 class Shards(_Shared):
-    """FSDP2: weights and gradients of the matrices lie sharded over the ranks, and come together for each block's pass.
+    """FSDP2: weights, gradients and optimizer state of the matrices lie sharded over the ranks.
 
-    A rank also keeps the whole of the hidden matrices that it owns, beside their optimizer state. After the backward
-    pass the shards of their gradients come together there, and after the step shards of the weights go back: an Nth of
-    what the passes themselves send. So a step never sees where a shard ends, be it inside a unit vector. AdamW's
-    matrices, whose unit vectors are rows, need none of this: of them every rank steps its own rows.
+    They come together for each block's pass, and FSDP2 averages gradients onto shards while the backward pass goes on.
     """
 
     def __init__(
@@ -187,8 +176,7 @@ class Shards(_Shared):
         from torch.distributed.tensor import Shard
 
         super().__init__(model, specs, ranks)
-        whole = {name: self.parameters[name].detach() for name in self.matrices}
-        others = {parameter for name, parameter in self.parameters.items() if name not in whole}
+        others = {parameter for name, parameter in self.parameters.items() if name not in set(self.matrices)}
         for parameter in others:
             parameter.data = parameter.data.to(device)
         settings: dict[str, Any] = {
@@ -198,66 +186,11 @@ class Shards(_Shared):
         for block in model.blocks:  # type: ignore[union-attr]
             fully_shard(block, **settings)
         fully_shard(model, **settings)
-        self.parameters, self.dim = dict(model.named_parameters()), dim
-        if dim == 0:
-            of_adamw = {name for name in self.matrices if specs[name].role != Role.HIDDEN}
-            self.rows = {name for name in of_adamw if specs[name].sphere_dim != 0}
-            self.owned |= {name: nn.Parameter(self._local(name)) for name in self.rows}  # the same memory
-        self.travelling = [name for name in self.matrices if name not in self.rows]
-        for name in self.travelling:
-            if self.owner[name] == ranks.index:
-                self.owned[name] = nn.Parameter(whole[name].to(device, copy=True))
-        self.owned = {name: self.owned[name] for name in self.parameters if name in self.owned}
-        self.publish()
+        self.parameters = dict(model.named_parameters())
+        self.owned, self.summed_squares = dict(self.parameters), frozenset(self.matrices)
 
-    def _local(self, name: str) -> Tensor:
-        """The shard of a matrix that lies on this rank."""
-        shard: Tensor = self.parameters[name].detach().to_local()  # type: ignore[attr-defined]
-        return shard
-
-    def _exchange(self, tensors: Mapping[str, tuple[Tensor, Tensor | None]], *, to_owners: bool) -> None:
-        """Between the owners' whole matrices and the ranks' shards of them, by name (shard, whole or None)."""
-        me, requests, arriving = self.ranks.index, list[Any](), list[tuple[Tensor, Tensor]]()
-        for tag, (name, (shard, whole)) in enumerate(tensors.items()):
-            parts = [] if whole is None else shards_of(whole, self.ranks.count, self.dim)
-            others = range(self.ranks.count) if self.owner[name] == me else [self.owner[name]]
-            for other in others:
-                mine = parts[other] if parts else shard
-                if other == me:
-                    arriving.append((mine, shard) if to_owners else (shard, mine))
-                elif mine.numel():
-                    leaving = to_owners != bool(parts)
-                    buffer = (
-                        mine.contiguous() if leaving else torch.empty_like(mine, memory_format=torch.contiguous_format)
-                    )
-                    requests.append(dist.P2POp(dist.isend if leaving else dist.irecv, buffer, other, tag=tag))
-                    if not leaving:
-                        arriving.append((mine, buffer))
-        for work in dist.batch_isend_irecv(requests) if requests else []:
-            work.wait()
-        for place, content in arriving:
-            place.copy_(content)
-
-    @torch.no_grad()
     def _bring_gradients(self) -> None:
-        shards = {}
-        for name in self.matrices:
-            gradient = self.parameters[name].grad
-            shards[name] = torch.zeros_like(self._local(name)) if gradient is None else gradient.to_local()  # type: ignore[attr-defined]
-        for name in self.rows:
-            self.owned[name].grad = shards[name]
-        moving = {}
-        for name in self.travelling:
-            whole = torch.empty_like(self.owned[name]) if name in self.owned else None
-            if whole is not None:
-                self.owned[name].grad = whole
-            moving[name] = shards[name], whole
-        self._exchange(moving, to_owners=True)
-
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Each owner sends every rank its shard."""
-        self._exchange({name: (self._local(name), self.owned.get(name)) for name in self.travelling}, to_owners=False)
+        """FSDP2 has done it."""
 
 
 def share(
@@ -272,12 +205,6 @@ def share(
         return Shards(model, specs, ranks, device)
     model.to(device)
     return (Shares if ranks.count == 1 else Replicas)(model, specs, ranks)
-
-
-def shards_of(whole: Tensor, count: int, dim: int) -> list[Tensor]:
-    """Views of a tensor cut along `dim` as FSDP2 cuts it, one a rank; empty where there is nothing left for a rank."""
-    found = list(whole.chunk(count, dim))
-    return found + [whole.narrow(dim, 0, 0)] * (count - len(found))
 
 
 def _gradient(tensor: Tensor) -> Tensor:

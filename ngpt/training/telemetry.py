@@ -9,6 +9,7 @@ from ngpt import polar, sphere
 from ngpt.model.layers import GatedResidual, PaperResidual
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.projection import LazyProjection
+from ngpt.optim.sharded import whole_of
 from ngpt.training.shares import Shares
 
 
@@ -48,8 +49,10 @@ class Telemetry:
         effective residual step sizes.
         """
         found: dict[str, Tensor] = {}
-        for name, before in self.before.items():
-            found |= {f"step.{name}.{key}": value for key, value in self._compare(name, before).items()}
+        for name, part in self.before.items():
+            before, after = whole_of(part), whole_of(self.shares.owned[name])
+            if self.shares.owner[name] == self.shares.ranks.index:
+                found |= {f"step.{name}.{key}": value for key, value in self._compare(name, before, after).items()}
         self.before = {}
         found, drift = self.shares.gather(found), self.seen_drift()
         if not self.shares.ranks.first:
@@ -79,11 +82,10 @@ class Telemetry:
             figures["orthogonality_error"] = torch.stack(errors).mean().item()
         return figures | self._gates()
 
-    def _compare(self, name: str, before: Tensor) -> dict[str, Tensor]:
+    def _compare(self, name: str, before: Tensor, after: Tensor) -> dict[str, Tensor]:
         """Of one parameter: the angle of each vector, two squared lengths (1,) and, of a hidden matrix, the error."""
         dim = self.specs[name].sphere_dim
         assert dim is not None
-        after = self.shares.owned[name]
         x, update = sphere.project(before, dim=dim), after - before
         found = {
             "angle": sphere.angle(x, sphere.project(after, dim=dim), dim=dim).flatten(),

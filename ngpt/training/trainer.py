@@ -22,6 +22,7 @@ from ngpt.machine import core_count
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
+from ngpt.optim.sharded import cut_like, local_of
 from ngpt.ranks import ALONE, RankLostError, Ranks
 from ngpt.training import environment
 from ngpt.training.checkpoint import (
@@ -205,6 +206,10 @@ class Run:
         if self._may_fall_back() and not self.before:
             self.before = {name: tensor.detach().clone() for name, tensor in self.shares.owned.items()}
 
+    def _remember_weights(self) -> None:
+        kept, now = ([local_of(tensor) for tensor in of.values()] for of in (self.before, self.shares.owned))
+        torch._foreach_copy_(kept, [tensor.detach() for tensor in now])
+
     def _restore(self, tensors: dict[str, torch.Tensor], progressed: Progressed) -> None:
         path = self.folder / CHECKPOINT
         for name in KEPT:
@@ -212,14 +217,15 @@ class Run:
         if self.record.fell_back_at_step is not None:
             self.optimizers.fall_back()
         tensors = self.shares.own_part(tensors)
-        before = {n.removeprefix(BEFORE): t.to(self.device) for n, t in tensors.items() if n.startswith(BEFORE)}
+        before = {n.removeprefix(BEFORE): t for n, t in tensors.items() if n.startswith(BEFORE)}
         state = {n: t for n, t in tensors.items() if not n.startswith(BEFORE)}
         sound = progressed.skipped_in_a_row == 0
         unpack(path, state, self.shares.owned, self.optimizers.all, finite=sound)
         kinds = {name: kind_of(tensor) for name, tensor in self.shares.owned.items()}
         if {name: kind_of(tensor) for name, tensor in before.items()} != (kinds if self._may_fall_back() else {}):
             raise InputError(f"{path}: the weights to fall back to are not those of this run")
-        self.before = {name: before[name] for name in kinds if before}  # in the order of the parameters
+        owned = self.shares.owned.items()  # in the order of the parameters
+        self.before = {name: cut_like(before[name], p).to(self.device) for name, p in owned if before}
         self.skipped_in_a_row = progressed.skipped_in_a_row
         drift = {Role(role): torch.tensor(value) for role, value in progressed.seen_drift.items()}
         self.optimizers.projection.seen_drift = drift
@@ -297,7 +303,7 @@ class Run:
             if limit is not None and grad_norm > limit:
                 self.training_step.scale_gradients(limit / (grad_norm + 1e-6))
             if self.before:
-                torch._foreach_copy_(list(self.before.values()), [t.detach() for t in self.shares.owned.values()])
+                self._remember_weights()
             if watched:
                 pause = self.clock()
                 self.telemetry.remember()
@@ -344,7 +350,7 @@ class Run:
         if not self._may_fall_back():
             return False
         for name, tensor in self.shares.owned.items():
-            tensor.copy_(self.before[name])
+            local_of(tensor).copy_(local_of(self.before[name]))
         self.shares.publish()
         self.before = {}
         self.optimizers.fall_back()

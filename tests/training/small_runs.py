@@ -143,14 +143,13 @@ def count_sent(path: Path) -> None:
     }
     for name, share in shares_of.items():
         count_calls(name, share, sent)
-    exchange = dist.batch_isend_irecv
+    swap = dist.all_to_all_single
 
-    def counted_exchange(requests: Any) -> Any:
-        leaving = [request.tensor for request in requests if request.op is dist.isend]
-        sent["isend"] += sum(tensor.numel() * tensor.element_size() for tensor in leaving)
-        return exchange(requests)
+    def counted_swap(output: Any, sent_bytes: Any, sizes_in: Any, sizes_out: Any, **more: Any) -> Any:
+        sent["all_to_all"] += sum(sizes_out) - sizes_out[rank]
+        return swap(output, sent_bytes, sizes_in, sizes_out, **more)
 
-    dist.batch_isend_irecv = counted_exchange
+    dist.all_to_all_single = counted_swap
     util.Finalize(None, lambda: path.write_text(json.dumps(sent)), exitpriority=1)
 
 

@@ -175,10 +175,16 @@ def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undis
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
-def test_as_many_bytes_are_sent_as_the_formulas_say(data: str, tmp_path: Path, parallel: Any) -> None:
-    """Without evaluations but the last: 12 steps, 3 times weights from owners beside, and the last one's passes."""
-    config = small(data, n_layer=2, steps=12, eval_every=100, telemetry_every=0, eval_tokens=4096)
+@pytest.mark.parametrize(
+    ("parallel", "options"),
+    [
+        ("replicas", {}), ("fsdp", {"polar_dtype": "bfloat16"}),
+        ("fsdp", {"geodesic_muon": "lr-norm", "normuon": "short-axis", "momentum_transport": "parallel"}),
+    ],
+)  # fmt: skip
+def test_as_many_bytes_are_sent_as_the_formulas_say(data: str, tmp_path: Path, parallel: Any, options: Any) -> None:
+    """12 steps; 15 times weights from owners, as also before the first and around the only validation; its passes."""
+    config = small(data, n_layer=2, steps=12, eval_every=100, telemetry_every=0, eval_tokens=4096, **options)
     arguments = flags(config, tmp_path / "runs", "--parallel", parallel, "--save-every", "100")
     ended(ranks_of(arguments, tmp_path / "errors", 2, COUNTED=tmp_path / "sent"))
     found: dict[str, float] = defaultdict(float)
@@ -187,13 +193,16 @@ def test_as_many_bytes_are_sent_as_the_formulas_say(data: str, tmp_path: Path, p
             found[kind] += sent / 2
     of = scaling.Parameters.of(config, 257)
     expected = scaling.payload_bytes(of, 2, parallel)
-    assert found["all_reduce"] == pytest.approx(12 * expected["vectors, norms and loss"], rel=1e-12)
+    everywhere = 12 * expected["vectors, norms and loss"]
     if parallel == "replicas":
+        assert found["all_reduce"] == pytest.approx(everywhere, rel=1e-12)
         assert found["reduce"] == pytest.approx(12 * expected["gradients to owners"], rel=1e-12)
         assert found["broadcast"] == pytest.approx(15 * expected["weights from owners"], rel=1e-12)
     else:
-        once = expected["gradients to owners"], expected["weights from owners"]
-        assert found["isend"] == pytest.approx(12 * once[0] + 15 * once[1], rel=1e-12)
+        projected = 0 if options.get("geodesic_muon") else 3  # steps 5 and 10, and at the end
+        assert found["all_reduce"] == pytest.approx(everywhere + projected * scaling.projection_bytes(of, 2), rel=1e-12)
+        both_ways = expected["to be orthogonalised, to owners"] + expected["updates, to shards"]
+        assert found["all_to_all"] == pytest.approx(12 * both_ways, rel=1e-12)
         assert found["reduce_scatter"] == pytest.approx(12 * expected["gradients onto shards"], rel=0.01)
         evaluated = of.elements(ndim=2) * scaling.WORD / 2
         assert found["all_gather"] == pytest.approx(12 * expected["weights for the passes"] + evaluated, rel=0.02)
