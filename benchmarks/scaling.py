@@ -176,21 +176,28 @@ BACKWARD = 2 / 3
 """Of the passes' time; gradients travel meanwhile."""
 
 
-def simulated(of: Parameters, seconds: Mapping[str, float], network: Network, count: int) -> dict[str, float]:
-    """Seconds of a step's parts on `count` ranks with replicas, the tokens a rank kept (weak scaling).
+def simulated(
+    of: Parameters, seconds: Mapping[str, float], network: Network, count: int, parallel: Parallel
+) -> dict[str, float]:
+    """Seconds of a step's parts on `count` ranks, the tokens a rank kept (weak scaling).
 
-    seconds: of gradients, move and projection on one device. Owners divide move and projection as they divide the
-    orthogonalisation, by its largest share. Gradients travel during the backward pass, and what is left over is waited
-    for; the weights are waited for. No latency, no stragglers.
+    seconds: of gradients, move and projection on one device. Ranks divide move and projection as they divide the
+    orthogonalisation, by its largest share. Replicas' gradients travel during the backward pass, shards' weights and
+    gradients during both passes; what is left over is waited for, and so is all that travels in the step. No latency,
+    no stragglers.
     """
-    payload, speed = payload_bytes(of, count, "replicas"), network.bytes_per_second(count)
-    share = of.work_share(count)
-    sending = payload["gradients to owners"] / speed
+    sent = {
+        what: size / network.bytes_per_second(count) for what, size in payload_bytes(of, count, parallel).items()
+    }
+    if parallel == "replicas":
+        hidden, meanwhile = sent.pop("gradients to owners"), BACKWARD * seconds["gradients"]
+    else:
+        hidden, meanwhile = sent.pop("weights for the passes") + sent.pop("gradients onto shards"), seconds["gradients"]
     return {
         "passes": seconds["gradients"],
-        "waiting for gradients": max(0.0, sending - BACKWARD * seconds["gradients"]),
-        "optimizers": share * (seconds["move"] + seconds["projection"]),
-        "waiting for weights": (payload["weights from owners"] + payload["vectors, norms and loss"]) / speed,
+        "waiting in the passes": max(0.0, hidden - meanwhile),
+        "optimizers": of.work_share(count) * (seconds["move"] + seconds["projection"]),
+        "waiting in the step": sum(sent.values()),
     }
 
 
@@ -250,17 +257,19 @@ TARGET_RATE, TARGET_TOKENS, TARGET_SHARE = 400_000, 32_768, 0.1
 def _simulation(from_step: str, preset: str, seconds: Mapping[str, float], network: Network) -> str:
     counts = (1, 8, 64, 512)
     of = Parameters.of(resolve(preset), GPT2_VOCAB)
-    found = {n: simulated(of, seconds, network, n) for n in counts}
-    whole = {n: sum(parts.values()) for n, parts in found.items()}
+    alone = sum(simulated(of, seconds, network, 1, "replicas").values())
     lines = [
         f"{from_step}, assuming {network.name}; time against one rank's step:",
         "",
         "| part | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |",
         "|---" * (len(counts) + 1) + "|",
     ]
-    for part in found[1]:
-        lines.append(f"| {part} | " + " | ".join(f"{found[n][part] / whole[1]:.3f}" for n in counts) + " |")
-    lines.append("| **step** | " + " | ".join(f"**{whole[n] / whole[1]:.3f}**" for n in counts) + " |")
+    for parallel in ("replicas", "fsdp"):
+        found = [simulated(of, seconds, network, n, parallel) for n in counts]  # type: ignore[arg-type]
+        for part in found[0]:
+            lines.append(f"| {parallel}: {part} | " + " | ".join(f"{one[part] / alone:.3f}" for one in found) + " |")
+        whole = " | ".join(f"**{sum(one.values()) / alone:.3f}**" for one in found)
+        lines.append(f"| **{parallel}** | {whole} |")
     shares = " | ".join(f"{of.work_share(n):.3f}" for n in counts)
     lines.append(f"| largest share of the orthogonalisation | {shares} |")
     return "\n".join(lines)
