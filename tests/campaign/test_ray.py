@@ -1,4 +1,4 @@
-"""Campaigns on Ray: the same files as on this machine, whatever becomes of a node. In the slow mode, with Ray."""
+"""Campaigns on Ray: the same files as on this machine, whatever becomes of a node. Whole ones in the slow mode."""
 
 import os
 import signal
@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+import mini_runs
 from mini_campaign import CAMPAIGN, heed_interrupts
 
 from ngpt.campaign.command import carry_out
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import exit_code_of
 from ngpt.files import read_json
+from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
 
 SCRIPT = Path(__file__).with_name("mini.py")
@@ -103,6 +105,31 @@ def same_as(local: Path, folder: Path) -> None:
         assert {name: row[name] for name in same} == {name: other[name] for name in same}
     verdicts = [(place / "r" / "MINI_REPORT.md").read_text().split("## ")[0] for place in (folder, local)]
     assert verdicts[0] == verdicts[1]
+
+
+def test_runs_on_two_nodes_of_which_one_is_lost(tmp_path: Path, cluster: Any) -> None:
+    """While a run on it is in its steps: it is continued on the other, and all end with the weights of local ones."""
+    script = [sys.executable, str(mini_runs.__file__)]
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        (folder / "text.txt").write_text("".join(f"{i} bottles, {i * 7 % 13} of them green.\n" for i in range(600)))
+    process = subprocess.Popen(
+        [*script, str(tmp_path / "there"), cluster.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    runs, deadline = tmp_path / "there" / "runs", time.monotonic() + 100
+    while len(list(runs.glob(f"*/{CHECKPOINT}"))) < 2:  # one on each node
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    subprocess.run([*script, str(tmp_path / "here")], check=True, capture_output=True, timeout=100)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    found, expected = (runs_in(tmp_path / where / "runs") for where in ("there", "here"))
+    assert [one.name for one in found] == [one.name for one in expected] and len(found) == 3
+    for one, other in zip(found, expected, strict=True):
+        assert not examine(one)[1]
+        assert read_record(one).weights_sha256 == read_record(other).weights_sha256
+        assert [row["step"] for row in read_metrics(one)] == list(range(1, mini_runs.STEPS + 1))
 
 
 @pytest.mark.slow

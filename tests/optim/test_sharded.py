@@ -55,11 +55,16 @@ def same_bits(found: Tensor, expected: Tensor) -> bool:
     return torch.equal(sharded.whole_of(found), expected)
 
 
-def same(found: Tensor, expected: Tensor) -> bool:
-    """To the bit, but of bfloat16, where on a CPU torch.lerp and torch.add round by an entry's place in memory."""
-    if expected.dtype != torch.bfloat16:
-        return same_bits(found, expected)
-    return torch.allclose(sharded.whole_of(found), expected, rtol=2**-6, atol=2**-7)
+def same(found: Tensor, expected: Tensor, options: dict[str, Any]) -> bool:
+    """To the bit where PyTorch rounds an entry the same wherever it lies in memory.
+
+    On a CPU it does not in bfloat16, nor with angles, of which the last in a row take another way than the others.
+    """
+    if expected.dtype == torch.bfloat16:
+        return torch.allclose(sharded.whole_of(found), expected, rtol=2**-6, atol=2**-7)
+    if "geodesic" in options or "momentum_transport" in options:
+        return torch.allclose(sharded.whole_of(found), expected, rtol=0, atol=1e-5)
+    return same_bits(found, expected)
 
 
 def compare_steps(layout: str, dtype: torch.dtype) -> None:
@@ -74,6 +79,8 @@ def compare_steps(layout: str, dtype: torch.dtype) -> None:
         drawn = [unit(shape, dim).to(dtype) for shape in SHAPES]
         pair = [nn.Parameter(tensor.clone()) for tensor in drawn], in_shards(drawn, mesh, placements)
         settings = {"lr": 0.05, "sphere_dim": dim, "weight_decay": 0.0, **options}
+        if "geodesic" in options or "momentum_transport" in options:  # or a rounding could become one of bfloat16
+            settings["polar_dtype"] = torch.float32
         optimizers = [SimpleMuon(parameters, **settings) for parameters in pair]
         for step in range(1 if dtype == torch.bfloat16 else 3):
             for parameters, optimizer in zip(pair, optimizers, strict=True):
@@ -82,10 +89,10 @@ def compare_steps(layout: str, dtype: torch.dtype) -> None:
                 optimizer.step()
         for whole, part in zip(*pair, strict=True):
             states = optimizers[0].state[whole], optimizers[1].state[part]
-            assert same(part, whole), (options, dim, cut, tuple(whole.shape))
+            assert same(part, whole, options), (options, dim, cut, tuple(whole.shape))
             assert set(states[0]) == set(states[1])
             for key, value in states[0].items():
-                assert same(states[1][key], value), (options, dim, cut, tuple(whole.shape), key)
+                assert same(states[1][key], value, options), (options, dim, cut, tuple(whole.shape), key)
         assert not any(torch.equal(whole, tensor) for whole, tensor in zip(pair[0], drawn, strict=True))
 
 
