@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ngpt.command import main  # noqa: E402 (after the path, so that the checkout need not be installed)
+from ngpt.command import leave, main  # noqa: E402 (after the path, so that the checkout need not be installed)
 from ngpt.errors import exit_code_of  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    leave(exit_code_of(main))

@@ -77,8 +77,8 @@ class Ranks:
         return bytes(content.tolist()).decode()
 
     def require_same(self, text: str, message: str) -> None:
-        """Raise InputError with `message` where this rank's text is not the first one's."""
-        if self.tell(text) != text:
+        """Raise InputError with `message`, on all ranks, unless all say the same text."""
+        if self.any(self.tell(text) != text):
             raise InputError(f"rank {self.index}: {message}")
 
     def gather(self, tensors: Mapping[str, Tensor], cuts: Mapping[str, int]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ngpt.config import RunConfig, Runtime
 from ngpt.errors import InputError, first_line
 from ngpt.training.record import latest_metrics
-from ngpt.training.worker import PROGRESS_SECONDS, Message, carry_out_run, carry_out_task
+from ngpt.training.worker import PROGRESS_SECONDS, Message, StoppedError, carry_out_run, carry_out_task
 
 RETRIES = 10
 """How often a run is tried again, from its checkpoint, after its worker or its machine was lost"""
@@ -163,7 +163,7 @@ class RayLauncher:
         variables = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         try:
             ray.init(
-                address=address,
+                address=address or "local",  # else Ray would join whatever cluster runs on this machine
                 runtime_env={"env_vars": variables},
                 include_dashboard=None if address else False,
                 log_to_driver=False,
@@ -174,7 +174,8 @@ class RayLauncher:
             raise InputError(f"{where}: {first_line(error)}") from error
         self.ray = ray
         needs = {"num_gpus": 1} if gpu else {"num_cpus": max(1, threads)}
-        self.task = ray.remote(max_calls=1, max_retries=RETRIES, **needs)(carry_out_task)
+        again: Any = {"max_retries": RETRIES, "retry_exceptions": [StoppedError]}
+        self.task = ray.remote(max_calls=1, **again, **needs)(carry_out_task)
         resources = ray.cluster_resources()
         self.places = int(resources.get("GPU", 0) if gpu else resources.get("CPU", 0) // max(1, threads))
         """Runs that the cluster has room for at once"""

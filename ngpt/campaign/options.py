@@ -67,7 +67,10 @@ def launched(given: argparse.Namespace, jobs: int | None = None) -> dict[str, An
         return {"jobs": given.jobs or jobs or default_jobs(given.device), **place}
     gpu = not on_cpu(given.device)
     launcher = RayLauncher(given.ray_address, gpu=gpu, threads=place["threads"])
-    return {"jobs": given.jobs or max(1, launcher.places), "launcher": launcher, **place}
+    if not (given.jobs or launcher.places):
+        needed = "GPU" if gpu else f"machine with {place['threads']} processor"
+        raise InputError(f"--launcher ray: the cluster has no {needed}; with --jobs N runs wait until there is one")
+    return {"jobs": given.jobs or launcher.places, "launcher": launcher, **place}
 
 
 def default_jobs(device: str) -> int:

@@ -22,24 +22,35 @@ class RunBusyError(InputError):
 def claimed(folder: Path, ranks: Ranks, *, resume: bool) -> Iterator[RunRecord | None]:
     """Inside, the run in `folder` is this process's and its ranks'; the record of one that is to be left as it is."""
     if not ranks.first:
-        yield read_record(folder) if ranks.tell() == "ended" else None
+        said = ranks.tell()
+        if said not in ("begin", "ended"):
+            raise InputError(said)
+        yield read_record(folder) if said == "ended" else None
         return
     with locked(folder.parent / ".locks" / folder.name) as mine:
-        if not mine:
-            raise RunBusyError(f"{folder}: another process is working on this run")
-        ended = None
-        if (folder / "record.json").exists():
-            earlier = read_record(folder)
-            if resume and earlier.status in ("done", "diverged"):
-                ended = earlier
-            elif not resume or (earlier.status == "failed" and not (folder / CHECKPOINT).exists()):
-                _set_aside(folder)
-        if ended is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(".*"):  # temporary files of a killed process: nobody else is here
-                leftover.unlink()
+        try:
+            if not mine:
+                raise RunBusyError(f"{folder}: another process is working on this run")
+            ended = _taken_hold_of(folder, resume=resume)
+        except InputError as error:
+            ranks.tell(str(error))
+            raise
         ranks.tell("begin" if ended is None else "ended")
         yield ended
+
+
+def _taken_hold_of(folder: Path, *, resume: bool) -> RunRecord | None:
+    """Make the folder ready for the run to come; the record of one that is to be left as it is instead."""
+    if (folder / "record.json").exists():
+        earlier = read_record(folder)
+        if resume and earlier.status in ("done", "diverged"):
+            return earlier
+        if not resume or (earlier.status == "failed" and not (folder / CHECKPOINT).exists()):
+            _set_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*"):  # temporary files of a killed process: nobody else is here
+        leftover.unlink()
+    return None
 
 
 def _set_aside(folder: Path) -> None:

@@ -186,11 +186,16 @@ class Shards(_Shared):
         for block in model.blocks:  # type: ignore[union-attr]
             fully_shard(block, **settings)
         fully_shard(model, **settings)
+        self.model: Any = model
         self.parameters = dict(model.named_parameters())
         self.owned, self.summed_squares = dict(self.parameters), frozenset(self.matrices)
 
     def _bring_gradients(self) -> None:
         """FSDP2 has done it."""
+
+    def publish(self) -> None:
+        """The next pass brings the shards together again; after a validation the root's are still together."""
+        self.model.reshard()
 
 
 def share(

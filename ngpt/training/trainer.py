@@ -50,6 +50,9 @@ Progress = Callable[[int, float], None]
 BEFORE = "before."
 """Begins the names of a checkpoint's weights to fall back to"""
 
+AGREED = ("out", "save_every", "resume", "cuda_graphs", "keep_weights", "parallel")
+"""What of the runtime all ranks must have alike, or they would wait for each other for ever"""
+
 KEPT = ("steps", "train_seconds", "timed_steps", "eval_seconds", "skipped_steps", "fell_back_at_step", "weights_sha256")
 """Of a record, what a resumed run goes on from"""
 
@@ -81,7 +84,8 @@ def train(
         raise InputError(f"--batch-size {config.train.batch_size} cannot be shared equally by {ranks.count} ranks")
     identity = run_id(config, corpus.digest)
     folder = runtime.out / identity
-    ranks.require_same(identity, "other flags, data or code than the first rank's")
+    told = [identity, *(str(getattr(runtime, name)) for name in AGREED)]
+    ranks.require_same(" ".join(told), "the ranks have other flags, data or code than each other")
     with claimed(folder, ranks, resume=runtime.resume) as ended:
         if ended is not None:
             return folder, ended
@@ -111,6 +115,8 @@ class Run:
                 raise InputError(f"{path}: the checkpoint of another run")
             if self.checkpoint[1].record.ranks == ranks.count:
                 threads = self.checkpoint[1].record.threads  # another number would add in another order
+        at = "none" if self.checkpoint is None else str(self.checkpoint[1].record.steps)
+        ranks.require_same(at, f"{path}: not all ranks see the same checkpoint")
         environment.prepare(device, threads)
         self.clock = time.process_time if config.train.clock == "cpu" else time.perf_counter
         self.record = RunRecord(

@@ -33,24 +33,35 @@ def carry_out_run(config: RunConfig, runtime: Runtime, connection: Connection) -
         except BrokenPipeError:  # the runner is gone: stop as if asked to
             os.kill(os.getpid(), signal.SIGTERM)
 
-    for message in _train(config, runtime, report):
+    messages, _ = _train(config, runtime, report)
+    for message in messages:
         connection.send(message)
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, and not by its runner, for which Ray does not try it again: its machine goes down."""
 
 
 def carry_out_task(config: RunConfig, runtime: Runtime, folder: str) -> list[Message]:
     """Train as a task of a cluster, with `folder` as the working directory; what remains to be told at the end."""
     os.chdir(folder)
-    return _train(config, runtime, None)
+    messages, stopped = _train(config, runtime, None)
+    if stopped:
+        raise StoppedError("stopped by a signal")
+    return messages
 
 
-def _train(config: RunConfig, runtime: Runtime, report: Callable[[int, float], None] | None) -> list[Message]:
+def _train(
+    config: RunConfig, runtime: Runtime, report: Callable[[int, float], None] | None
+) -> tuple[list[Message], bool]:
+    """What remains to be told, and whether the run was stopped before its end."""
     from ngpt.training.folder import RunBusyError
     from ngpt.training.trainer import train
 
     try:
-        train(config, runtime, report)
+        _, record = train(config, runtime, report)
     except RunBusyError:
-        return [("busy", "")]
+        return [("busy", "")], False
     except (InputError, OSError) as error:
-        return [("error", " ".join(str(error).split()))]
-    return []
+        return [("error", " ".join(str(error).split()))], False
+    return [], record.status == "killed"

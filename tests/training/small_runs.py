@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -23,6 +24,7 @@ from ngpt.command import main
 from ngpt.config import RunConfig, Runtime
 from ngpt.errors import exit_code_of
 from ngpt.flags import to_flags
+from ngpt.optim.muon import SimpleMuon
 from ngpt.presets import resolve
 from ngpt.training import metrics, shares, trainer
 from ngpt.training.folder import CHECKPOINT
@@ -153,6 +155,23 @@ def count_sent(path: Path) -> None:
     util.Finalize(None, lambda: path.write_text(json.dumps(sent)), exitpriority=1)
 
 
+def broken_step(at: int, *, normuon_too: bool = False) -> Callable[[SimpleMuon], None]:
+    """A step of the hidden optimizer that makes every weight it moves NaN from its `at`-th call on.
+
+    NorMuon's only if asked.
+    """
+    calls, step = itertools.count(1), SimpleMuon.step
+
+    def broken(optimizer: SimpleMuon) -> None:
+        step(optimizer)
+        plain = optimizer.param_groups[0]["normuon"] is None
+        if next(calls) >= at and (plain or normuon_too):
+            for group in optimizer.param_groups:
+                torch._foreach_mul_([parameter.detach() for parameter in group["params"]], math.nan)
+
+    return broken
+
+
 def command(
     arguments: list[str],
     errors: Path,
@@ -164,6 +183,8 @@ def command(
     os.environ |= environment
     if "SHARDED_DIM" in environment:
         shares.Shards.__init__.__kwdefaults__["dim"] = int(environment["SHARDED_DIM"])
+    if "BROKEN_AT" in environment:
+        SimpleMuon.step = broken_step(int(environment["BROKEN_AT"]))  # type: ignore[assignment, method-assign]
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if "COUNTED" in environment:
         count_sent(Path(f"{environment['COUNTED']}{environment['RANK']}.json"))
@@ -201,15 +222,20 @@ class Child:
         return self.process.exitcode
 
 
-def ranks_of(arguments: list[str], folder: Path, count: int, **more: Any) -> list[Child]:
-    """The command on several ranks, as torchrun starts them; each one's errors are in `folder`."""
+def ranks_of(
+    arguments: list[str], folder: Path, count: int, of_rank: list[list[str]] | None = None, **more: Any
+) -> list[Child]:
+    """The command on several ranks, as torchrun starts them; each one's errors are in `folder`.
+
+    of_rank: further arguments of each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        Child(arguments, folder / f"errors{rank}", environment={
+        Child([*arguments, *(of_rank or [[]] * count)[rank]], folder / f"errors{rank}", environment={
             name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank, **more}.items()
         })
         for rank in range(count)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import Child, Undisturbed, flags, killed, outcome, rows, small, start
+from small_runs import Child, Undisturbed, broken_step, flags, killed, outcome, rows, small, start
 from torch import Tensor
 
 from ngpt.command import main
@@ -156,17 +156,7 @@ def test_divergence_is_counted_across_a_kill(data: str, tmp_path: Path, monkeypa
 
 
 def break_muon(patch: pytest.MonkeyPatch, at: int, *, normuon_too: bool = False) -> None:
-    """Let the hidden optimizer's step make every weight it moves NaN from its `at`-th call on, NorMuon's if asked."""
-    calls, step = itertools.count(1), SimpleMuon.step
-
-    def broken(optimizer: SimpleMuon) -> None:
-        step(optimizer)
-        plain = optimizer.param_groups[0]["normuon"] is None
-        if next(calls) >= at and (plain or normuon_too):
-            for group in optimizer.param_groups:
-                torch._foreach_mul_([parameter.detach() for parameter in group["params"]], math.nan)
-
-    patch.setattr(SimpleMuon, "step", broken)
+    patch.setattr(SimpleMuon, "step", broken_step(at, normuon_too=normuon_too))
 
 
 FALLING: dict[str, Any] = {"nan_fallback": "normuon", "max_skipped_in_a_row": 2, "steps": 16}

@@ -11,12 +11,26 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import ROOT, Child, Undisturbed, count_rows, flags, killed, ranks_of, small, start, wait_for_rows
+from small_runs import (
+    ROOT,
+    Child,
+    Undisturbed,
+    count_rows,
+    flags,
+    killed,
+    outcome,
+    ranks_of,
+    small,
+    start,
+    wait_for_rows,
+)
 from torch import nn
 
 from benchmarks import scaling
 from ngpt.config import RunConfig
 from ngpt.doctor import examine, runs_in
+from ngpt.files import locked
+from ngpt.flags import to_flags
 from ngpt.model import build_model
 from ngpt.model.roles import ParameterSpec, Role, parameter_specs
 from ngpt.optim import muon
@@ -39,12 +53,18 @@ STEPS: dict[str, dict[str, Any]] = {
     "gpt": {"arch": "gpt", "lr": 0.005, "aux_lr": 0.002},
     "clipped, scheduled": {"grad_clip": 0.05, "schedule": "cosine", "warmup_steps": 3},
 }
-QUICK = [("linear", 2, "replicas"), ("geodesic lr", 4, "replicas"), ("normuon, cautious decay", 4, "fsdp")]
+QUICK = [
+    ("clipped, scheduled", 2, "replicas"), ("geodesic lr", 4, "replicas"),
+    ("linear", 2, "fsdp"), ("normuon, cautious decay", 4, "fsdp"),
+]  # fmt: skip
 
 
 def thirty(data: str, **fields: Any) -> RunConfig:
-    """Thirty steps of two layers: 14 hidden matrices, which 4 ranks cannot share equally."""
-    return small(data, **({"n_layer": 2, "steps": 30, "eval_every": 10, "batch_size": 12} | fields))
+    """Thirty steps of two layers: 14 hidden matrices, which 4 ranks cannot share equally.
+
+    Validations come at other steps than projections, which would leave nothing to restore.
+    """
+    return small(data, **({"n_layer": 2, "steps": 30, "eval_every": 7, "batch_size": 12} | fields))
 
 
 def same_losses(folder: Path, expected: tuple[Any, ...]) -> None:
@@ -131,6 +151,45 @@ def test_what_one_process_left_is_continued_by_several_ranks(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
 
 
+@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+def test_normuon_takes_over_on_all_ranks(data: str, tmp_path: Path, parallel: str) -> None:
+    """Step 5 breaks the weights that each rank moves; two steps later all go on from the weights before it."""
+    config = thirty(data, nan_fallback="normuon", max_skipped_in_a_row=2)
+    alone = Child(flags(config, tmp_path / "alone"), tmp_path / "errors", environment={"BROKEN_AT": "5"})
+    ended([alone])
+    arguments = flags(config, tmp_path / "runs", "--parallel", parallel)
+    ended(ranks_of(arguments, tmp_path / "ranks", 2, BROKEN_AT=5))
+    same_losses(only(tmp_path / "runs"), outcome(only(tmp_path / "alone")))
+    assert read_record(only(tmp_path / "runs")).fell_back_at_step == 7
+
+
+@pytest.mark.parametrize("parallel", ["replicas", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_a_time_budget_ends_all_ranks_at_one_step(data: str, tmp_path: Path, parallel: str) -> None:
+    config = small(data, time_budget_seconds=0.5)
+    ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 2))
+    record = read_record(only(tmp_path / "runs"))
+    assert record.status == "done" and record.train_seconds == pytest.approx(0.5, abs=0.5 / 2)
+
+
+@pytest.mark.parametrize("flag", ["--save-every", "--parallel", "--resume"])
+def test_ranks_that_are_told_different_things_are_refused(data: str, tmp_path: Path, flag: str) -> None:
+    """They would wait for each other for ever; and nothing is touched."""
+    folder, record = start(thirty(data, steps=3), tmp_path / "runs")
+    common = [*to_flags(thirty(data, steps=3)), "--out", str(tmp_path / "runs"), "--no-progress"]
+    other = {"--save-every": ["--save-every", "5"], "--parallel": ["--parallel", "fsdp"], "--resume": ["--resume"]}
+    for child in ranks_of(common, tmp_path / "errors", 2, of_rank=[[], other[flag]]):
+        assert child.exit_code() == 2 and "the ranks have other flags" in child.errors.read_text()
+    assert only(tmp_path / "runs") == folder and read_record(folder) == record
+
+
+def test_a_run_that_others_are_working_on_is_left_by_all_ranks(data: str, tmp_path: Path) -> None:
+    config = thirty(data, steps=3)
+    folder, _ = start(config, tmp_path / "runs")
+    with locked(tmp_path / "runs" / ".locks" / folder.name):
+        for child in ranks_of(flags(config, tmp_path / "runs"), tmp_path / "errors", 2):
+            assert child.exit_code() == 2 and "another process is working on this run" in child.errors.read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
 def test_several_ranks_start_from_the_weights_of_one_process(
@@ -161,15 +220,19 @@ def test_a_batch_that_cannot_be_shared_is_refused_by_every_rank(data: str, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+@pytest.mark.parametrize("launches", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undisturbed, launches: int) -> None:
+    """Often enough to see a process that dies at its very end."""
     config = thirty(data)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "train_architectural.py"]
-    result = subprocess.run(
-        [*command, *flags(config, tmp_path / "runs")], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert Path(result.stdout.splitlines()[-1]) == only(tmp_path / "runs") and result.stdout.count("validation:") == 1
-    same_losses(only(tmp_path / "runs"), undisturbed(config))
+    for launch in range(launches):
+        out = tmp_path / f"runs{launch}"
+        result = subprocess.run(
+            [*command, *flags(config, out)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert result.returncode == 0, result.stderr
+        assert Path(result.stdout.splitlines()[-1]) == only(out) and result.stdout.count("validation:") == 1
+        same_losses(only(out), undisturbed(config))
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
