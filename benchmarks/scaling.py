@@ -7,6 +7,7 @@ formulas, and tests count the same in real runs (tests/training/test_ranks.py).
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,6 +68,11 @@ class Parameters:
             total += torch.Size(shape).numel() if chosen else 0
         return total
 
+    def padded(self, count: int, *, inside: bool) -> int:
+        """Numbers in matrices inside of blocks or outside, with what FSDP2 fills up so that all shards are as long."""
+        found = [self.shapes[n] for n in self.shapes if len(self.shapes[n]) == 2 and n.startswith("blocks.") == inside]
+        return sum(math.ceil(m / count) * count * n for m, n in found)
+
     def work_share(self, count: int) -> float:
         """Of all orthogonalisation, the largest part that one of `count` ranks does."""
         owner, work = owners(self.shapes, self.specs, count), [0] * count
@@ -113,20 +119,22 @@ def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, f
     """Bytes that a rank sends in a step without evaluation, the mean over `count` ranks, by what they are.
 
     With P numbers in matrices, p in vectors and scalars, t trained parameters and N ranks, each 4 bytes: replicas:
-    P (N-1)/N gradients to owners and as much weights back. fsdp: P (N-1)/N weights before the forward pass, those of
-    the blocks again before the backward pass, P (N-1)/N gradients onto shards, and then (N-1)/N^2 of `step_bytes`.
-    Both: 2 (p + t + 1) (N-1)/N of sums that all need. Of fsdp a projection comes to it (`projection_bytes`).
+    P (N-1)/N gradients to owners and as much weights back. fsdp, P with rows filled up to a multiple of N: P (N-1)/N
+    weights before the forward pass, those of the blocks again before the backward pass, P (N-1)/N gradients onto
+    shards, and then (N-1)/N^2 of `step_bytes`. Both: 2 (p + t + 1) (N-1)/N of sums that all need. Of fsdp a projection
+    comes to it (`projection_bytes`).
     """
-    P, small = of.elements(ndim=2), of.elements(ndim=1)
-    away = (count - 1) / count
+    small, away = of.elements(ndim=1), (count - 1) / count
     trained = sum(spec.role != Role.FROZEN for spec in of.specs.values())
     both = {"vectors, norms and loss": 2 * WORD * (small + trained + 1) * away}
     if parallel == "replicas":
+        P = of.elements(ndim=2)
         return {"gradients to owners": WORD * P * away, "weights from owners": WORD * P * away, **both}
-    inside, (there, back) = of.elements(ndim=2, inside=True), step_bytes(of)
+    inside, outside = (of.padded(count, inside=place) for place in (True, False))
+    there, back = step_bytes(of)
     return {
-        "weights for the passes": WORD * (P + inside) * away,
-        "gradients onto shards": WORD * P * away,
+        "weights for the passes": WORD * (2 * inside + outside) * away,
+        "gradients onto shards": WORD * (inside + outside) * away,
         "to be orthogonalised, to owners": there * away / count,
         "updates, to shards": back * away / count,
         **both,
@@ -136,8 +144,8 @@ def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, f
 def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
     """Bytes of the fullest of `count` ranks, without activations: Muon's one state, AdamW's two numbers a parameter.
 
-    AdamW's further number a parameter, its count of steps, and NorMuon's second moments are left out. Of fsdp, what
-    comes together in the passes is gone when the step comes, and less than it: `step_bytes` of the matrices owned.
+    AdamW's further number a parameter, its count of steps, and NorMuon's second moments are left out, and the room that
+    a step takes in passing.
     """
     P, H, small = of.elements(ndim=2), of.elements(role=Role.HIDDEN), of.elements(ndim=1)
     if parallel == "replicas" or count == 1:
@@ -145,11 +153,10 @@ def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, fl
         return {"weights and gradients": 2 * WORD * (P + small), "optimizer state": WORD * fullest}
     blocks = len({name.split(".")[1] for name in of.shapes if name.startswith("blocks.")})
     together = of.elements(ndim=2, inside=True) / blocks + of.elements(ndim=2, inside=False)
-    in_step = max(hidden for hidden, _ in of.owned(count)) / H * sum(step_bytes(of))
     return {
         "weights and gradients, sharded": 2 * WORD * (P / count + small),
         "optimizer state, sharded": WORD * ((H + 2 * (P - H)) / count + 2 * small),
-        "whole for a while: a block and what is outside of blocks": max(2 * WORD * together, in_step),
+        "whole for a while: a block and what is outside of blocks": 2 * WORD * together,
     }
 
 
@@ -182,22 +189,24 @@ def simulated(
     """Seconds of a step's parts on `count` ranks, the tokens a rank kept (weak scaling).
 
     seconds: of gradients, move and projection on one device. Ranks divide move and projection as they divide the
-    orthogonalisation, by its largest share. Replicas' gradients travel during the backward pass, shards' weights and
-    gradients during both passes; what is left over is waited for, and so is all that travels in the step. No latency,
-    no stragglers.
+    orthogonalisation, by its largest share. What belongs to blocks travels while others are computed: replicas'
+    gradients during the backward pass, shards' weights and gradients during both. The embedding's and the head's
+    weights come before anything is computed, and the embedding's gradient, of shards both, when all is. That is waited
+    for, with what is left over of the rest and all that travels in the step. No latency, no stragglers.
     """
-    sent = {
-        what: size / network.bytes_per_second(count) for what, size in payload_bytes(of, count, parallel).items()
-    }
+    speed, away = network.bytes_per_second(count), (count - 1) / count
+    sent = payload_bytes(of, count, parallel)
     if parallel == "replicas":
-        hidden, meanwhile = sent.pop("gradients to owners"), BACKWARD * seconds["gradients"]
+        passes, apart = sent.pop("gradients to owners"), WORD * of.elements(role=Role.EMBEDDING) * away
+        meanwhile = BACKWARD * seconds["gradients"]
     else:
-        hidden, meanwhile = sent.pop("weights for the passes") + sent.pop("gradients onto shards"), seconds["gradients"]
+        passes = sent.pop("weights for the passes") + sent.pop("gradients onto shards")
+        apart, meanwhile = 2 * WORD * of.padded(count, inside=False) * away, seconds["gradients"]
     return {
         "passes": seconds["gradients"],
-        "waiting in the passes": max(0.0, hidden - meanwhile),
+        "waiting in the passes": apart / speed + max(0.0, (passes - apart) / speed - meanwhile),
         "optimizers": of.work_share(count) * (seconds["move"] + seconds["projection"]),
-        "waiting in the step": sum(sent.values()),
+        "waiting in the step": sum(sent.values()) / speed,
     }
 
 

@@ -134,18 +134,20 @@ class SimpleMuon(torch.optim.Optimizer):
             settings = (group["orthogonalizer"], group["ns_steps"], group["polar_dtype"])
             alike = (stack.fused, stack.input_dtype, stack.shape, first.dtype, first.device)
             batches[settings, alike].append(stack)
+        following, before = iter(batches.values()), list[Stack | ShardedStack]()
+        _begin(next(following, []))
         for ((method, count, name), (fused, kind, shape, *_)), stacks in batches.items():  # however vectors lie
-            sizes = [stack.count for stack in stacks]
+            _begin(next(following, []))  # what the next batch needs travels while this one is orthogonalised
+            sizes, dtype = [stack.count for stack in stacks], getattr(torch, name)
             X = stacks[0].parameters[0].new_empty(sum(sizes), *shape, dtype=kind)
             norms = [stack.write_polar_input(part) for stack, part in zip(stacks, X.split(sizes), strict=True)]
             norm = torch.cat([found for found in norms if found is not None]) if fused else None
-            dtype = getattr(torch, name)
             O = polar.orthogonalize(X, method=method, steps=count, dtype=dtype, norm=norm) if len(X) else X.to(dtype)
             for stack, O_stack in zip(stacks, O.split(sizes), strict=True):
                 stack.move(O_stack)
-        for stacks in batches.values():
-            for stack in stacks:
-                stack.finish()
+            _finish(before)
+            before = stacks
+        _finish(before)
         return loss
 
     def _stacks(self) -> list[Stack | ShardedStack]:
@@ -215,6 +217,16 @@ def _validate(group: dict[str, Any]) -> None:
             raise ValueError(f"SimpleMuon moves matrices, not a parameter of shape {tuple(parameter.shape)}")
         sharded.cut_of(parameter)
         steps.shape_factor(parameter.shape, group["adjust_lr_fn"])
+
+
+def _begin(stacks: Iterable[Stack | ShardedStack]) -> None:
+    for stack in stacks:
+        stack.begin()
+
+
+def _finish(stacks: Iterable[Stack | ShardedStack]) -> None:
+    for stack in stacks:
+        stack.finish()
 
 
 def _alike(parameters: Iterable[Tensor]) -> list[list[Tensor]]:

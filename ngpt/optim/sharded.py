@@ -137,57 +137,59 @@ class Travelling:
         return cut
 
 
-def to_owners(travelling: Sequence[Travelling]) -> Callable[[], list[Tensor]]:
-    """Send shards to their owners; what is returned waits, and gives the whole of those that this rank owns.
+def to_owners(travelling: Sequence[Travelling]) -> Callable[[Sequence[Tensor]], None]:
+    """Send shards to their owners; what is returned waits, and writes the wholes of this rank's to the tensors given.
 
     All of one process group, and given in the same order by all its ranks.
     """
-    wholes = [one.shard.new_empty(one.like.shape) for one in travelling if one.owner == one.cut.index]
-    at_owners, at_shards = _places(travelling, wholes)
-    finish = _swap(travelling[0].cut.group, at_shards, at_owners)
-
-    def arrived() -> list[Tensor]:
-        finish()
-        return wholes
-
-    return arrived
+    cut = travelling[0].cut
+    mine = [one for one in travelling if one.owner == cut.index]
+    shapes = [torch.empty(one.like.shape, dtype=one.shard.dtype, device="meta") for one in mine]
+    finish = _swap(cut.group, _shards(travelling), _parts(mine, shapes, cut.count), travelling[0].shard.device)
+    return lambda wholes: finish(_parts(mine, wholes, cut.count))
 
 
 def to_shards(travelling: Sequence[Travelling], wholes: Sequence[Tensor]) -> Callable[[], None]:
     """The inverse: send the `wholes` that this rank owns of `travelling`; what is returned waits, and writes shards."""
-    at_owners, at_shards = _places(travelling, wholes)
-    return _swap(travelling[0].cut.group, at_owners, at_shards)
+    cut = travelling[0].cut
+    mine = [one for one in travelling if one.owner == cut.index]
+    arriving = _shards(travelling)
+    finish = _swap(cut.group, _parts(mine, wholes, cut.count), arriving, travelling[0].shard.device)
+    return lambda: finish(arriving)
 
 
-def _places(
-    travelling: Sequence[Travelling], wholes: Sequence[Tensor]
-) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """By rank of the group: the parts of this rank's wholes that lie there, and this rank's shards of wholes there."""
-    cuts = [(one.cut, one.owner) for one in travelling]
-    mine = [cut for cut, owner in cuts if owner == cut.index]
-    parts, ranks = [cut.parts(whole) for cut, whole in zip(mine, wholes, strict=True)], range(cuts[0][0].count)
-    shards = [[one.shard for one in travelling if one.owner == rank] for rank in ranks]
-    return [[of[rank] for of in parts] for rank in ranks], shards
+ByRank = list[list[Tensor]]
+"""Tensors that go to each rank of a group, or come from it"""
 
 
-def _swap(group: Any, leaving: list[list[Tensor]], arriving: list[list[Tensor]]) -> Callable[[], None]:
-    """Send each rank its tensors of `leaving`; what is returned waits, and writes those that `arriving` has of each.
+def _shards(travelling: Sequence[Travelling]) -> ByRank:
+    """The shards on this rank, by the owners of their wholes."""
+    return [[one.shard for one in travelling if one.owner == rank] for rank in range(travelling[0].cut.count)]
 
-    As bytes: tensors of every dtype go in one exchange, by every backend.
+
+def _parts(mine: Sequence[Travelling], wholes: Sequence[Tensor], count: int) -> ByRank:
+    """Of wholes that this rank owns the parts, by the `count` ranks where they lie."""
+    parts = [one.cut.parts(whole) for one, whole in zip(mine, wholes, strict=True)]
+    return [[of_whole[rank] for of_whole in parts] for rank in range(count)]
+
+
+def _swap(group: Any, leaving: ByRank, arriving: ByRank, device: torch.device) -> Callable[[ByRank], None]:
+    """Send each rank its tensors of `leaving`; what is returned waits, and writes what has come to the tensors given.
+
+    arriving: tensors of the sizes that will come from each rank. As bytes: tensors of every dtype go in one exchange,
+    by every backend.
     """
-    sizes_out, sizes_in = ([sum(t.numel() * t.element_size() for t in of) for of in by] for by in (leaving, arriving))
+    sizes_out, sizes_in = ([sum(tensor.nbytes for tensor in of) for of in by] for by in (leaving, arriving))
+    received, nothing = (torch.empty(size, dtype=torch.uint8, device=device) for size in (sum(sizes_in), 0))
     sent = [tensor.contiguous().view(-1).view(torch.uint8) for of in leaving for tensor in of]
-    device = next(tensor.device for by in (leaving, arriving) for of in by for tensor in of)
-    nothing = torch.empty(0, dtype=torch.uint8, device=device)
-    packed, received = torch.cat([nothing, *sent]), torch.empty(sum(sizes_in), dtype=torch.uint8, device=device)
+    packed = torch.cat([nothing, *sent])
     work = dist.all_to_all_single(received, packed, sizes_in, sizes_out, group=group, async_op=True)
 
-    def finish() -> None:
+    def finish(places: ByRank) -> None:
         work.wait()
-        places = [tensor for of in arriving for tensor in of]
-        came = received.split([place.numel() * place.element_size() for place in places])
-        for place, content in zip(places, came, strict=True):  # a clone starts where its dtype may start
-            place.copy_(content.clone().view(place.dtype).view(place.shape))
+        flat = [tensor for of in places for tensor in of]
+        for place, content in zip(flat, received.split([place.nbytes for place in flat]), strict=True):
+            place.copy_(content.clone().view(place.dtype).view(place.shape))  # a clone begins where its dtype may begin
 
     return finish
 

@@ -1,7 +1,7 @@
 """Matrices of one group, shape and dtype in one step of SimpleMuon: whole ones, or those that lie in shards over ranks.
 
-Both are taken through a step by the same calls: `write_polar_input`, `move` and `finish`; in between the caller
-orthogonalises all stacks of a shape as one batch.
+Both are taken through a step by the same calls: `begin`, `write_polar_input`, `move` and `finish`; before `move` the
+caller orthogonalises all stacks of a shape as one batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -132,6 +132,9 @@ class Stack:
             torch._foreach_copy_(self.momenta, list(M))
         torch._foreach_copy_(self.parameters, list(moved))
 
+    def begin(self) -> None:
+        """Nothing has to come from elsewhere."""
+
     def finish(self) -> None:
         """Nothing is under way."""
 
@@ -161,7 +164,7 @@ class ShardedStack:
         group: dict[str, Any],
         owners: list[int],
     ) -> None:
-        """Makes step 1 and sends. owners: of each matrix, its rank among those that share it."""
+        """owners: of each matrix, its rank among those that share it."""
         self.sharded, self.states, self.group, self.owners = parameters, states, group, owners
         self.near = Stack(
             [local_of(parameter) for parameter in parameters],
@@ -169,17 +172,12 @@ class ShardedStack:
             [{key: local_of(value) for key, value in state.items()} for state in states],
             group,
         )
-        first = self.near.parameters[0]
-        early = rounds_early(group) and first.dtype == torch.float32
-        self.input_dtype = polar_dtype(group) if early else first.dtype
-        dtype = self.input_dtype if self.near.fused else first.dtype
-        inputs = [torch.empty_like(W, dtype=dtype) for W in self.near.parameters]
-        self.near.make_momentum(inputs)
-        going = self._travelling([X.to(self.input_dtype) for X in inputs])
-        going += self._travelling(self.near.parameters) if needs_weights(group) else []
         self.carried = ["second_momentum_buffer"] * (group["normuon"] is not None)
         self.carried += ["momentum_buffer"] * (group["momentum_transport"] != "none")
-        self.arrived = to_owners(going + self._travelling_states())
+        first = self.near.parameters[0]
+        self.input_dtype = first.dtype
+        if rounds_early(group) and first.dtype == torch.float32:
+            self.input_dtype = polar_dtype(group)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -197,40 +195,48 @@ class ShardedStack:
         cut = cut_of(self.sharded[0])
         return 0 if cut is None else self.owners.count(cut.index)
 
+    def begin(self) -> None:
+        """Make step 1 and send."""
+        dtype = self.input_dtype if self.near.fused else self.near.parameters[0].dtype
+        inputs = [torch.empty_like(W, dtype=dtype) for W in self.near.parameters]
+        self.near.make_momentum(inputs)
+        going = self._travelling([X.to(self.input_dtype) for X in inputs])
+        going += self._travelling(self.near.parameters) if needs_weights(self.group) else []
+        self.arrive = to_owners(going + self._travelling_states())
+
     def write_polar_input(self, X: Tensor) -> None:
         """Wait for what comes together here, and step 2, into X (`count`, m, n)."""
-        wholes = iter(self.arrived())
-        for X_i in X:
-            X_i.copy_(next(wholes))
-        weights = [next(wholes) for _ in range(self.count if needs_weights(self.group) else 0)]
-        states: list[dict[str, Tensor]] = [{} for _ in range(self.count)]
-        for key in self.carried:
-            for state in states:
-                state[key] = next(wholes)
+        here, first = range(self.count), self.near.parameters[0]
+        weights = [first.new_empty(self.shape) for _ in here if needs_weights(self.group)]
+        kept = {key: self.states[0][key] for key in self.carried}  # all are alike
+        states = [{key: first.new_empty(like.shape, dtype=like.dtype) for key, like in kept.items()} for _ in here]
+        self.arrive([*X, *weights, *(state[key] for key in self.carried for state in states)])
         self.whole = Stack(weights, [], states, self.group)
-        del self.arrived
-        if self.count:
+        del self.arrive
+        if here:
             self.whole.make_tangent(X)
 
     def move(self, O: Tensor) -> None:
         """Steps 4 to 10 of the matrices that are whole here, and send what became of them. O (`count`, m, n)."""
-        whole, back = self.whole, self.near.parameters
+        whole, self.updates = self.whole, list[Tensor]()
         if not needs_weights(self.group):
-            back = self.updates = [torch.empty_like(W, dtype=refined_dtype(self.group)) for W in back]
-            moved = list(whole.refine(O).to(back[0].dtype)) if self.count else []
+            self.updates = [torch.empty_like(W, dtype=refined_dtype(self.group)) for W in self.near.parameters]
+            moved = list(whole.refine(O).to(self.updates[0].dtype)) if self.count else []
         else:
             if self.count:
                 whole.move(O)
             moved = whole.parameters
         states = [state[key] for key in self.carried for state in whole.states]
-        self.came_back = to_shards(self._travelling(back) + self._travelling_states(), [*moved, *states])
+        returning = self._travelling(self.updates or self.near.parameters) + self._travelling_states()
+        self.come_back = to_shards(returning, [*moved, *states])
         del self.whole
 
     def finish(self) -> None:
         """Wait for the shards of what other ranks moved, or of the updates, and make steps 8 and 9 with those."""
-        self.came_back()
+        self.come_back()
         if not needs_weights(self.group):
             self.near.move_entries(self.updates, steps.shape_factor(self.shape, self.group["adjust_lr_fn"]))
+        del self.come_back, self.updates  # their memory, before the step is over
 
     def _travelling(self, shards: Sequence[Tensor]) -> list[Travelling]:
         return [Travelling(*one) for one in zip(shards, self.sharded, self.owners, strict=True)]

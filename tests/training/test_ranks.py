@@ -266,9 +266,9 @@ def test_as_many_bytes_are_sent_as_the_formulas_say(data: str, tmp_path: Path, p
         assert found["all_reduce"] == pytest.approx(everywhere + projected * scaling.projection_bytes(of, 2), rel=1e-12)
         both_ways = expected["to be orthogonalised, to owners"] + expected["updates, to shards"]
         assert found["all_to_all"] == pytest.approx(12 * both_ways, rel=1e-12)
-        assert found["reduce_scatter"] == pytest.approx(12 * expected["gradients onto shards"], rel=0.01)
-        evaluated = of.elements(ndim=2) * scaling.WORD / 2
-        assert found["all_gather"] == pytest.approx(12 * expected["weights for the passes"] + evaluated, rel=0.02)
+        assert found["reduce_scatter"] == pytest.approx(12 * expected["gradients onto shards"], rel=1e-12)
+        evaluated = sum(of.padded(2, inside=place) for place in (True, False)) * scaling.WORD / 2
+        assert found["all_gather"] == pytest.approx(12 * expected["weights for the passes"] + evaluated, rel=1e-12)
 
 
 # --- who owns what ---------------------------------------------------------------------------------------------------
