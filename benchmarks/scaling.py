@@ -189,10 +189,10 @@ def simulated(
     """Seconds of a step's parts on `count` ranks, the tokens a rank kept (weak scaling).
 
     seconds: of gradients, move and projection on one device. Ranks divide move and projection as they divide the
-    orthogonalisation, by its largest share. What belongs to blocks travels while others are computed: replicas'
-    gradients during the backward pass, shards' weights and gradients during both. The embedding's and the head's
-    weights come before anything is computed, and the embedding's gradient, of shards both, when all is. That is waited
-    for, with what is left over of the rest and all that travels in the step. No latency, no stragglers.
+    orthogonalisation, by its largest share. Replicas' gradients travel during the backward pass, shards' weights and
+    gradients during both, but for the embedding's: its weights come before anything is computed, and its gradient when
+    all is. That is waited for, with what is left over of the rest and all that travels in the step. No latency, no
+    stragglers.
     """
     speed, away = network.bytes_per_second(count), (count - 1) / count
     sent = payload_bytes(of, count, parallel)
@@ -201,7 +201,7 @@ def simulated(
         meanwhile = BACKWARD * seconds["gradients"]
     else:
         passes = sent.pop("weights for the passes") + sent.pop("gradients onto shards")
-        apart, meanwhile = 2 * WORD * of.padded(count, inside=False) * away, seconds["gradients"]
+        apart, meanwhile = 2 * WORD * of.elements(role=Role.EMBEDDING) * away, seconds["gradients"]
     return {
         "passes": seconds["gradients"],
         "waiting in the passes": apart / speed + max(0.0, (passes - apart) / speed - meanwhile),

@@ -161,7 +161,8 @@ class Replicas(_Shared):
 class Shards(_Shared):
     """FSDP2: weights, gradients and optimizer state of the matrices lie sharded over the ranks.
 
-    They come together for each block's pass, and FSDP2 averages gradients onto shards while the backward pass goes on.
+    They come together for the pass through a block, an embedding or the head, and FSDP2 averages gradients onto shards
+    while the backward pass goes on.
     """
 
     def __init__(
@@ -183,10 +184,15 @@ class Shards(_Shared):
             "mesh": init_device_mesh(device.type, (ranks.count,)), "ignored_params": others,
             "shard_placement_fn": lambda _: Shard(dim),
         }  # fmt: skip
-        for block in model.blocks:  # type: ignore[union-attr]
-            fully_shard(block, **settings)
+        self.staying: list[Any] = []
+        """What is together from a forward pass on until the next backward pass has been through it"""
+        for child in model.children():
+            blocks = list(child) if isinstance(child, nn.ModuleList) else []
+            for part in blocks or [child]:
+                if any(parameter.ndim == 2 for parameter in part.parameters()):
+                    fully_shard(part, reshard_after_forward=bool(blocks), **settings)
+                    self.staying += [] if blocks else [part]
         fully_shard(model, **settings)
-        self.model: Any = model
         self.parameters = dict(model.named_parameters())
         self.owned, self.summed_squares = dict(self.parameters), frozenset(self.matrices)
 
@@ -194,8 +200,9 @@ class Shards(_Shared):
         """FSDP2 has done it."""
 
     def publish(self) -> None:
-        """The next pass brings the shards together again; after a validation the root's are still together."""
-        self.model.reshard()
+        """The next pass brings the shards together again, also of what a validation has left together."""
+        for part in self.staying:
+            part.reshard()
 
 
 def share(

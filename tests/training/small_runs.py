@@ -217,8 +217,8 @@ class Child:
         self.process = context.Process(target=command, args=(arguments, errors, death, file_bytes, environment or {}))
         self.process.start()
 
-    def exit_code(self) -> int | None:
-        self.process.join(60)
+    def exit_code(self, seconds: float = 60) -> int | None:
+        self.process.join(seconds)
         return self.process.exitcode
 
 

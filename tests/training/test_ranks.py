@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from several_ranks import on_ranks
 from small_runs import (
     ROOT,
     Child,
@@ -36,9 +39,10 @@ from ngpt.model.roles import ParameterSpec, Role, parameter_specs
 from ngpt.optim import muon
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
+from ngpt.ranks import Ranks
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.shares import owners
+from ngpt.training.shares import Replicas, owners
 
 TOLERANCE = 1e-6
 """Relative, of losses in float32: ranks add the same numbers in another order."""
@@ -79,9 +83,9 @@ def same_losses(folder: Path, expected: tuple[Any, ...]) -> None:
             assert name not in other or row[name] == pytest.approx(other[name], rel=TOLERANCE), (row, other)
 
 
-def ended(children: list[Child]) -> None:
+def ended(children: list[Child], seconds: float = 60) -> None:
     for child in children:
-        assert child.exit_code() == 0, child.errors.read_text()
+        assert child.exit_code(seconds) == 0, child.errors.read_text()
 
 
 def only(out: Path) -> Path:
@@ -233,6 +237,44 @@ def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undis
         assert result.returncode == 0, result.stderr
         assert Path(result.stdout.splitlines()[-1]) == only(out) and result.stdout.count("validation:") == 1
         same_losses(only(out), undisturbed(config))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a compiler")
+@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+def test_compiled_ranks(data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str) -> None:
+    config = thirty(data, compile=True)
+    ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 2), seconds=300)
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+def half_of_the_matrices() -> None:
+    """A loss that does not depend on one of them: its gradient is zero on its owner, and nobody waits for it."""
+    ranks = Ranks(index=dist.get_rank(), count=dist.get_world_size())
+    torch.manual_seed(0)
+    model = nn.ParameterDict({name: nn.Parameter(torch.randn(4, 4)) for name in ("first", "second", "third")})
+    model["scale"] = nn.Parameter(torch.ones(()))
+    specs = {name: ParameterSpec(Role.HIDDEN if p.ndim else Role.SCALAR) for name, p in model.named_parameters()}
+    shares = Replicas(model, specs, ranks)
+    x = torch.full((4,), ranks.index + 1.0)
+    gradients, outcome = shares.collect(_backward(model["first"] @ x * model["scale"] + model["third"] @ x))
+    assert set(shares.owned) >= {"scale"} and len(gradients) == len(shares.owned)
+    mean = torch.full((4, 4), (ranks.count + 1) / 2)
+    for name, expected in {"first": mean, "second": 0 * mean, "third": mean}.items():
+        if name in shares.owned:
+            torch.testing.assert_close(shares.owned[name].grad, expected)
+    slope = (model["first"].detach().sum() * (ranks.count + 1) / 2).square()
+    assert outcome[1].item() == pytest.approx((2 * mean.square().sum() + slope).sqrt().item(), rel=1e-5)
+
+
+def _backward(y: torch.Tensor) -> torch.Tensor:
+    loss = y.sum()
+    loss.backward()
+    return loss
+
+
+def test_a_matrix_that_the_loss_does_not_depend_on(tmp_path: Path) -> None:
+    on_ranks(half_of_the_matrices, 2, tmp_path)
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
