@@ -10,7 +10,7 @@ from ngpt.campaign.launchers import RayLauncher
 from ngpt.campaign.plan import Plan
 from ngpt.data.corpus import load_corpus
 
-STEPS = 2000
+STEPS = 800
 
 
 def main(folder: Path, *address: str) -> None:

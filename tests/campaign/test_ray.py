@@ -72,9 +72,10 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-def runner(local: Path, folder: Path, cluster: Any) -> "subprocess.Popen[str]":
+def runner(local: Path, folder: Path, cluster: Any, *more: str) -> "subprocess.Popen[str]":
     (folder / "text.txt").write_text((local / "text.txt").read_text())
-    command = [sys.executable, str(SCRIPT), *flags(folder, "--launcher", "ray", "--ray-address", cluster.address)]
+    there = flags(folder, "--launcher", "ray", "--ray-address", cluster.address, *more)
+    command = [sys.executable, str(SCRIPT), *there]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     )
@@ -107,8 +108,20 @@ def same_as(local: Path, folder: Path) -> None:
     assert verdicts[0] == verdicts[1]
 
 
-def test_runs_on_two_nodes_of_which_one_is_lost(tmp_path: Path, cluster: Any) -> None:
-    """While a run on it is in its steps: it is continued on the other, and all end with the weights of local ones."""
+def lose_the_second_node(cluster: Any) -> None:
+    cluster.remove_node(cluster.second, allow_graceful=False)
+
+
+def stop_a_worker(cluster: Any) -> None:
+    """As a machine does that goes down in good order; the runner has asked for nothing."""
+    processes = Path("/proc").glob("[0-9]*/cmdline")
+    found = [int(path.parent.name) for path in processes if b"ray::carry_out_task" in path.read_bytes()]
+    os.kill(found[0], signal.SIGTERM)
+
+
+@pytest.mark.parametrize("lose", [lose_the_second_node, pytest.param(stop_a_worker, marks=pytest.mark.slow)])
+def test_a_run_that_is_lost_is_continued_elsewhere(tmp_path: Path, cluster: Any, lose: Any) -> None:
+    """While two are in their steps, one on each of two nodes; all end with the weights of local ones."""
     script = [sys.executable, str(mini_runs.__file__)]
     for folder in (tmp_path / "here", tmp_path / "there"):
         folder.mkdir()
@@ -117,10 +130,10 @@ def test_runs_on_two_nodes_of_which_one_is_lost(tmp_path: Path, cluster: Any) ->
         [*script, str(tmp_path / "there"), cluster.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     runs, deadline = tmp_path / "there" / "runs", time.monotonic() + 100
-    while len(list(runs.glob(f"*/{CHECKPOINT}"))) < 2:  # one on each node
+    while len(list(runs.glob(f"*/{CHECKPOINT}"))) < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
-    cluster.remove_node(cluster.second, allow_graceful=False)
+    lose(cluster)
     subprocess.run([*script, str(tmp_path / "here")], check=True, capture_output=True, timeout=100)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
@@ -130,6 +143,13 @@ def test_runs_on_two_nodes_of_which_one_is_lost(tmp_path: Path, cluster: Any) ->
         assert not examine(one)[1]
         assert read_record(one).weights_sha256 == read_record(other).weights_sha256
         assert [row["step"] for row in read_metrics(one)] == list(range(1, mini_runs.STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_cluster_without_what_runs_need_is_one_line(local: Path, tmp_path: Path, cluster: Any) -> None:
+    process = runner(local, tmp_path, cluster, "--device", "cuda")
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2 and "error: --launcher ray: the cluster has no GPU" in errors.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -241,6 +241,7 @@ def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undis
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, where it compiles
 @pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
 def test_compiled_ranks(data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str) -> None:
     config = thirty(data, compile=True)
