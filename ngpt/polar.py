@@ -136,22 +136,28 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
     """
     tall = X.size(-2) > X.size(-1)
     X = X.mT if tall else X
-    single = X.ndim == 2
-    X = X.unsqueeze(0) if single else X
-    batch = X.shape[:-2]
-    X = X.reshape(-1, *X.shape[-2:])
-    m, n = X.shape[-2:]
+    batch, (m, n) = X.shape[:-2], X.shape[-2:]
+    X = X.reshape(-1, m, n)
     more = [kernels.padding(side, X.dtype, X.device) for side in (m, n)]
     if any(more):  # zero rows and columns stay zero and change nothing else
         X = F.pad(X, (0, more[1], 0, more[0]))
+    if len(X) > 1 and kernels.one_by_one(m, X.device):
+        X = torch.stack([_iterated(matrix, rows) for matrix in X])
+    else:
+        X = _iterated(X.squeeze(0), rows).reshape(X.shape)
+    X = X[:, :m, :n].reshape(*batch, m, n)
+    return X.mT if tall else X
+
+
+def _iterated(X: Tensor, rows: Sequence[Row]) -> Tensor:
+    """`polynomial_polar` of one wide matrix (m, n) or of several, (N, m, n)."""
     run = kernels.products(X.size(-2), X.dtype, X.device)
+    add_product = torch.addmm if X.ndim == 2 else torch.baddbmm
     for a, b, c in rows:
         A = run.xxt(X)
         B = run.ba_plus_cAA(A, b, c, check=False) if c else b * A
-        X = torch.baddbmm(X, B, X, beta=a)
-    X = X[:, :m, :n].reshape(*batch, m, n)
-    X = X.squeeze(0) if single else X
-    return X.mT if tall else X
+        X = add_product(X, B, X, beta=a)
+    return X
 
 
 def exact_polar(G: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ def ba_plus_cAA(A: Tensor, b: float, c: float, *, check: bool = True) -> Tensor:
     Raises ValueError if A is not square or, with `check`, is not symmetric, for which it waits for the device.
     """
     check_symmetric(A, values=check)
+    if A.ndim == 2:
+        return torch.addmm(A, A, A, beta=b, alpha=c)
     flat = A.reshape(-1, *A.shape[-2:])
     return torch.baddbmm(flat, flat, flat, beta=b, alpha=c).reshape(A.shape)
 

@@ -41,6 +41,21 @@ def test_padding_changes_nothing_but_the_order_of_sums(
     torch.testing.assert_close(padded, plain, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(3, 24, 40), (2, 2, 40, 24), (1, 16, 16)])
+def test_one_after_another_changes_nothing_but_the_order_of_sums(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    G = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for rows in (10**9, 1):
+        monkeypatch.setattr(kernels, "ALONE_FROM_ROWS", rows)
+        assert kernels.one_by_one(16, CPU) == (rows == 1) and not kernels.one_by_one(16, torch.device("meta"))
+        found.append(orthogonalize(G, method="polar-express", steps=5, dtype=dtype))
+    assert found[0].shape == found[1].shape == shape
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.05)
+
+
 @pytest.mark.usefixtures("on_a_gpu")
 def test_triton_runs_where_it_pays() -> None:
     pytest.importorskip("triton")

@@ -38,11 +38,12 @@ from ngpt.model import build_model
 from ngpt.model.roles import ParameterSpec, Role, parameter_specs
 from ngpt.optim import muon
 from ngpt.optim.build import build_optimizers
+from ngpt.optim.sharded import local_of
 from ngpt.presets import resolve
 from ngpt.ranks import Ranks
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.shares import Replicas, owners
+from ngpt.training.shares import Replicas, Shards, owners
 
 TOLERANCE = 1e-6
 """Relative, of losses in float32: ranks add the same numbers in another order."""
@@ -109,6 +110,12 @@ def test_any_number_of_ranks_has_the_losses_of_one_process(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
     record = read_record(only(tmp_path / "runs"))
     assert (record.ranks, record.status) == (count, "done")
+
+
+def test_one_rank_is_one_process_to_the_bit(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    config = thirty(data)
+    ended(ranks_of(flags(config, tmp_path / "runs"), tmp_path / "errors", 1))
+    assert outcome(only(tmp_path / "runs")) == undisturbed(config)
 
 
 @pytest.mark.parametrize("dim", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -384,6 +391,31 @@ def test_each_rank_orthogonalises_its_share_and_keeps_only_its_state(
     told = scaling.memory_bytes(scaling.Parameters.of(config, 257), count, "replicas")["optimizer state"]
     assert max(states) * scaling.WORD == told
     assert max(counted) <= 1.25 * sum(counted) / count
+
+
+def state_in_shards() -> None:
+    """After a step of a model in shards, each rank keeps what the formula says, and a loss of the whole batch."""
+    ranks = Ranks(index=dist.get_rank(), count=dist.get_world_size())
+    config, vocabulary = resolve("tiny", n_layer=2), 256  # rows that the ranks divide
+    model = build_model(config.model, vocabulary, seed=0)
+    specs = parameter_specs(model)
+    shares = Shards(model, specs, ranks, torch.device("cpu"))
+    optimizers = build_optimizers(model, config, shares.owned)
+    _, outcome = shares.collect(_backward(model(torch.arange(8).reshape(2, 4) + ranks.index) / 1000))
+    assert outcome.isfinite().all()
+    optimizers.move()
+    kept, whole = 0, 0
+    for optimizer in optimizers.all.values():
+        for state in optimizer.state.values():
+            values = [value for key, value in state.items() if key != "step"]
+            kept += sum(local_of(value).numel() for value in values)
+            whole += sum(value.numel() for value in values)
+    told = scaling.memory_bytes(scaling.Parameters.of(config, vocabulary), ranks.count, "fsdp")
+    assert kept * scaling.WORD == told["optimizer state, sharded"] and kept < 0.6 * whole
+
+
+def test_each_rank_keeps_as_much_state_of_shards_as_the_formula_says(tmp_path: Path) -> None:
+    on_ranks(state_in_shards, 2, tmp_path)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
