@@ -11,6 +11,7 @@ equal weights to the bit are then the whole answer.
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,8 @@ def main(arguments: list[str]) -> int:
         answer = "yes" if row["no_effect_that_matters"] else "NO"
         print(f"{row['path']:44} {interval:38} {answer:>11}  {row['same_bits']:3} of {options.seeds}")
     against = f" --against <checkout of {commit_of(options.against)}>" if options.against is not None else ""
+    if options.paths_against != [PLAIN]:
+        against += f" --paths-against {shlex.join(options.paths_against)}"
     content = {
         "command": f"python benchmarks/paths.py --flags '{options.flags}'{against}",
         "measured_on": {"device": device_name(device)},
