@@ -285,6 +285,21 @@ def test_a_matrix_that_the_loss_does_not_depend_on(tmp_path: Path) -> None:
     on_ranks(half_of_the_matrices, 2, tmp_path)
 
 
+@pytest.mark.slow
+def test_torchrun_begins_again_from_the_checkpoint(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """By the command of docs/scaling.md; the killed rank is any of torchrun's children."""
+    config = thirty(data)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3", "--nproc_per_node=2"]
+    arguments = ["train_architectural.py", *flags(config, tmp_path / "runs", "--resume")]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=said, stderr=said)
+        wait_for_rows(tmp_path / "runs", 7)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert process.wait(100) == 0, (tmp_path / "said").read_text()
+    same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
