@@ -7,6 +7,7 @@ all. That sends as much as averaging the gradients everywhere does, and each ran
 scalars are few numbers: either way every rank steps all of them, on gradients averaged everywhere.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ class Shares:
             tensor.grad = None
 
 
-class _Shared(Shares):
+class _Shared(Shares, ABC):
     """What replicas and shards have in common."""
 
     summed_squares: frozenset[str] = frozenset()
@@ -95,9 +96,9 @@ class _Shared(Shares):
         self.matrices = [name for name in self.trained if self.parameters[name].ndim == 2]
         self.small = [name for name in self.trained if self.parameters[name].ndim != 2]
 
+    @abstractmethod
     def _bring_gradients(self) -> None:
         """Of the matrices, averaged, to where they are stepped."""
-        raise NotImplementedError
 
     def collect(self, loss: Tensor) -> tuple[list[Tensor], Tensor]:
         self._bring_gradients()
