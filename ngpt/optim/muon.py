@@ -41,6 +41,9 @@ class SimpleMuon(torch.optim.Optimizer):
     replays a step with what they hold at the time. On a GPU with Triton, one kernel takes momentum, look-ahead and norm
     (`ngpt.kernels`), and one the geodesic step where no other option needs the weights.
 
+    Parameters may lie in shards over ranks (DTensor, as of FSDP2), cut along either dimension; state then does as well,
+    and all ranks call `step` together. Every matrix is made whole on one of them (`ngpt.optim.stack.ShardedStack`).
+
     Units: on unit vectors of a matrix whose polar factor has unit rows, lr is the rotation in radians to first order.
 
     State of each parameter: `momentum_buffer`, of the parameter's shape and dtype; with normuon also
