@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 from tqdm import tqdm
 
 from ngpt.config import SECTIONS, RunConfig, Runtime, flag_name
-from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 from ngpt.flags import field_docs, notes
 from ngpt.presets import PRESETS, resolve
 
@@ -118,6 +118,8 @@ def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
 def main(arguments: list[str] | None = None) -> int:
     """Train, show progress on standard error, print a summary and, last, the run's folder. Returns the exit code."""
     config, runtime = parse(arguments)
+    if runtime.parallel != "replicas" and "WORLD_SIZE" not in os.environ:
+        raise InputError(f"--parallel {runtime.parallel} has no effect in one process: start it by torchrun")
     from ngpt.ranks import joined  # after the flags: a wrong flag should not wait for torch
 
     with joined() as ranks:
@@ -168,6 +170,8 @@ def _train(config: RunConfig, runtime: Runtime, ranks: "Ranks") -> int:
     if record.tokens_per_second is not None:
         speed = f"{record.tokens_per_second:,.0f} tokens/s"
         print(f"training: {record.train_seconds:.1f} s, {speed}, {record.skipped_steps} steps skipped, {record.device}")
+    if record.ranks > 1:
+        print(f"ranks: {record.engine}")
     if record.message:
         print(record.message)
     print(folder)

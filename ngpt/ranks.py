@@ -5,6 +5,7 @@ No objects travel: texts go as bytes, everything else as tensors.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,9 +118,10 @@ class Ranks:
         except RuntimeError as error:
             if self.count == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
+            cause = re.sub(r"\[/\S+\] *", "", first_line(error)).partition(". ")[0]  # without source files and advice
             raise RankLostError(
                 f"rank {self.index}: another rank has ended or cannot be reached; --resume continues the run, with any "
-                f"number of ranks: {first_line(error)}"
+                f"number of ranks: {cause}"
             ) from error
 
 

@@ -76,6 +76,10 @@ class Shares:
         norms = torch._foreach_norm(gradients)  # torch.nn.utils.get_total_norm without its grouping by device
         return gradients, torch.stack([loss.detach(), torch.linalg.vector_norm(torch.stack(norms))])
 
+    def said_in_one_line(self) -> str:
+        """How many ranks hold the weights in which way, for the record, after a comma; nothing of one process."""
+        return ""
+
     def publish(self) -> None:
         """Bring the weights that their owners have changed to all ranks."""
 
@@ -95,6 +99,9 @@ class _Shared(Shares, ABC):
         super().__init__(model, specs, ranks)
         self.matrices = [name for name in self.trained if self.parameters[name].ndim == 2]
         self.small = [name for name in self.trained if self.parameters[name].ndim != 2]
+
+    def said_in_one_line(self) -> str:
+        return f", {self.ranks.count} ranks, {type(self).__name__.lower()}"
 
     @abstractmethod
     def _bring_gradients(self) -> None:

@@ -71,7 +71,8 @@ class TrainingStep:
 
     def said_in_one_line(self) -> str:
         """How steps are made, for the record."""
-        return ("compiled" if self.compiled else "eager") + (", CUDA graphs" if self.capturing else "")
+        made = ("compiled" if self.compiled else "eager") + (", CUDA graphs" if self.capturing else "")
+        return made + self.shares.said_in_one_line()
 
     def take_gradients(self, step: int) -> tuple[float, float]:
         """Gradients of step `step`'s batch; its loss in nats per token, and their norm. Waits for the device."""

@@ -30,8 +30,10 @@ from small_runs import (
 from torch import nn
 
 from benchmarks import scaling
+from ngpt.command import main
 from ngpt.config import RunConfig
 from ngpt.doctor import examine, runs_in
+from ngpt.errors import exit_code_of
 from ngpt.files import locked
 from ngpt.flags import to_flags
 from ngpt.model import build_model
@@ -110,6 +112,7 @@ def test_any_number_of_ranks_has_the_losses_of_one_process(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
     record = read_record(only(tmp_path / "runs"))
     assert (record.ranks, record.status) == (count, "done")
+    assert record.engine == f"eager, {count} ranks, {'shards' if parallel == 'fsdp' else 'replicas'}"
 
 
 def test_one_rank_is_one_process_to_the_bit(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
@@ -141,7 +144,8 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes_on_any_number(
         for child in children:
             assert child.exit_code() == (-signal.SIGKILL if child is children[victim] else 2)
         for child in (child for child in children if child is not children[victim]):
-            assert "another rank has ended or cannot be reached" in child.errors.read_text().splitlines()[-1]
+            line = child.errors.read_text().splitlines()[-1]
+            assert "another rank has ended or cannot be reached" in line and "/" not in line
         (folder,) = runs_in(tmp_path / "runs")
         assert (folder / CHECKPOINT).exists() and not [one for one in examine(folder)[1] if one.damaged]
         assert read_record(folder).status == ("killed" if victim else "running")
@@ -223,6 +227,12 @@ def test_a_signal_to_one_rank_stops_all_after_their_step(data: str, tmp_path: Pa
     assert read_record(folder).status == "killed" and 5 <= read_record(folder).steps < 30
     ended(ranks_of(arguments, tmp_path / "errors", 2))
     same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+def test_shards_of_one_process_are_refused(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(lambda: main(flags(thirty(data), tmp_path / "runs", "--parallel", "fsdp"))) == 2
+    assert capsys.readouterr().err.startswith("error: --parallel fsdp has no effect in one process")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_by_every_rank(data: str, tmp_path: Path) -> None:
