@@ -18,8 +18,9 @@ FROM_ROWS = 2048
 to 1.7 times as fast from 2,048 (NVIDIA's Emerging-Optimizers on an H20); not measured here yet, for want of a GPU."""
 
 ALONE_FROM_ROWS = 512
-"""On a CPU, matrices from here on fill it by themselves: products of one at a time then take 3 to 12% less time than
-batched ones, and give the same bits (EPYC, float32 and bfloat16); smaller ones take up to 6 times as long."""
+"""On a CPU, matrices from here on fill it by themselves: batched products then take 1.00 to 1.19 times as long as
+those of one at a time, with the same bits (EPYC; 512 to 1,024 rows, float32 and bfloat16); of smaller
+ones a batch is faster."""
 
 LONGEST = 8192
 """Longest vector that a program's registers hold; longer ones go to torch."""

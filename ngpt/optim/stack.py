@@ -55,7 +55,7 @@ class Stack:
 
     @property
     def momenta(self) -> list[Tensor]:
-        """As long as there are gradients, and with --momentum-transport to the end."""
+        """Of each matrix. Where shards came together, they are there only if the momentum is transported."""
         return [state["momentum_buffer"] for state in self.states]
 
     def make_momentum(self, inputs: Sequence[Tensor]) -> list[Tensor]:
