@@ -1,12 +1,12 @@
-"""The Triton kernels against cuBLAS and torch, correctness first: `python benchmarks/kernels.py`.
+"""Compare the Triton kernels with cuBLAS and torch, correctness first: `python benchmarks/kernels.py`.
 
-Each kernel's result, and that of the alternative it is measured against, is compared with float64 on fresh random input
-by |out - exact| / |exact|. A time is that of ten calls in a row, so that launches overlap work as they do in a step; a
-ratio is taken within a round. The floor is half of the products' operations and a tile more over the measured rate of
-large square products, or each number once over the measured rate of a large copy.
+The results of each kernel and of its alternative are compared with float64 on fresh random input by
+|out - exact| / |exact|. Each timing covers ten calls in a row, so that launches overlap with work as they do in a step;
+each ratio is taken within a round. The floor is the time of half the products' operations plus a tile at the measured
+rate of large square products, or of moving each element once at the measured rate of a large copy.
 
-On a CPU the kernels run in Triton's interpreter, on small input: that shows that the benchmark works and that the
-kernels are right, and says nothing of their speed.
+On a CPU the kernels run in Triton's interpreter on small inputs: this shows that the benchmark works and the kernels
+are correct, and says nothing about their speed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from ngpt.machine import core_count
 from ngpt.training.environment import choose_device
 
 CALLS = {"cpu": 1, "cuda": 10}
-"""Calls in one timing."""
+"""Calls per timing"""
 
 PRODUCTS = {
     "cpu": [(1, 40, 40), (2, 33, 70)],
@@ -42,21 +42,21 @@ PRODUCTS = {
         (1, 2048, 8192), (1, 4096, 4096), (1, 8192, 8192),
     ],
 }  # fmt: skip
-"""Matrices (batch, rows, columns) of A A'; those with equal sides are also the A of b A + c A A. The first two on a GPU
-are the hidden matrices of the `155m` preset."""
+"""Shapes (batch, rows, columns) of A in A A'; square ones also serve as A in b A + c A A. The first two on a GPU are
+the hidden matrices of the `155m` preset."""
 
 MATRICES = {"cpu": [(40, 24), (24, 40)], "cuda": [(50257, 768), (2048, 768), (768, 2048)]}
-"""Weights of the elementwise steps: the vectors lie along the side of 768 (or 24)."""
+"""Weight shapes of the elementwise steps; vectors lie along the side of 768 (or 24)"""
 
 ACTIVATIONS = {"cpu": (48, 24), "cuda": (32768, 768)}
-"""Tokens and width of a residual step."""
+"""Tokens and width of a residual step"""
 
 BOUND = 1e-2
-"""Largest error of a kernel as a share of the result's length: some roundings of bfloat16, which all results here are
-rounded to, or made from."""
+"""Largest error allowed, relative to the result's norm: a few bfloat16 roundings, as all results here are rounded to
+bfloat16 or computed from it"""
 
 Run = Callable[..., tuple[Tensor, ...]]
-"""A function of a case's tensors, some of which it may write to; returns its results."""
+"""A function that takes a case's tensors, some of which it may write to, and returns its results"""
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,21 @@ class Case:
     kernel: str
     tensors: tuple[Tensor, ...]
     contenders: dict[str, Run]
-    """the first is the alternative that the others are measured against"""
+    """the first is the alternative that the others are compared with"""
     exact: Run
-    """gives the results in float64 for tensors in float64"""
+    """returns the results in float64, given tensors in float64"""
     flops: float
     bytes: float
 
     def error(self, name: str) -> float:
-        """Of one call on copies: the largest of |result - exact| / |exact| over the results."""
+        """Return the largest |result - exact| / |exact| over the results of one call on copies."""
         got = self.contenders[name](*(x.clone() for x in self.tensors))
         want = self.exact(*(x.double() for x in self.tensors))
         return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(got, want, strict=True))
 
 
 def product_cases(shape: tuple[int, int, int], device: torch.device, *, tune: bool) -> list[Case]:
-    """A A' and b A + c A A in bfloat16; with `tune` by every tiling that may be chosen."""
+    """Return cases for A A' and b A + c A A in bfloat16, with every candidate tiling if `tune`."""
     from ngpt.kernels import symmetric
 
     batch, rows, depth = shape
@@ -88,7 +88,7 @@ def product_cases(shape: tuple[int, int, int], device: torch.device, *, tune: bo
     S = torch.randn(batch, rows, rows, device=device) / rows**0.5
     S = (torch.tril(S) + torch.tril(S, -1).mT).bfloat16()
     alternative = "cuBLAS" if device.type == "cuda" else "torch"
-    tilings = {"kernel": None} | ({tiling.said_shortly(): tiling for tiling in symmetric.CANDIDATES} if tune else {})
+    tilings = {"kernel": None} | ({tiling.label(): tiling for tiling in symmetric.CANDIDATES} if tune else {})
     b, c = -4.775, 2.0315
 
     def xxt(place: Any, **options: Any) -> Run:
@@ -111,16 +111,16 @@ def product_cases(shape: tuple[int, int, int], device: torch.device, *, tune: bo
 
 
 def both(run: Callable[..., tuple[Tensor, ...]]) -> tuple[dict[str, Run], Run]:
-    """`run` by the twins, the alternative, and by the kernels; and by the twins for what is exact."""
+    """Return `run` with the twins (the alternative) and with the kernels, and with the twins as the exact reference."""
     from ngpt.kernels import fused
 
     return {"torch": partial(run, twins), "kernel": partial(run, fused)}, partial(run, twins)
 
 
 def step_cases(shape: tuple[int, int], device: torch.device) -> list[Case]:
-    """Projection, the geodesic step and momentum on one float32 matrix; direction and result in bfloat16.
+    """Return cases for projection, geodesic step and momentum on a float32 matrix; direction and result in bfloat16.
 
-    Timed in place, again and again, which changes values and not the time.
+    They are timed in place on the same tensors, which changes the values but not the time.
     """
     dim, numbers = shape.index(min(shape)), math.prod(shape)
     W, G, M = (torch.randn(shape, device=device) / min(shape) ** 0.5 for _ in range(3))
@@ -146,7 +146,7 @@ def step_cases(shape: tuple[int, int], device: torch.device) -> list[Case]:
 
 
 def residual_cases(tokens: int, width: int, device: torch.device) -> list[Case]:
-    """A residual step forward, and forward and backward, as a model in bfloat16 has it: h in float32, f in bfloat16."""
+    """Return cases for a residual step, with and without gradients; as in a model, h is float32 and f bfloat16."""
     h = twins.unit(torch.randn(tokens, width, device=device))
     f, a = torch.randn(tokens, width, device=device).bfloat16(), torch.rand(width, device=device)
     g = torch.randn(tokens, width, device=device)
@@ -167,7 +167,7 @@ def residual_cases(tokens: int, width: int, device: torch.device) -> list[Case]:
 
 
 def measure(case: Case, *, rounds: int, device: torch.device, rate: float, bytes_per_second: float) -> dict[str, Any]:
-    """Errors first, then times; a row of results."""
+    """Check the errors of a case, time it, and return a row of results."""
     errors = {name: case.error(name) for name in case.contenders}
     wrong = {name: error for name, error in errors.items() if not error <= BOUND}
     assert not wrong, f"{case.kernel} of {tuple(case.tensors[0].shape)} is wrong: {wrong}"
@@ -194,7 +194,7 @@ def measure(case: Case, *, rounds: int, device: torch.device, rate: float, bytes
 
 
 def print_row(row: dict[str, Any]) -> None:
-    """One case, for people: a line for each contender but the alternative."""
+    """Print one case, a line for each contender except the alternative."""
     first, shape = row["alternative"], "x".join(map(str, row["shape"]))
     for name, microseconds in row["microseconds"].items():
         if name != first:
@@ -208,15 +208,15 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Check and time every kernel, print a line each, keep everything."""
+    """Check and time every kernel, print its lines, and save all results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds of each case")
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds per case")
     parser.add_argument("--tune", action="store_true", help="time every tiling of the products as well")
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
     options = parser.parse_args(arguments)
     if options.rounds < 2:
-        parser.error("there are at least two rounds")
+        parser.error("--rounds must be at least 2")
     device = choose_device(options.device)
     if device.type == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported
@@ -229,7 +229,7 @@ def main(arguments: list[str]) -> int:
         *(partial(product_cases, shape, device, tune=options.tune) for shape in PRODUCTS[device.type]),
         *(partial(step_cases, shape, device) for shape in MATRICES[device.type]),
         partial(residual_cases, *ACTIVATIONS[device.type], device),
-    ):  # made one after the other, so that memory holds one
+    ):  # one at a time, so that only one is in memory
         for case in cases():
             rows.append(
                 measure(case, rounds=options.rounds, device=device, rate=rate, bytes_per_second=bytes_per_second)

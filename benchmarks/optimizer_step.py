@@ -1,14 +1,14 @@
 """One optimizer step against peers: `python benchmarks/optimizer_step.py`.
 
-Every contender moves its own copy of a gated nGPT's hidden matrices, float32, by the same random gradients. What is
-timed is `step()` alone; gradients are fresh before each, as a backward pass leaves them, because some optimizers write
-into them. Each ratio is to torch.optim.Muon in the same round. Where a median is far above the fastest step, other work
-had the cores: two threads that wait for each other lose most by that.
+Every contender updates its own float32 copy of a gated nGPT's hidden matrices with the same random gradients. Only
+`step()` is timed; gradients are restored before each step, as a backward pass leaves them, because some optimizers
+write to them. Each ratio is to torch.optim.Muon in the same round. A median far above the fastest step means that other
+processes used the cores; two threads that wait for each other suffer most from that.
 
-The floor is the time of the iterations' products, 2 min^2 (2 max + min) FLOP a matrix and iteration, at the rate of
-large square products in the same precision and on as many threads, or of the memory traffic (gradient, state and weight
-read, state and weight written) at the rate of a large copy, whichever is longer. It takes no advantage of X X' being
-symmetric, nor of caches, so that a share above 100% is possible.
+The floor is the longer of two times: the iterations' products, 2 min^2 (2 max + min) FLOP per matrix and iteration, at
+the rate of large square products in the same precision and on as many threads; and the memory traffic (gradient, state
+and weight read, state and weight written) at the rate of a large copy. It exploits neither the symmetry of X X' nor
+caches, so a share above 100% is possible.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from ngpt.training.step import capture
 WIDTHS = [243, 768, 1024]
 
 LAYERS = {"cpu": {243: 3, 768: 2, 1024: 1}, "cuda": {243: 3, 768: 11, 1024: 11}}
-"""Layers of each width unless --layers says otherwise; one for any other width."""
+"""Default number of layers for each width; 1 for any other width"""
 
 ITERATIONS = 5
 
@@ -53,29 +53,29 @@ LR, MOMENTUM = 0.01, 0.95
 MUON: dict[str, Any] = {"lr": LR, "momentum": MOMENTUM, "nesterov": True, "weight_decay": 0.0}
 
 ROUNDS = 20
-"""Timed steps of each contender, at least so many for a result that is kept in benchmarks/results."""
+"""Timed steps per contender; results in benchmarks/results need at least this many"""
 
 AGREEMENT = 0.05
-"""Most by which the first step of one mathematics may differ from torch.optim.Muon's, as a share of its length.
+"""Largest relative difference allowed between the first step of the same mathematics and that of torch.optim.Muon.
 
-On a CPU it differs by nothing. A GPU may add in another order and round the norm elsewhere, which bfloat16 makes a step
-of its own along small singular vectors."""
+On a CPU they are equal. A GPU may sum in another order and round the norm elsewhere, which bfloat16 amplifies along
+small singular vectors."""
 
 
 class Steps(Protocol):
-    """What is raced."""
+    """The interface that the race times."""
 
     def step(self) -> object:
-        """Move the parameters along their gradients."""
+        """Update the parameters from their gradients."""
 
 
 Build = Callable[[list[nn.Parameter], list[int]], Steps]
-"""Parameters and the axes of their unit vectors -> an optimizer of them."""
+"""Builds an optimizer from parameters and the axes of their unit vectors"""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer, what it computes, and what its floor is made of."""
+    """An optimizer, what it computes, and the terms of its floor."""
 
     name: str
     mathematics: str
@@ -84,18 +84,18 @@ class Contender:
     """precision of the iterations"""
     iterations: int = ITERATIONS
     numbers_moved: int = 5
-    """float32 numbers that pass for each weight: gradient, momentum and weight read, momentum and weight written"""
+    """float32 elements moved per weight: gradient, momentum and weight read, momentum and weight written"""
     is_torchs: bool = False
-    """whether it computes what torch.optim.Muon does"""
+    """whether it computes the same step as torch.optim.Muon"""
     package: str = "torch"
-    """what has to be installed"""
+    """the package it needs"""
     compiles: bool = False
     """whether it needs torch.compile"""
     on_gpu_only: bool = False
 
 
 def simple_muon(dtype: torch.dtype, **options: Any) -> Build:
-    """SimpleMuon as a run builds it, one group for each axis of unit vectors."""
+    """Return a builder of SimpleMuon as in a run, with one group per axis of unit vectors."""
 
     def build(parameters: list[nn.Parameter], dims: list[int]) -> SimpleMuon:
         of_dim = {dim: [p for p, its in zip(parameters, dims, strict=True) if its == dim] for dim in (-1, 0)}
@@ -106,14 +106,14 @@ def simple_muon(dtype: torch.dtype, **options: Any) -> Build:
 
 
 class Graphed:
-    """An optimizer whose steps after the first are replayed from a CUDA graph, as a training step's are."""
+    """An optimizer whose steps after the first replay a CUDA graph, as in training."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
         self.replay: Callable[[], object] | None = None
 
     def step(self) -> None:
-        """The first allocates state and compiles kernels, and is followed by the capture."""
+        """Run the first step eagerly, to allocate state and compile kernels, then capture it; replay all later ones."""
         if self.replay is not None:
             self.replay()
             return
@@ -122,7 +122,7 @@ class Graphed:
 
 
 def graphed_muon(parameters: list[nn.Parameter], dims: list[int]) -> Graphed:
-    """SimpleMuon in bfloat16, its rate and momentum in tensors."""
+    """Return SimpleMuon in bfloat16 with learning rate and momentum in tensors, for a CUDA graph."""
     optimizer = simple_muon(torch.bfloat16)(parameters, dims)
     assert isinstance(optimizer, SimpleMuon)
     for group in optimizer.param_groups:
@@ -131,7 +131,7 @@ def graphed_muon(parameters: list[nn.Parameter], dims: list[int]) -> Graphed:
 
 
 def peer_muon(module: str, options: dict[str, Any], **of_group: Any) -> Build:
-    """`module`'s class Muon, imported where it is built."""
+    """Return a builder of the class Muon of `module`, which is imported only when building."""
 
     def build(parameters: list[nn.Parameter], dims: list[int]) -> torch.optim.Optimizer:
         kind: type[torch.optim.Optimizer] = importlib.import_module(module).Muon
@@ -148,7 +148,7 @@ REFERENCE = Contender(
     build=lambda parameters, dims: torch.optim.Muon(parameters, **MUON, ns_steps=ITERATIONS),
     is_torchs=True,
 )
-"""What the others' time is compared with."""
+"""The contender that all ratios refer to"""
 
 CONTENDERS = (
     REFERENCE,
@@ -208,11 +208,11 @@ PEERS: tuple[Contender, ...] = (
         compiles=True,
     ),
 )
-"""Contenders of packages that this project does not need."""
+"""Contenders from packages that this project does not require"""
 
 
 def why_left_out(contender: Contender) -> str | None:
-    """Why a contender cannot run here; None if it can."""
+    """Return why a contender cannot run here, or None if it can."""
     if importlib.util.find_spec(contender.package) is None:
         return f"{contender.package} is not installed"
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
@@ -222,7 +222,7 @@ def why_left_out(contender: Contender) -> str | None:
 
 
 def hidden_matrices(width: int, layers: int, device: torch.device) -> tuple[list[Tensor], list[int]]:
-    """What Muon moves in a gated nGPT, in unit vectors, and the axis of these: D x D four times, F x D twice, D x F."""
+    """Return a gated nGPT's hidden matrices and their axes of unit vectors; per layer: 4 D x D, 2 F x D, 1 D x F."""
     model = build_model(ModelConfig(n_embd=width, n_layer=layers, n_head=1), vocab_size=1, seed=0)
     weights, dims = [], []
     for parameter, spec in zip(model.parameters(), parameter_specs(model).values(), strict=True):
@@ -233,13 +233,13 @@ def hidden_matrices(width: int, layers: int, device: torch.device) -> tuple[list
 
 
 def flops(weights: list[Tensor]) -> int:
-    """Of one iteration: X X', then b A + c A A, then a X + B X."""
+    """Return the FLOP of one iteration: X X', then b A + c A A, then a X + B X."""
     sides = [sorted(W.shape) for W in weights]
     return sum(2 * short**2 * (2 * long + short) for short, long in sides)
 
 
 def difference(moved: list[nn.Parameter], reference: list[nn.Parameter], start: list[Tensor]) -> float:
-    """How far two steps from `start` are apart, as a share of the reference's length, over all matrices."""
+    """Return the distance between two steps from `start`, over all matrices, relative to the reference step."""
 
     def length(ends: list[nn.Parameter], begins: list[Tensor]) -> float:
         return math.sqrt(sum((W - V).double().square().sum().item() for W, V in zip(ends, begins, strict=True)))
@@ -250,7 +250,7 @@ def difference(moved: list[nn.Parameter], reference: list[nn.Parameter], start: 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine reaches in products, by precision, and in copies."""
+    """The machine's measured rates: matrix products by precision, and copies."""
 
     flops_per_second: dict[str, float]
     bytes_per_second: float
@@ -259,7 +259,7 @@ class Rates:
 def race(
     field: list[Contender], width: int, layers: int, *, rounds: int, device: torch.device, rates: Rates
 ) -> list[dict[str, Any]]:
-    """All contenders at one width: a row of results each."""
+    """Race all contenders at one width, and return a row of results for each."""
     weights, dims = hidden_matrices(width, layers, device)
     generator = torch.Generator(device).manual_seed(1)
     gradients = [torch.randn(W.shape, generator=generator, device=device) for W in weights]
@@ -268,12 +268,12 @@ def race(
 
     def fresh_gradients(name: str) -> None:
         for W, G in zip(copies[name], gradients, strict=True):
-            if W.grad is None:  # some drop theirs
+            if W.grad is None:  # some optimizers drop their gradients
                 W.grad = G.clone()
-            else:  # where a CUDA graph looks for it
+            else:  # a CUDA graph reads it at this address
                 W.grad.copy_(G)
 
-    torch.compiler.reset()  # a compiled step is for the shapes of one width; torch stops at the ninth
+    torch.compiler.reset()  # a step is compiled for the shapes of one width; torch gives up at the ninth
     for name, optimizer in optimizers.items():
         fresh_gradients(name)
         optimizer.step()
@@ -311,7 +311,7 @@ def race(
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """One width's rows, for people."""
+    """Print the rows of one width as a table."""
     first = rows[0]
     print(f"\n{first['width']} wide, {first['layers']} layers, {first['weights'] / 1e6:.1f}M weights")
     print(f"{'contender':26} {'ms':>8} {'fastest':>8}  {'x faster, 95% interval':22} {'of the floor':>12}  differs by")
@@ -323,22 +323,22 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options, with every default filled in."""
+    """Return the options with all defaults filled in."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="widths D of the residual stream")
-    parser.add_argument("--steps", type=int, default=ROUNDS, help="timed steps of each contender")
-    parser.add_argument("--threads", type=int, default=core_count(), help="CPU threads; default: one a core")
+    parser.add_argument("--steps", type=int, default=ROUNDS, help="timed steps per contender")
+    parser.add_argument("--threads", type=int, default=core_count(), help="CPU threads; default: one per core")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
-    parser.add_argument("--layers", type=int, nargs="+", help="layers of each width")
+    parser.add_argument("--layers", type=int, nargs="+", help="layers for each of --widths")
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
     options = parser.parse_args(arguments)
     options.device = choose_device(options.device).type
     defaults = LAYERS[options.device]
     options.layers = options.layers or [defaults.get(width, 1) for width in options.widths]
     if len(options.layers) != len(options.widths):
-        parser.error("--layers needs one number for each of --widths")
+        parser.error("--layers needs one number per width in --widths")
     if min(options.steps, options.threads, *options.widths, *options.layers) < 1 or options.steps < 2:
-        parser.error("widths, layers and threads are positive, and there are at least two steps")
+        parser.error("widths, layers and threads must be positive, and --steps at least 2")
     if options.json is None and options.steps < ROUNDS:
         parser.error(f"a result in benchmarks/results needs {ROUNDS} steps; --json PATH writes elsewhere")
     options.json = options.json or FOLDER / f"optimizer_step_{options.device}.json"
@@ -346,7 +346,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
-    """Race at every width, print the tables, keep everything."""
+    """Race at every width, print the tables, and save all results."""
     options = parse(arguments)
     device = torch.device(options.device)
     left_out = {peer.name: why for peer in PEERS if (why := why_left_out(peer)) is not None}

@@ -1,9 +1,9 @@
-"""Several ranks: what they send, what each holds, and how long a step would take, from one device's measured step.
+"""Several ranks: what each sends and holds, and how long a step would take, from the measured step of one device.
 
     python benchmarks/scaling.py --preset 155m --batch-size 8
 
-measures the step; the tables of `docs/scaling.md` are made from it by `python -m experiments`. The numbers of bytes are
-formulas, and tests count the same in real runs (tests/training/test_ranks.py).
+measures the step, and `python -m experiments.regenerate_docs` builds the tables of `docs/scaling.md` from it. Numbers
+of bytes are formulas; tests count the same numbers in real runs (tests/training/test_ranks.py).
 """
 
 import argparse
@@ -30,36 +30,35 @@ from ngpt.model import build_model
 from ngpt.model.roles import ParameterSpec, Role, parameter_specs
 from ngpt.optim.build import muon_settings
 from ngpt.optim.sharded import polar_work
-from ngpt.optim.stack import needs_weights, polar_dtype, refined_dtype, rounds_early
-from ngpt.optim.steps import second_moment_shape
+from ngpt.optim.steps import may_round_input, polar_dtype, reading_weights, refined_dtype, second_moment_shape
 from ngpt.presets import resolve
-from ngpt.training.shares import owners
+from ngpt.training.sharding import owners
 
 WORD = 4
-"""Bytes of a float32 number: weights, gradients and optimizer state."""
+"""Bytes per number of weights, gradients and optimizer state, all float32."""
 
-Parallel = Literal["replicas", "fsdp"]
+Parallel = Literal["zero1", "fsdp"]
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Shapes and roles of a model's parameters, and how Muon steps its hidden matrices."""
+    """Shapes and roles of a model's parameters, and the options of Muon for its hidden matrices."""
 
     shapes: Mapping[str, tuple[int, ...]]
     specs: Mapping[str, ParameterSpec]
     settings: Mapping[str, Any]
-    """of SimpleMuon"""
+    """options of SimpleMuon"""
 
     @classmethod
     def of(cls, config: RunConfig, vocab_size: int) -> "Parameters":
-        """Of the model that `config` builds, and of its Muon; takes no memory."""
+        """Return those of the model that `config` describes, without allocating it."""
         with torch.device("meta"):
             model = build_model(config.model, vocab_size, seed=0)
         settings = muon_settings(config.optim) | {"polar_dtype": config.optim.polar_dtype}
         return cls({n: tuple(p.shape) for n, p in model.named_parameters()}, parameter_specs(model), settings)
 
     def elements(self, *, ndim: int | None = None, role: Role | None = None, inside: bool | None = None) -> int:
-        """Numbers in all parameters, or in those of 2 or fewer dimensions, of a role, inside a block or outside."""
+        """Count the entries of all parameters, or of those with `ndim` dimensions, a role, inside or outside blocks."""
         total = 0
         for name, shape in self.shapes.items():
             chosen = ndim is None or (len(shape) == 2) == (ndim == 2)
@@ -69,12 +68,12 @@ class Parameters:
         return total
 
     def padded(self, count: int, *, inside: bool) -> int:
-        """Numbers in matrices inside of blocks or outside, with what FSDP2 fills up so that all shards are as long."""
+        """Count the entries of matrices inside or outside blocks, padded as FSDP2 does to make shards equally long."""
         found = [self.shapes[n] for n in self.shapes if len(self.shapes[n]) == 2 and n.startswith("blocks.") == inside]
         return sum(math.ceil(m / count) * count * n for m, n in found)
 
     def work_share(self, count: int) -> float:
-        """Of all orthogonalisation, the largest part that one of `count` ranks does."""
+        """Return the largest share of the orthogonalization that falls to one of `count` ranks."""
         owner, work = owners(self.shapes, self.specs, count), [0] * count
         for name, shape in self.shapes.items():
             if self.specs[name].role == Role.HIDDEN:
@@ -82,7 +81,7 @@ class Parameters:
         return max(work) / sum(work)
 
     def owned(self, count: int) -> list[tuple[int, int]]:
-        """Numbers in the hidden matrices, and in the other matrices, that each rank owns."""
+        """Count, for each rank, the entries of the hidden matrices and of the other matrices that it owns."""
         owner, found = owners(self.shapes, self.specs, count), [[0, 0] for _ in range(count)]
         for name, shape in self.shapes.items():
             if len(shape) == 2:
@@ -91,16 +90,17 @@ class Parameters:
 
 
 def step_bytes(of: Parameters) -> tuple[float, float]:
-    """Bytes of all that goes to the owners of sharded matrices in a step of SimpleMuon, and of all that comes back.
+    """Return the bytes sent to the owners of sharded matrices in a step of SimpleMuon, and the bytes sent back.
 
-    Of every hidden matrix (m, n): there m n of what is orthogonalised, back m n of the update, each in the
-    orthogonaliser's precision where it may be; the weights instead of the update, and there beside the input, where an
-    option needs them. Both ways NorMuon's second moments, and the momentum where it is transported.
+    For every hidden matrix (m, n): the m n entries to be orthogonalized go to its owner and the m n entries of the
+    update come back, both in the orthogonalizer's precision where the options allow it. Where an option needs the
+    weights, they go along and come back instead of the update. NorMuon's second moments travel both ways, as does the
+    momentum if it is transported.
     """
     H, settings = of.elements(role=Role.HIDDEN), of.settings
-    there = (polar_dtype(settings).itemsize if rounds_early(settings) else WORD) * H
+    there = (polar_dtype(settings).itemsize if may_round_input(settings) else WORD) * H
     back = refined_dtype(settings).itemsize * H
-    if needs_weights(settings):
+    if reading_weights(settings):
         there, back = there + WORD * H, WORD * H
     both = WORD * H * (settings["momentum_transport"] != "none")
     if settings["normuon"] is not None:
@@ -110,24 +110,24 @@ def step_bytes(of: Parameters) -> tuple[float, float]:
 
 
 def projection_bytes(of: Parameters, count: int) -> float:
-    """Bytes that a rank sends when sharded weights are projected: the lengths of the vectors that lie on all ranks."""
+    """Return the bytes that a rank sends to project sharded weights: lengths of vectors that are split over ranks."""
     cut = [name for name, spec in of.specs.items() if spec.sphere_dim == 0]
     return 2 * WORD * sum(of.shapes[name][1] for name in cut) * (count - 1) / count
 
 
 def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
-    """Bytes that a rank sends in a step without evaluation, the mean over `count` ranks, by what they are.
+    """Return the bytes that a rank sends in a step without evaluation, as the mean over `count` ranks, by purpose.
 
-    With P numbers in matrices, p in vectors and scalars, t trained parameters and N ranks, each 4 bytes: replicas:
-    P (N-1)/N gradients to owners and as much weights back. fsdp, P with rows filled up to a multiple of N: P (N-1)/N
-    weights before the forward pass, those of the blocks again before the backward pass, P (N-1)/N gradients onto
-    shards, and then (N-1)/N^2 of `step_bytes`. Both: 2 (p + t + 1) (N-1)/N of sums that all need. Of fsdp a projection
-    comes to it (`projection_bytes`).
+    With P entries in matrices, p in vectors and scalars, t trained parameters and N ranks, at 4 bytes each. zero1:
+    P (N-1)/N gradients to owners and as many weights back. fsdp, with rows padded to a multiple of N: P (N-1)/N weights
+    before the forward pass, those of the blocks again before the backward pass, P (N-1)/N gradients to shards, and
+    (N-1)/N^2 of `step_bytes`. Both: 2 (p + t + 1) (N-1)/N for all-reduced sums. A projection under fsdp is not included
+    (`projection_bytes`).
     """
     small, away = of.elements(ndim=1), (count - 1) / count
     trained = sum(spec.role != Role.FROZEN for spec in of.specs.values())
     both = {"vectors, norms and loss": 2 * WORD * (small + trained + 1) * away}
-    if parallel == "replicas":
+    if parallel == "zero1":
         P = of.elements(ndim=2)
         return {"gradients to owners": WORD * P * away, "weights from owners": WORD * P * away, **both}
     inside, outside = (of.padded(count, inside=place) for place in (True, False))
@@ -135,20 +135,19 @@ def payload_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, f
     return {
         "weights for the passes": WORD * (2 * inside + outside) * away,
         "gradients onto shards": WORD * (inside + outside) * away,
-        "to be orthogonalised, to owners": there * away / count,
+        "input of the orthogonalizer, to owners": there * away / count,
         "updates, to shards": back * away / count,
         **both,
     }
 
 
 def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, float]:
-    """Bytes of the fullest of `count` ranks, without activations: Muon's one state, AdamW's two numbers a parameter.
+    """Return the bytes on the fullest of `count` ranks, by purpose: one state per entry for Muon, two for AdamW.
 
-    AdamW's further number a parameter, its count of steps, and NorMuon's second moments are left out, and the room that
-    a step takes in passing.
+    Activations, AdamW's step counters, NorMuon's second moments and temporary memory are not included.
     """
     P, H, small = of.elements(ndim=2), of.elements(role=Role.HIDDEN), of.elements(ndim=1)
-    if parallel == "replicas" or count == 1:
+    if parallel == "zero1" or count == 1:
         fullest = max(hidden + 2 * other for hidden, other in of.owned(count)) + 2 * small
         return {"weights and gradients": 2 * WORD * (P + small), "optimizer state": WORD * fullest}
     blocks = len({name.split(".")[1] for name in of.shapes if name.startswith("blocks.")})
@@ -156,13 +155,13 @@ def memory_bytes(of: Parameters, count: int, parallel: Parallel) -> dict[str, fl
     return {
         "weights and gradients, sharded": 2 * WORD * (P / count + small),
         "optimizer state, sharded": WORD * ((H + 2 * (P - H)) / count + 2 * small),
-        "whole for a while: a block and what is outside of blocks": 2 * WORD * together,
+        "gathered temporarily: a block and everything outside blocks": 2 * WORD * together,
     }
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is assumed of the machines: bytes a second that a rank sends, among so many ranks and beyond."""
+    """Assumptions about the machines: bytes per second that a rank sends, inside a machine and between machines."""
 
     name: str
     ranks_a_machine: int
@@ -170,33 +169,33 @@ class Network:
     between: float
 
     def bytes_per_second(self, count: int) -> float:
-        """Of a rank, where `count` ranks take part: the slowest link on the way."""
+        """Return the bytes per second of a rank among `count` ranks, limited by the slowest link."""
         return self.inside if count <= self.ranks_a_machine else self.between
 
 
 NETWORKS = {
-    "cuda": Network("8 GPUs a machine, 450 GB/s inside, 50 GB/s a GPU between machines", 8, 450e9, 50e9),
-    "cpu": Network("one rank a machine, 1.25 GB/s between machines", 1, 1.25e9, 1.25e9),
+    "cuda": Network("8 GPUs per machine, 450 GB/s inside, 50 GB/s per GPU between machines", 8, 450e9, 50e9),
+    "cpu": Network("one rank per machine, 1.25 GB/s between machines", 1, 1.25e9, 1.25e9),
 }
 
 BACKWARD = 2 / 3
-"""Of the passes' time; gradients travel meanwhile."""
+"""Share of the backward pass in the time of both passes; gradients travel during it."""
 
 
 def simulated(
     of: Parameters, seconds: Mapping[str, float], network: Network, count: int, parallel: Parallel
 ) -> dict[str, float]:
-    """Seconds of a step's parts on `count` ranks, the tokens a rank kept (weak scaling).
+    """Return the seconds of a step's parts on `count` ranks with a constant number of tokens per rank (weak scaling).
 
-    seconds: of gradients, move and projection on one device. Ranks divide move and projection as they divide the
-    orthogonalisation, by its largest share. Replicas' gradients travel during the backward pass, shards' weights and
-    gradients during both, but for the embedding's: its weights come before anything is computed, and its gradient when
-    all is. That is waited for, with what is left over of the rest and all that travels in the step. No latency, no
-    stragglers.
+    seconds: of gradients, move and projection on one device. Move and projection shrink in proportion to the largest
+    share of the orthogonalization. Under zero1, gradients travel during the backward pass; under fsdp, weights and
+    gradients travel during both passes. The exception is the embedding, whose weights are needed before anything is
+    computed and whose gradient comes last. It is waited for, and so are any excess of the rest and everything that is
+    sent within the step. No latency, no stragglers.
     """
     speed, away = network.bytes_per_second(count), (count - 1) / count
     sent = payload_bytes(of, count, parallel)
-    if parallel == "replicas":
+    if parallel == "zero1":
         passes, apart = sent.pop("gradients to owners"), WORD * of.elements(role=Role.EMBEDDING) * away
         meanwhile = BACKWARD * seconds["gradients"]
     else:
@@ -214,11 +213,11 @@ def simulated(
 
 
 def exchange_table(counts: tuple[int, ...] = (2, 8, 64, 512)) -> str:
-    """What a rank of `155m` sends in a step."""
+    """Return the table of what a rank of `155m` sends in a step."""
     of = Parameters.of(resolve("155m"), GPT2_VOCAB)
     rows = ["| what a rank sends in a step, MB | " + " | ".join(f"{n} ranks" for n in counts) + " |"]
     rows.append("|---" * (len(counts) + 1) + "|")
-    for parallel in ("replicas", "fsdp"):
+    for parallel in ("zero1", "fsdp"):
         found = [payload_bytes(of, n, parallel) for n in counts]  # type: ignore[arg-type]
         for what in found[0]:
             rows.append(f"| {parallel}: {what} | " + " | ".join(f"{one[what] / 1e6:,.1f}" for one in found) + " |")
@@ -227,11 +226,11 @@ def exchange_table(counts: tuple[int, ...] = (2, 8, 64, 512)) -> str:
 
 
 def memory_table(counts: tuple[int, ...] = (1, 2, 8, 64)) -> str:
-    """What the fullest rank of `155m` holds."""
+    """Return the table of what the fullest rank of `155m` holds."""
     of = Parameters.of(resolve("155m"), GPT2_VOCAB)
     rows = ["| what the fullest rank holds, MB | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |"]
     rows.append("|---" * (len(counts) + 1) + "|")
-    for parallel in ("replicas", "fsdp"):
+    for parallel in ("zero1", "fsdp"):
         found = [memory_bytes(of, n, parallel) for n in counts]  # type: ignore[arg-type]
         for what in found[-1]:
             cells = (f"{one[what] / 1e6:,.1f}" if what in one else "–" for one in found)
@@ -241,7 +240,7 @@ def memory_table(counts: tuple[int, ...] = (1, 2, 8, 64)) -> str:
 
 
 def simulation_tables() -> str:
-    """A step's parts by number of ranks, from each device's measured step; of GPUs, until one is, from the targets."""
+    """Return tables of a step's parts by number of ranks, from measured steps or, for unmeasured GPUs, targets."""
     tables = []
     for path in sorted(FOLDER.glob("scaling_*.json")):
         results = read_json(path)
@@ -252,35 +251,35 @@ def simulation_tables() -> str:
         seconds = TARGET_TOKENS / TARGET_RATE
         parts = {"gradients": (1 - TARGET_SHARE) * seconds, "move": TARGET_SHARE * seconds, "projection": 0.0}
         from_step = (
-            f"**Not measured:** were a GPU to reach what this project aims at, {TARGET_RATE:,} tokens/s in steps of "
-            f"{TARGET_TOKENS:,} tokens, {TARGET_SHARE:.0%} of them the optimizers'"
+            f"**Not measured:** if a GPU reached this project's target, {TARGET_RATE:,} tokens/s in steps of "
+            f"{TARGET_TOKENS:,} tokens with {TARGET_SHARE:.0%} of the time in the optimizers"
         )
         tables.append(_simulation(from_step, "155m", parts, NETWORKS["cuda"]))
     return "\n\n".join(tables) + "\n"
 
 
 TARGET_RATE, TARGET_TOKENS, TARGET_SHARE = 400_000, 32_768, 0.1
-"""What one GPU is to reach with `155m`: tokens a second, tokens a step, the optimizers' share of it"""
+"""Target for one GPU with `155m`: tokens per second, tokens per step, and the optimizers' share of the time"""
 
 
 def _simulation(from_step: str, preset: str, seconds: Mapping[str, float], network: Network) -> str:
     counts = (1, 8, 64, 512)
     of = Parameters.of(resolve(preset), GPT2_VOCAB)
-    alone = sum(simulated(of, seconds, network, 1, "replicas").values())
+    alone = sum(simulated(of, seconds, network, 1, "zero1").values())
     lines = [
-        f"{from_step}, assuming {network.name}; time against one rank's step:",
+        f"{from_step}, assuming {network.name}. Times are relative to a step on one rank.",
         "",
         "| part | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |",
         "|---" * (len(counts) + 1) + "|",
     ]
-    for parallel in ("replicas", "fsdp"):
+    for parallel in ("zero1", "fsdp"):
         found = [simulated(of, seconds, network, n, parallel) for n in counts]  # type: ignore[arg-type]
         for part in found[0]:
             lines.append(f"| {parallel}: {part} | " + " | ".join(f"{one[part] / alone:.3f}" for one in found) + " |")
         whole = " | ".join(f"**{sum(one.values()) / alone:.3f}**" for one in found)
         lines.append(f"| **{parallel}** | {whole} |")
     shares = " | ".join(f"{of.work_share(n):.3f}" for n in counts)
-    lines.append(f"| largest share of the orthogonalisation | {shares} |")
+    lines.append(f"| largest share of the orthogonalization | {shares} |")
     return "\n".join(lines)
 
 
@@ -288,10 +287,10 @@ def _simulation(from_step: str, preset: str, seconds: Mapping[str, float], netwo
 
 
 def main() -> None:
-    """Measure one device's step and keep it."""
+    """Measure a step on one device and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="155m")
-    parser.add_argument("--batch-size", type=int, help="sequences a step; the preset's if not given")
+    parser.add_argument("--batch-size", type=int, help="sequences per step; default: the preset's")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
@@ -309,7 +308,7 @@ def main() -> None:
             "command": "python benchmarks/scaling.py " + " ".join(sys.argv[1:]), "measured_on": machine,
             "device": device.type, "preset": given.preset, "steps": given.steps, "seconds": seconds,
             "tokens_a_step": config.train.batch_size * config.model.seq_len,
-            "engine": made.training_step.said_in_one_line(),
+            "engine": made.training_step.describe(),
         },
     )  # fmt: skip
 

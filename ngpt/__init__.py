@@ -1,1 +1,18 @@
 """Optimizers on the hypersphere: gated nGPT models, Muon and its relatives, and campaigns that can be believed."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ngpt.optim.muon import SimpleMuon as SimpleMuon
+    from ngpt.optim.projection import LazyProjection as LazyProjection
+
+EXPORTS = {"SimpleMuon": "ngpt.optim.muon", "LazyProjection": "ngpt.optim.projection"}
+"""Names that `from ngpt import ...` offers, with the module of each, which is imported at first use."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import an export at first use. Raises AttributeError for any other name."""
+    if name not in EXPORTS:
+        raise AttributeError(f"module 'ngpt' has no attribute {name!r}")
+    return getattr(importlib.import_module(EXPORTS[name]), name)

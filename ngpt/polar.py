@@ -1,9 +1,9 @@
-"""Orthogonalisers: the polar factor U V' of G = U S V' for stacks of matrices (..., m, n), and approximations of it.
+"""Orthogonalizers: the polar factor U V' of G = U S V' for stacks of matrices (..., m, n), exact or approximate.
 
-Each is a sequence of odd polynomials p(s) = a s + b s^3 + c s^5 applied to the singular values, evaluated with matrix
-products only: A = X X', X <- a X + (b A + c A A) X. The coefficient rows are data with their source.
+Each approximation applies odd polynomials p(s) = a s + b s^3 + c s^5 to the singular values with matrix products only:
+A = X X', X <- a X + (b A + c A A) X. Each table of coefficients states its source.
 
-Five steps do not orthogonalise exactly; what they give for singular values s in [0.01, 1] after normalisation
+Five steps do not orthogonalize exactly. They map singular values in [0.01, 1] after normalization to the ranges below
 (reproduced in tests/test_polar.py):
 
     newton-schulz  0.68 - 1.14      polar-express        0.87 - 1.13
@@ -23,12 +23,12 @@ from ngpt.config import Orthogonalizer
 Row = tuple[float, float, float]
 
 CUBIC: Row = (1.5, -0.5, 0.0)
-"""X (3I - X'X) / 2, Newton-Schulz in its classical form; converges from below. N. Higham, Functions of Matrices, ch. 8.
+"""X (3I - X'X) / 2, the classical Newton-Schulz step; converges from below. N. Higham, Functions of Matrices, ch. 8.
 
-The earlier attempt (dnhkng/nGPT-muon) ran five steps of it; it needs 10 to 20 to orthogonalise a gradient."""
+The earlier attempt (dnhkng/nGPT-muon) ran five steps of it; orthogonalizing a gradient takes 10 to 20."""
 
 QUINTIC: Row = (3.4445, -4.7750, 2.0315)
-"""Keller Jordan, Muon (kellerjordan.github.io/posts/muon, 2024): largest slope at 0 that still ends near 1."""
+"""Keller Jordan, Muon (kellerjordan.github.io/posts/muon, 2024): the largest slope at 0 that still ends near 1."""
 
 YOU: tuple[Row, ...] = (
     (4.0848, -6.8946, 2.9270),
@@ -37,7 +37,7 @@ YOU: tuple[Row, ...] = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-"""Y. Jiacheng's five-step schedule (2024), as used by NVIDIA Emerging-Optimizers and Dion; five steps exactly."""
+"""Y. Jiacheng's five-step schedule (2024), as used by NVIDIA Emerging-Optimizers and Dion; exactly five steps."""
 
 POLAR_EXPRESS: tuple[Row, ...] = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -51,16 +51,16 @@ POLAR_EXPRESS: tuple[Row, ...] = (
 )
 """N. Amsel et al., The Polar Express (arXiv 2505.16932), Algorithm 1: the minimax polynomials for s in [1e-3, 1].
 
-The last row repeats for further steps. All but the last are used with `POLAR_EXPRESS_SAFETY`."""
+The last row repeats for further steps. All rows but the last are used with `POLAR_EXPRESS_SAFETY`."""
 
 POLAR_EXPRESS_SAFETY = 1.01
-"""Same source: p(s / 1.01) instead of p(s), and a norm 1.01 times too large, keep rounding from leaving [0, 1]."""
+"""Same source: p(s / 1.01) instead of p(s) and a norm 1.01 times too large keep rounded values inside [0, 1]."""
 
 
 def coefficients(method: Orthogonalizer, steps: int) -> tuple[Row, ...]:
-    """The rows of `method` for `steps` iterations. Raises ValueError where the method has no such schedule."""
+    """Return the coefficient rows of `method` for `steps` iterations; raise ValueError if it has no such schedule."""
     if steps < 1:
-        raise ValueError(f"an orthogonaliser needs at least one step, not {steps}")
+        raise ValueError(f"an orthogonalizer needs at least one step, not {steps}")
     match method:
         case "newton-schulz-cubic":
             return (CUBIC,) * steps
@@ -85,14 +85,14 @@ def orthogonalize(
     dtype: torch.dtype = torch.float32,
     norm: Tensor | None = None,
 ) -> Tensor:
-    """Approximate polar factor of each matrix of G (..., m, n), in `dtype`; G itself is never written to.
+    """Return the approximate polar factor of each matrix of G (..., m, n), in `dtype`; G is never written to.
 
-    norm: |G|_F of each matrix, (..., 1, 1), where the caller has it.
+    norm: |G|_F of each matrix, (..., 1, 1), if the caller already has it.
 
-    Invariant to a factor on G down to entries of 1e-30: a power of two brings the largest entry near 1 before
-    anything is squared. That factor is exact, so in bfloat16 with "newton-schulz" the result is the one of
-    `torch.optim.Muon` bit for bit wherever that one's eps = 1e-7 does not act. Zero matrices give zero.
-    Non-finite entries give non-finite results, as they should.
+    The result does not depend on the scale of G, down to entries of 1e-30: a power of two brings the largest entry
+    near 1 before anything is squared. That scaling is exact, so in bfloat16 with "newton-schulz" the result equals
+    that of `torch.optim.Muon` bit for bit wherever the eps = 1e-7 there has no effect. Zero matrices give zero;
+    non-finite entries give non-finite results, as they should.
     """
     if method == "svd":
         return exact_polar(G).to(dtype)
@@ -105,7 +105,7 @@ def orthogonalize(
 
 
 def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:
-    """G / (safety |G|_F) in `dtype`, of spectral norm at most 1."""
+    """Return G / (safety |G|_F) in `dtype`, with spectral norm at most 1."""
     X = G.to(dtype)
     scale = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
     if not _squares_fit(scale):
@@ -119,9 +119,9 @@ def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:
 
 
 def _squares_fit(norm: Tensor) -> bool:
-    """Whether matrices of these norms may be squared as they are: then a power of two before would change no bit.
+    """Return whether matrices of these norms can be squared unscaled, so that a power of two would change no bit.
 
-    Looked at on a CPU only, where looking is free.
+    Always False on a GPU, where reading a value would wait for the device.
     """
     if norm.device.type != "cpu" or norm.dtype == torch.float16:
         return False
@@ -130,9 +130,9 @@ def _squares_fit(norm: Tensor) -> bool:
 
 
 def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Apply p(s) = a s + b s^3 + c s^5, row after row, to the singular values of X (..., m, n). Not in place.
+    """Apply p(s) = a s + b s^3 + c s^5, row by row, to the singular values of X (..., m, n); not in place.
 
-    Works on the Gram matrix of the shorter side: 2 min(m, n)^2 (2 max(m, n) + min(m, n)) flops a row.
+    Works on the Gram matrix of the shorter side: 2 min(m, n)^2 (2 max(m, n) + min(m, n)) flops per row.
     """
     tall = X.size(-2) > X.size(-1)
     X = X.mT if tall else X
@@ -150,7 +150,7 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def _iterated(X: Tensor, rows: Sequence[Row]) -> Tensor:
-    """`polynomial_polar` of one wide matrix (m, n) or of several, (N, m, n)."""
+    """Apply the rows to one wide matrix (m, n) or to a stack of them, (N, m, n)."""
     run = kernels.products(X.size(-2), X.dtype, X.device)
     add_product = torch.addmm if X.ndim == 2 else torch.baddbmm
     for a, b, c in rows:
@@ -161,9 +161,9 @@ def _iterated(X: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def exact_polar(G: Tensor) -> Tensor:
-    """U V' by singular value decomposition in float64, which it also returns: the oracle, slow.
+    """Return U V' in float64 by singular value decomposition in float64: slow, the reference for the approximations.
 
-    Null directions, to the rounding of a float32 gradient (of float64 if G is), give zero instead of noise.
+    Directions that are null to float32 rounding (to float64 rounding if G is float64) give zero instead of noise.
     """
     eps = torch.finfo(torch.float64 if G.dtype == torch.float64 else torch.float32).eps
     U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
@@ -172,7 +172,7 @@ def exact_polar(G: Tensor) -> Tensor:
 
 
 def orthogonality_error(O: Tensor) -> Tensor:
-    """|O O' - I|_F / sqrt(k) on the shorter side k = min(m, n), per matrix of O (..., m, n); 0 for an exact factor."""
+    """Return |O O' - I|_F / sqrt(k), k = min(m, n) the shorter side, per matrix of O (..., m, n); 0 if exact."""
     O = O.float()
     gram = O @ O.mT if O.size(-2) <= O.size(-1) else O.mT @ O
     k = gram.size(-1)

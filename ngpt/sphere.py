@@ -1,8 +1,8 @@
-"""Geometry of the unit sphere: pure functions on stacks of unit vectors that lie along an explicit `dim`.
+"""Geometry of the unit sphere: pure functions on stacks of vectors along an explicit `dim`.
 
-`x, y` are points (unit vectors), `u, v` tangent vectors, `theta` an angle in radians. *project* lands on the sphere,
-*tangent* lands in the tangent space, *retract* moves and lands. Everything is computed in float32 (float64 stays
-float64) and returned in the input's dtype, so a bfloat16 caller pays one rounding, not five. Nothing is in place.
+`x, y` are points (unit vectors), `u, v` tangent vectors, `theta` an angle in radians. *project* maps to the sphere,
+*tangent* to the tangent space, and *retract* moves and then projects. Everything is computed in float32 (float64 stays
+float64) and returned in the input's dtype, so a bfloat16 caller pays for one rounding, not five. Nothing is in place.
 
 Source of the formulas: N. Boumal, An Introduction to Optimization on Smooth Manifolds (2023), section 3 and ch. 10.
 """
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 UNIT_TINY = 1e-18
-"""A vector no longer than this has no direction: its square is near the end of float32's range. It is left as it is."""
+"""A vector no longer than this has no direction, as its square is near the end of float32's range; it is left as is."""
 
 NOISE = 16.0
-"""A tangent shorter than this many rounding errors of the direction that it is a part of has no direction itself."""
+"""A tangent has no direction if it is shorter than this many rounding errors of the vector it was taken from."""
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -22,35 +22,35 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def norm(x: Tensor, *, dim: int) -> Tensor:
-    """Length of each vector along `dim`, which stays as a dimension of size 1, in at least float32."""
+    """Return the length of each vector along `dim`, kept as a dimension of size 1, in at least float32."""
     return torch.linalg.vector_norm(_wide(x), dim=dim, keepdim=True)
 
 
 def inverse_length(x: Tensor, *, dim: int) -> Tensor:
-    """1 / |x| for each vector along `dim`, which stays as a dimension of size 1; 1 where x has no direction."""
+    """Return 1 / |x| for each vector along `dim`, kept as a dimension of size 1; 1 where x has no direction."""
     return inverse(norm(x, dim=dim))
 
 
 def inverse(length: Tensor) -> Tensor:
-    """1 / length; 1 for the length of a vector without direction."""
+    """Return 1 / length, or 1 for the length of a vector without direction."""
     return torch.where(length > UNIT_TINY, 1 / length.clamp_min(UNIT_TINY), 1.0)
 
 
 def inner(x: Tensor, y: Tensor, *, dim: int) -> Tensor:
-    """Inner product <x, y> along `dim`, which stays as a dimension of size 1, in at least float32."""
+    """Return the inner product <x, y> along `dim`, kept as a dimension of size 1, in at least float32."""
     return (_wide(x) * _wide(y)).sum(dim=dim, keepdim=True)
 
 
 def project(x: Tensor, *, dim: int) -> Tensor:
-    """The nearest point of the sphere: x / |x|. A vector without direction (zero) stays; its gradient is finite."""
+    """Return the nearest point of the sphere, x / |x|. A vector without direction stays, with a finite gradient."""
     return (_wide(x) * inverse_length(x, dim=dim)).to(x.dtype)
 
 
 def tangent(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
-    """The part of an ambient v that is orthogonal to x: v - (<x, v> / <x, x>) x, the tangent space at N(x).
+    """Project an ambient v to the tangent space at N(x): v - (<x, v> / <x, x>) x, the part of v orthogonal to x.
 
-    On the sphere <x, x> is 1 to rounding; dividing by it keeps that rounding from growing over a run, and makes the
-    tangent right for a weight that has drifted off the sphere between two projections.
+    On the sphere <x, x> is 1 up to rounding. Dividing by it keeps that rounding from growing over a run, and gives the
+    right tangent for a weight that has drifted off the sphere between two projections.
     """
     x_wide = _wide(x)
     along = inner(x, v, dim=dim) / x_wide.square().sum(dim=dim, keepdim=True).clamp_min(UNIT_TINY**2)
@@ -58,45 +58,45 @@ def tangent(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
 
 
 def retract(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
-    """Move along v and project: (x + v) / |x + v|. Agrees with `exp` to second order in |v| for tangent v."""
+    """Move along v and project: (x + v) / |x + v|. For tangent v this agrees with `exp` to second order in |v|."""
     return project(_wide(x) + _wide(v), dim=dim).to(x.dtype)
 
 
 def exp(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
-    """Follow the geodesic from x in the tangent direction v for the length |v| in radians.
+    """Follow the geodesic from x along v, which must be tangent at x, for |v| radians.
 
-    x cos|v| + v sin|v| / |v|; v = 0 gives x itself. v must be tangent at x.
+    Returns x cos|v| + v sin|v| / |v|; v = 0 gives x itself.
     """
     theta = norm(v, dim=dim)
     return (_wide(x) * torch.cos(theta) + _wide(v) * torch.sinc(theta / torch.pi)).to(x.dtype)
 
 
 def geodesic(x: Tensor, u: Tensor, theta: Tensor | float, *, dim: int) -> Tensor:
-    """Rotate x by `theta` radians towards the direction of a tangent u: N(x) cos(theta) + (u / |u|) sin(theta).
+    """Rotate x by `theta` radians toward a tangent u: N(x) cos(theta) + (u / |u|) sin(theta).
 
-    theta broadcasts against |u|. Where u has no direction, or theta is 0, x stays.
+    theta broadcasts against |u|. Where u has no direction or theta is 0, x stays.
 
-    Computed as x + ((u / |u|) sin(theta) - s x) with s = 1 - cos(theta) / |x|: a small step is then as exact as it can
-    be stored. The geodesic is the one that leaves N(x): the rounding of a length is gone after a step. Otherwise it
-    adds up, to 1e-5 in 10,000 steps of float32 where gradients repeat.
+    Computed as x + ((u / |u|) sin(theta) - s x) with s = 1 - cos(theta) / |x|, so that a small step is as accurate as
+    the dtype can store. Starting at N(x) rather than x removes the rounding of |x| in each step. It would otherwise
+    accumulate, to 1e-5 in 10,000 float32 steps with repeating gradients.
     """
     length = norm(u, dim=dim)
     theta = torch.where(length > UNIT_TINY, torch.as_tensor(theta, dtype=length.dtype, device=length.device), 0.0)
     towards = _wide(u) / length.clamp_min(UNIT_TINY)
     excess = inner(x, x, dim=dim) - 1
     root = (1 + excess).sqrt().clamp_min(UNIT_TINY)
-    too_long = excess / (root * (1 + root))  # 1 - 1 / |x|, where |x| is near 1 to half the rounding of that quotient
+    too_long = excess / (root * (1 + root))  # 1 - 1 / |x|; for |x| near 1, with half the rounding of that quotient
     shrink = torch.where(theta != 0, 2 * torch.sin(theta / 2).square() + torch.cos(theta) * too_long, 0.0)
     return (_wide(x) + (towards * torch.sin(theta) - shrink * _wide(x))).to(x.dtype)
 
 
 def turn(x: Tensor, v: Tensor, rate: Tensor | float, *, fixed_angle: bool, dim: int) -> Tensor:
-    """Rotate x along the geodesic that leaves it in the direction of u, the tangent part of an ambient v.
+    """Rotate x along the geodesic in the direction of u, the tangent part of an ambient v.
 
-    By `rate` radians with `fixed_angle`, else by rate |u|. Where u is zero, or no more than rounding of a v that is
-    parallel to x, x stays.
+    The angle is `rate` radians with `fixed_angle`, else rate |u|. Where u is zero, or only the rounding of a v parallel
+    to x, x stays.
     """
-    u = tangent(x, tangent(x, v, dim=dim), dim=dim)  # twice: rounding of a near-radial v is no tangent
+    u = tangent(x, tangent(x, v, dim=dim), dim=dim)  # twice: the rounding of a near-radial v is not tangent
     length = norm(u, dim=dim)
     directed = length > NOISE * torch.finfo(length.dtype).eps * norm(v, dim=dim)
     theta = torch.ones_like(length) * rate if fixed_angle else rate * length
@@ -104,18 +104,18 @@ def turn(x: Tensor, v: Tensor, rate: Tensor | float, *, fixed_angle: bool, dim: 
 
 
 def log(x: Tensor, y: Tensor, *, dim: int) -> Tensor:
-    """The tangent v at x with exp(x, v) = y and |v| the angle between them; 0 where y = x.
+    """Return the tangent v at x with exp(x, v) = y, whose length is the angle between x and y; 0 where y = x.
 
-    Antipodal points have no unique logarithm; the result there is some vector of finite length.
+    The logarithm of an antipodal point is not unique; the result is then an arbitrary vector of finite length.
     """
-    u = tangent(_wide(x), _wide(y) - _wide(x), dim=dim)  # from the difference: no cancellation when y is near x
+    u = tangent(_wide(x), _wide(y) - _wide(x), dim=dim)  # taken of the difference: no cancellation when y is near x
     return (u * (angle(x, y, dim=dim, keepdim=True) / norm(u, dim=dim).clamp_min(UNIT_TINY))).to(x.dtype)
 
 
 def transport(x: Tensor, u: Tensor, theta: Tensor | float, v: Tensor, *, dim: int) -> Tensor:
-    """Parallel transport of a tangent v along the geodesic that leaves x in direction u for theta radians.
+    """Transport a tangent v in parallel along the geodesic from x in direction u by theta radians.
 
-    With e = u / |u|: v + <e, v> (e (cos theta - 1) - x sin theta). Keeps lengths and angles; u = 0 leaves v.
+    With e = u / |u|: v + <e, v> (e (cos theta - 1) - x sin theta). Lengths and angles are preserved; u = 0 leaves v.
     """
     length = norm(u, dim=dim)
     theta = torch.where(length > UNIT_TINY, torch.as_tensor(theta, dtype=length.dtype, device=length.device), 0.0)
@@ -125,9 +125,9 @@ def transport(x: Tensor, u: Tensor, theta: Tensor | float, v: Tensor, *, dim: in
 
 
 def angle(x: Tensor, y: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:
-    """Geodesic distance in radians, in [0, pi]: 2 atan2(|x - y|, |x + y|), float32 or float64.
+    """Return the geodesic distance 2 atan2(|x - y|, |x + y|) in radians, in [0, pi], in float32 or float64.
 
-    In float32 at 1e-3 rad its relative error is below 1e-5, where arccos<x, y> is off by 15% (d = 768).
+    In float32 at 1e-3 rad its relative error is below 1e-5, while arccos<x, y> is off by 15% (d = 768).
     """
     x, y = _wide(x), _wide(y)
     theta = 2 * torch.atan2(norm(x - y, dim=dim), norm(x + y, dim=dim))

@@ -1,6 +1,6 @@
-"""Twenty steps of small runs, loss by loss. A refactor leaves them alone; a numeric change is a decision.
+"""Twenty steps of small runs, loss by loss. A refactoring must not change them; a numeric change is deliberate.
 
-Run this file as a script to write the losses anew: `python tests/test_golden.py`.
+Run this file as a script to regenerate the losses: `python tests/test_golden.py`.
 """
 
 import itertools
@@ -22,11 +22,11 @@ CASES = [(optimizer, arch) for optimizer in ("muon", "adam") for arch in ("gated
 STEPS, BATCH, SEQ_LEN, VOCAB = 20, 4, 32, 64
 
 RELATIVE = 2e-5
-"""For another machine's sums. A rounding of every initial weight moves these losses by 3e-7, 1% of the rate by 2e-2."""
+"""Tolerance for other machines: rounding every initial weight moves these losses by 3e-7, 1% of the rate by 2e-2"""
 
 
 def token_stream(count: int) -> list[int]:
-    """A walk on 64 tokens, three quarters of it predictable; the generator is Knuth's MMIX, in integers."""
+    """Return a walk on 64 tokens, three quarters of it predictable; the generator is Knuth's MMIX, in integers."""
     state, token, stream = 1, 0, []
     for _ in range(count):
         state = (6364136223846793005 * state + 1442695040888963407) % 2**64
@@ -37,7 +37,7 @@ def token_stream(count: int) -> list[int]:
 
 
 def losses_of(optimizer: Any, arch: Any) -> list[float]:
-    """The training loss of each step. Nothing comes from a preset or a default, which may change."""
+    """Return the training loss of each step; no setting comes from a preset or default, which may change."""
     config = RunConfig(
         model=ModelConfig(
             arch=arch, n_layer=2, n_embd=32, n_head=4, seq_len=SEQ_LEN, alpha=0.05 if arch == "ngpt" else 0.15

@@ -1,4 +1,4 @@
-"""Orthogonalisers against float64 oracles, and the invariances that a step size rests on."""
+"""Orthogonalizers against float64 oracles, and the invariances that step sizes rely on."""
 
 import math
 import re
@@ -21,14 +21,14 @@ WORKING = [torch.float64, torch.float32, torch.bfloat16]
 EPS64, EPS32 = (torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32))
 
 GROWTH = 256
-"""How many units of rounding an entry may be off: five steps multiply one of a small singular value by the product of
-their slopes at 0 (485 for Newton-Schulz, 976 for Polar Express); the smallest values of these matrices reach a part."""
+"""Allowed error of an entry in units of rounding. Five steps amplify the rounding along a small singular value by up to
+the product of their slopes at 0 (485 for Newton-Schulz, 976 for Polar Express), reached here only in part."""
 
 Row = tuple[float, float, float]
 
 
 def reference_rows(method: str, steps: int) -> tuple[list[Row], float]:
-    """The published coefficients, copied a second time, and the safety factor on the norm."""
+    """The published coefficients, copied independently, and the safety factor on the norm."""
     if method == "newton-schulz-cubic":
         return [(1.5, -0.5, 0.0)] * steps, 1.0
     if method == "newton-schulz":
@@ -52,12 +52,12 @@ def reference_rows(method: str, steps: int) -> tuple[list[Row], float]:
 
 
 def matrices(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """Gaussian matrices."""
+    """Return Gaussian matrices."""
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).to(dtype)
 
 
 def spectra(Q: Tensor) -> np.ndarray:
-    """Singular values in float64."""
+    """Return singular values in float64."""
     return np.linalg.svd(Q.double().numpy(), compute_uv=False)
 
 
@@ -74,7 +74,7 @@ def test_agrees_with_the_oracle(method: Orthogonalizer, steps: int, shape: tuple
     rows, safety = reference_rows(method, steps)
     want = oracle.polynomial_polar(G.numpy(), rows, safety)
     got = polar.orthogonalize(G, method=method, steps=steps, dtype=torch.float64)
-    # each rounding of X is carried on by the later steps, at most by their joint slope at 0
+    # later steps amplify each rounding of X, at most by their joint slope at 0
     np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=GROWTH * EPS64)
     single = polar.orthogonalize(G.float(), method=method, steps=steps)
     assert single.dtype == torch.float32
@@ -174,7 +174,7 @@ def test_a_tall_matrix_is_its_wide_transpose(method: Orthogonalizer) -> None:
 @pytest.mark.parametrize("method", EVERY)
 def test_the_input_is_never_written_to(method: Orthogonalizer, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     G = matrices(shape, dtype)
-    G /= G.abs().amax()  # the largest entry near 1: a normalisation that may be tempted to do nothing
+    G /= G.abs().amax()  # the largest entry near 1: a normalization could take a shortcut and do nothing
     before, version = G.clone(), G._version
     Q = polar.orthogonalize(G, method=method, steps=5, dtype=dtype)
     assert torch.equal(G, before) and G._version == version
@@ -191,7 +191,7 @@ def test_zeros(method: Orthogonalizer) -> None:
     G = matrices((12, 20), torch.float32)
     G[3], G[:, 5] = 0.0, 0.0
     Q = polar.orthogonalize(G, **options)
-    noise = 8 * EPS64 if method == "svd" else 0.0  # the decomposition is not exact about zeros
+    noise = 8 * EPS64 if method == "svd" else 0.0  # the decomposition does not treat zeros exactly
     assert torch.isfinite(Q).all() and Q[3].abs().max() <= noise and Q[:, 5].abs().max() <= noise
     kept = [row for row in range(12) if row != 3]
     dense = polar.orthogonalize(G[kept], **options)

@@ -1,4 +1,4 @@
-"""The geometry of the sphere against float64 oracles, vector by vector, and the laws that make it a geometry."""
+"""The geometry of the sphere against float64 oracles, vector by vector, and its geometric laws."""
 
 import math
 from collections.abc import Callable
@@ -27,16 +27,16 @@ FUNCTIONS = ["project", "tangent", "exp", "retract", "log", "transport", "angle"
 
 EPS = {dtype: torch.finfo(dtype).eps for dtype in DTYPES}
 HALF_ULP = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: EPS[torch.bfloat16] / 2}
-"""Relative error of the one rounding that a bfloat16 caller pays; the others are computed in their own precision."""
+"""Relative error of the one rounding that a bfloat16 caller pays; other dtypes compute in their own precision"""
 
 
 def arithmetic(dtype: torch.dtype) -> float:
-    """Error of a few operations on numbers of order one, a sum of up to 48 terms among them."""
+    """Return the error of a few operations on numbers of order one, including a sum of up to 48 terms."""
     return 8 * EPS[torch.float64 if dtype == torch.float64 else torch.float32]
 
 
 def geometry(shape: tuple[int, ...], dim: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Points x and y, an ambient v, a tangent u at x of 0.1 to 2.5 radians a vector, an angle theta a vector."""
+    """Return points x and y, an ambient v, a tangent u at x of 0.1 to 2.5 radians, and an angle theta per vector."""
     rng = np.random.default_rng(len(shape) + shape[dim])
     x, y = (oracle.project(rng.normal(size=shape), dim) for _ in range(2))
     one_each = np.sum(x, axis=dim, keepdims=True).shape
@@ -46,7 +46,7 @@ def geometry(shape: tuple[int, ...], dim: int, dtype: torch.dtype) -> dict[str, 
 
 
 def arguments(name: str, g: dict[str, Any]) -> list[Any]:
-    """What `ngpt.sphere.<name>` is called with, `dim` aside."""
+    """Return the arguments of `ngpt.sphere.<name>` except `dim`."""
     letters = {"project": "v", "tangent": "xv", "exp": "xu", "retract": "xv", "log": "xy", "angle": "xy"}
     if name in letters:
         return [g[letter] for letter in letters[name]]
@@ -54,7 +54,7 @@ def arguments(name: str, g: dict[str, Any]) -> list[Any]:
 
 
 def truth(name: str, arrays: list[Any], dim: int) -> np.ndarray:
-    """The oracle's answer to the same arguments in float64."""
+    """Return the oracle's result for the same arguments in float64."""
     if name == "geodesic":
         x, u, theta = arrays
         return oracle.exp(oracle.project(x, dim), theta * oracle.project(u, dim), dim)

@@ -1,7 +1,8 @@
-"""Triton kernels where they pay, and a torch twin of each for every device.
+"""Triton kernels where they pay off, and a torch twin of each that runs on every device.
 
-`products` says which module's matrix products run, `elementwise` which module's elementwise steps. The twins of all are
-`twins`; the kernels are `symmetric` for the products, and `momentum`, `vectors` and `residual` for the steps.
+`products` returns the module that computes matrix products: `symmetric` or its `twins`. `elementwise_runs` tells
+whether a tensor goes to the elementwise kernels of `fused` (from `momentum`, `vectors` and `residual`). Each step that
+has a kernel makes this choice itself; `project_` and `residual_step` make it here.
 """
 
 import functools
@@ -14,27 +15,27 @@ from torch import Tensor
 from ngpt.kernels import twins
 
 FROM_ROWS = 2048
-"""Smaller matrices go to torch. Symmetric kernels that others measured are slower than cuBLAS up to 512 rows and 1.5
-to 1.7 times as fast from 2,048 (NVIDIA's Emerging-Optimizers on an H20); not measured here yet, for want of a GPU."""
+"""Fewest rows for which the symmetric kernels run. Not measured here yet, for want of a GPU; NVIDIA's
+Emerging-Optimizers report them slower than cuBLAS up to 512 rows and 1.5 to 1.7 times as fast from 2,048 (H20)."""
 
 ALONE_FROM_ROWS = 512
-"""On a CPU, matrices from here on fill it by themselves: batched products then take 1.00 to 1.19 times as long as
-those of one at a time, with the same bits (EPYC; 512 to 1,024 rows, float32 and bfloat16); of smaller
-ones a batch is faster."""
+"""Matrices with at least this many rows keep a CPU busy by themselves. A batched product takes 1.00 to 1.19 times as
+long as one product at a time, with the same bits (EPYC; 512 to 1,024 rows, float32 and bfloat16); smaller matrices are
+faster as a batch."""
 
 LONGEST = 8192
-"""Longest vector that a program's registers hold; longer ones go to torch."""
+"""Longest vector that fits in the registers of a program; torch handles longer ones"""
 
 ALIGNED, PADDED = 8, 64
-"""Tensor cores are fed 16 bytes at a time: rows of a number of bfloat16 that 8 does not divide take a slower path, and
-are padded to the next multiple of 64, a tile's side."""
+"""Tensor cores read 16 bytes at a time. Rows whose length is not a multiple of 8 (in bfloat16) are slow; they are
+padded to the next multiple of 64, the side of a tile."""
 
 CAPABILITY = (8, 0)
-"""Ampere: tensor cores for bfloat16"""
+"""Compute capability of Ampere, the first with tensor cores for bfloat16"""
 
 
 def products(rows: int, dtype: torch.dtype, device: torch.device) -> ModuleType:
-    """The module whose products run for matrices of `rows` rows (the shorter side)."""
+    """Return the module that computes products of matrices with `rows` rows (the shorter side)."""
     if rows < FROM_ROWS or dtype not in (torch.bfloat16, torch.float16) or not triton_runs(device):
         return twins
     from ngpt.kernels import symmetric
@@ -43,39 +44,58 @@ def products(rows: int, dtype: torch.dtype, device: torch.device) -> ModuleType:
 
 
 def one_by_one(rows: int, device: torch.device) -> bool:
-    """Whether products of a batch of matrices of `rows` rows (the shorter side) are better made one after another."""
+    """Return whether matrices with `rows` rows (the shorter side) multiply faster one at a time than as a batch."""
     return device.type == "cpu" and rows >= ALONE_FROM_ROWS
 
 
 def padding(side: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Zeros that a side of the matrices is to be padded with; on a CPU none, where it was measured not to pay."""
+    """Return the rows or columns of zero padding for `side`; none on a CPU, where padding does not pay (measured)."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or side % ALIGNED == 0:
         return 0
     return -side % PADDED
 
 
-def elementwise(x: Tensor, length: int = 1) -> ModuleType:
-    """The module whose elementwise steps run for `x`, whose vectors have that length.
+def elementwise_runs(x: Tensor, length: int = 1) -> bool:
+    """Return whether the elementwise kernels run for `x`, a stack of vectors with `length` elements each.
 
-    Inside torch.compile the twins, which it fuses by itself. The kernels compute in float32: a float64 x goes to torch.
+    They do not run inside torch.compile, which fuses torch's operations itself, nor in float64, as they compute in
+    float32.
     """
-    if torch.compiler.is_compiling() or length > LONGEST or x.dtype == torch.float64 or not triton_runs(x.device):
-        return twins
+    if torch.compiler.is_compiling() or length > LONGEST or x.dtype == torch.float64:
+        return False
+    return triton_runs(x.device)
+
+
+def elementwise() -> ModuleType:
+    """Import and return the module of the elementwise kernels, which needs Triton."""
     from ngpt.kernels import fused
 
     return fused
 
 
+def project_(W: Tensor, *, dim: int) -> Tensor:
+    """Project the vectors along `dim` of W (..., m, n) to the unit sphere in place, and return W."""
+    run = elementwise() if elementwise_runs(W, W.size(dim)) else twins
+    return run.project_(W, dim=dim)
+
+
+def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
+    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable."""
+    run = elementwise() if elementwise_runs(h, h.size(-1)) else twins
+    return run.residual_step(h, f, a)
+
+
 @functools.cache
 def triton_runs(device: torch.device) -> bool:
-    """Whether Triton is installed and `device` has the tensor cores that the kernels are written for."""
+    """Return whether Triton is installed and `device` has the tensor cores that the kernels require."""
     if device.type != "cuda" or torch.version.hip is not None or importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
-def said_in_one_line(dtype: torch.dtype, device: torch.device) -> str:
-    """Which path runs, for people."""
-    if products(FROM_ROWS, dtype, device) is twins:
-        return f"torch on {device.type}, {str(dtype).removeprefix('torch.')}"
-    return f"Triton from {FROM_ROWS:,} rows, torch below, {str(dtype).removeprefix('torch.')}"
+def describe(dtype: torch.dtype, device: torch.device) -> str:
+    """Return a one-line description of the code that computes the matrix products of the polar factor."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype in (torch.bfloat16, torch.float16) and triton_runs(device):
+        return f"Triton from {FROM_ROWS:,} rows, torch below, {name}"
+    return f"torch on {device.type}, {name}"

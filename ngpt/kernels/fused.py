@@ -1,4 +1,4 @@
-"""The elementwise steps as Triton kernels, by the names that `ngpt.kernels.twins` has for them."""
+"""The elementwise steps as Triton kernels, under the names they have in `ngpt.kernels.twins`."""
 
 from ngpt.kernels.momentum import momentum_step_ as momentum_step_
 from ngpt.kernels.residual import residual_step as residual_step

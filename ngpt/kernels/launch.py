@@ -1,4 +1,4 @@
-"""What the elementwise kernels share: a matrix's vectors as offsets in memory, how many a program takes, numbers."""
+"""Launch helpers of the elementwise kernels: memory layout of vectors, vectors per program, scalars, dtype checks."""
 
 import math
 
@@ -9,22 +9,23 @@ from torch import Tensor
 from ngpt.kernels import LONGEST
 
 WORK = 2048
-"""Numbers a program takes at least: shorter vectors share one."""
+"""Fewest elements per program: short vectors share one."""
 
 MOST = 8192
-"""Numbers a program takes at most for the sake of neighbours in memory: 16 a thread. With twice as many the rotation
-needs all 128 registers that a thread of 512 can have, and spills where weights and direction lie differently."""
+"""Most elements per program when vectors are grouped because they are adjacent in memory: 16 per thread. With twice as
+many, the rotation needs all 128 registers available to each of 512 threads, and spills where weights and direction
+have different layouts."""
 
-NEIGHBOURS = 8
-"""Float32 numbers in a sector, the 32 bytes that memory moves at least."""
+NEIGHBORS = 8
+"""Float32 elements in a sector, the 32 bytes of the smallest memory transaction."""
 
 FUSED = True
-"""Products and sums that follow are rounded once. Said with every launch, as Triton 3.10 changes what it does unasked,
-which would change the bits, and 3.9 warns of it."""
+"""Whether a product and the sum after it are fused and rounded once. Every launch passes this explicitly: Triton 3.10
+changes the default, which would change the bits, and 3.9 warns about it."""
 
 
 def block_of(length: int) -> int:
-    """Numbers that a program reserves for a vector. Raises ValueError for one that is empty or too long."""
+    """Return the power of two that holds `length` elements; raise ValueError if `length` is 0 or above `LONGEST`."""
     if not 0 < length <= LONGEST:
         raise ValueError(f"these kernels hold vectors of 1 to {LONGEST} numbers, not {length}")
     block: int = triton.next_power_of_2(length)
@@ -32,15 +33,15 @@ def block_of(length: int) -> int:
 
 
 def warps_for(numbers: int) -> int:
-    """Warps of 32 threads for a program that holds so many numbers: 16 or so a thread."""
+    """Return the number of warps (32 threads each) for a program that holds `numbers` elements, about 16 per thread."""
     return max(1, min(16, triton.next_power_of_2(numbers) // 512))
 
 
 def vectors_of(W: Tensor, dim: int) -> tuple[Tensor, int, int, tuple[int, int, int]]:
-    """W (..., m, n) as a stack (N, m, n); number and length of a matrix's vectors along `dim`; the stack's strides.
+    """Return W (..., m, n) as a stack (N, m, n), the number and length of its vectors along `dim`, and its strides.
 
-    Strides from matrix to matrix, from vector to vector, and along a vector. The stack is W's own memory; only where
-    several leading dimensions do not merge into one it is a copy.
+    The number is per matrix. The strides are those between matrices, between vectors, and along a vector. The stack
+    shares W's memory, unless the leading dimensions cannot be merged into one: then it is a copy.
     """
     along = dim if dim < 0 else dim - W.ndim
     if along not in (-1, -2) or W.ndim < 2:
@@ -52,20 +53,21 @@ def vectors_of(W: Tensor, dim: int) -> tuple[Tensor, int, int, tuple[int, int, i
 
 
 def vectors_together(length: int, *between: int) -> int:
-    """Vectors a program takes: enough to be worth it, and those that share sectors where they lie side by side.
+    """Return the number of vectors per program: enough to fill it, and all that share memory sectors.
 
-    between: the stride from vector to vector in each tensor that is read. The polar factor of a tall matrix is a
-    transposed one: its rows lie side by side although those of the weights do not.
+    between: the stride between vectors in each tensor that is read. Stride 1 means that vectors are interleaved, as in
+    the polar factor of a tall matrix, which is a transposed view, even where the weights are not.
     """
     block = block_of(length)
-    neighbours = min(NEIGHBOURS, MOST // block) if 1 in between else 1
-    return max(WORK // block, neighbours, 1)
+    neighbors = min(NEIGHBORS, MOST // block) if 1 in between else 1
+    return max(WORK // block, neighbors, 1)
 
 
 def in_memory(value: Tensor | float, device: torch.device) -> Tensor:
-    """One number as float32 in the device's memory, where a kernel reads it.
+    """Return one number as a float32 tensor on `device`, for a kernel to read.
 
-    A plain number is filled in there: a copy from the host would wait for the device, and break a CUDA graph.
+    A Python number is filled in on the device: a copy from the host would wait for the device and break a CUDA graph.
+    Raises ValueError for a tensor of more than one element.
     """
     if not isinstance(value, Tensor):
         return torch.full((), value, dtype=torch.float32, device=device)
@@ -75,7 +77,7 @@ def in_memory(value: Tensor | float, device: torch.device) -> Tensor:
 
 
 def check_dtypes(*tensors: Tensor) -> None:
-    """Raise TypeError for what float32 cannot hold."""
+    """Raise TypeError for a tensor that is not floating-point or does not fit float32."""
     for tensor in tensors:
         if not tensor.is_floating_point() or tensor.dtype == torch.float64:
             raise TypeError(f"these kernels compute in float32, which {tensor.dtype} does not fit")

@@ -1,6 +1,6 @@
-"""A Triton kernel: momentum, Nesterov's look-ahead and what the norm of the result needs, in one pass over memory.
+"""A Triton kernel for momentum, Nesterov's look-ahead and partial norms of the result, in one pass over memory.
 
-14 bytes a float32 number with a bfloat16 result: gradient and momentum read, momentum and result written.
+It moves 14 bytes per float32 element for a bfloat16 result: gradient and momentum in, momentum and result out.
 """
 
 import math
@@ -14,18 +14,18 @@ from torch.autograd.graph import increment_version
 from ngpt.kernels.launch import FUSED, check_dtypes, in_memory
 
 BLOCK = 4096
-"""Numbers a program takes."""
+"""Elements per program"""
 
 NORMAL = torch.finfo(torch.float32).tiny
 SMALLEST = tl.constexpr(NORMAL)
-"""The smallest number whose inverse is one too: what a block is scaled by at most."""
+"""The smallest normal float32, whose inverse is finite; a block is never divided by less."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def momentum_pass(  # type: ignore[no-untyped-def]
     m_ptr, g_ptr, x_ptr, mu_ptr, norm_ptr, numbers, NESTEROV: tl.constexpr, SIZE: tl.constexpr
 ):
-    """M <- mu M + (1 - mu) G in place, X, and the norm of this block of X."""
+    """Update M <- mu M + (1 - mu) G in place, and write this block of X and its norm."""
     program = tl.program_id(0)
     at = program.to(tl.int64) * SIZE + tl.arange(0, SIZE)
     exists = at < numbers
@@ -46,11 +46,12 @@ def momentum_pass(  # type: ignore[no-untyped-def]
 
 
 def momentum_step_(M: Tensor, G: Tensor, mu: Tensor | float, *, nesterov: bool, out: Tensor) -> Tensor:
-    """M <- mu M + (1 - mu) G in place; into `out`, in its dtype, M or with `nesterov` (1 - mu) G + mu M.
+    """Update M <- mu M + (1 - mu) G in place; write M, or (1 - mu) G + mu M with `nesterov`, to `out` in its dtype.
 
-    All of one shape and contiguous; mu: a number, or one number on their device. Returns |out|_F, () in float32, of
-    what was rounded to `out`, exact down to the smallest numbers: squares are taken relative to the largest. The twin:
-    `ngpt.kernels.twins.momentum_step_`.
+    M, G, out: one shape; M and out contiguous. mu: a number, or a one-element tensor on their device. Returns |out|_F,
+    () in float32, of the rounded values in `out`; squares are taken relative to the largest element, so it is accurate
+    down to the smallest numbers. Raises ValueError if shapes differ or M or out is not contiguous, TypeError for
+    float64. Twin: `ngpt.kernels.twins.momentum_step_`.
     """
     if not M.shape == G.shape == out.shape:
         raise ValueError(f"momentum {tuple(M.shape)}, gradient {tuple(G.shape)} and result {tuple(out.shape)} differ")

@@ -1,7 +1,8 @@
-"""Triton kernels of the residual step N(h + a (N(f) - h)), forward and backward: each activation read and written once.
+"""Triton kernels for the residual step N(h + a (N(f) - h)), forward and backward, each in one pass over memory.
 
-Forward: 4 bytes of h, 2 to 4 of f, 4 of the result a number; backward: those of h, f and the gradient, and both
-gradients. Composed of torch's operations it is some five times that, which at any width costs more than its arithmetic.
+Bytes per element, forward: 4 for h, 2 to 4 for f, 4 for the result; backward: h, f and the incoming gradient in, both
+gradients out. The same step in torch's operations moves about five times as much, and at any width memory traffic
+costs more than the arithmetic.
 """
 
 import math
@@ -19,12 +20,12 @@ from ngpt.sphere import UNIT_TINY
 TINY = tl.constexpr(UNIT_TINY)
 
 PROGRAMS = 1024
-"""Most programs of the backward pass, each with a partial sum of the gradient of `a`: 8 a multiprocessor."""
+"""Most programs in the backward pass, 8 per multiprocessor; each writes a partial sum of the gradient of `a`"""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def inverse_length(x):  # type: ignore[no-untyped-def]
-    """1 / |x| of each row, 1 where it has no direction."""
+    """Return 1 / |x| for each row, or 1 where the row has no direction."""
     norm = tl.sqrt(tl.sum(x * x, axis=1, keep_dims=True))
     return tl.where(norm > TINY, 1.0 / tl.maximum(norm, TINY), 1.0)
 
@@ -33,7 +34,7 @@ def inverse_length(x):  # type: ignore[no-untyped-def]
 def residual_forward(  # type: ignore[no-untyped-def]
     h_ptr, f_ptr, a_ptr, y_ptr, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """ROWS rows of y = N(h + a (N(f) - h))."""
+    """Compute ROWS rows of y = N(h + a (N(f) - h))."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     exists = (row[:, None] < rows) & (column[None, :] < width)
@@ -49,7 +50,7 @@ def residual_forward(  # type: ignore[no-untyped-def]
 def residual_backward(  # type: ignore[no-untyped-def]
     h_ptr, f_ptr, a_ptr, g_ptr, gh_ptr, gf_ptr, ga_ptr, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The gradients of h and f, and this program's part of that of a, from the one of y; z and y are made again.
+    """Compute the gradients of h and f, and this program's part of that of a, from that of y; z and y are recomputed.
 
     With x = N(f), z = h + a (x - h): g_z = (g - y <g, y>) / |z|, g_h = (1 - a) g_z, g_a = g_z (x - h) summed over the
     rows, g_f = (a g_z - x <a g_z, x>) / |f|.
@@ -79,7 +80,7 @@ def residual_backward(  # type: ignore[no-untyped-def]
 
 
 class ResidualStep(torch.autograd.Function):
-    """y = N(h + a (N(f) - h)); saves its three inputs and nothing else."""
+    """y = N(h + a (N(f) - h)), which saves only its three inputs for the backward pass."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, h: Tensor, f: Tensor, a: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class ResidualStep(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of h, f and a, in their dtypes."""
+        """Return the gradients of h, f and a, each in the dtype of its input."""
         h, f, a = ctx.saved_tensors
         rows, width, block, at_once = _cut(h)
         gh, gf = torch.empty_like(h), torch.empty_like(f)
@@ -109,14 +110,13 @@ class ResidualStep(torch.autograd.Function):
                 h, f, a, gradients[0].contiguous(), gh, gf, parts, rows, width, ROWS=at_once, BLOCK=block,
                 num_warps=warps_for(at_once * block), enable_fp_fusion=FUSED,
             )  # fmt: skip
-        return gh, gf, parts.sum(dim=0).to(a.dtype)  # in a fixed order: the same bits every time
+        return gh, gf, parts.sum(dim=0).to(a.dtype)  # summed in a fixed order, so the bits are reproducible
 
 
 def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
-    """N(h + a (N(f) - h)) for h, f (..., D), a (D,), in float32, differentiable. The twin: `twins.residual_step`.
+    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); once differentiable.
 
-    Once differentiable. Raises ValueError where the shapes do not fit or D is beyond what a program holds, TypeError
-    for float64.
+    Raises ValueError if shapes do not match or D exceeds `LONGEST`, TypeError for float64. Twin: `twins.residual_step`.
     """
     check_dtypes(h, f, a)
     if h.shape != f.shape or a.shape != h.shape[-1:]:
@@ -126,6 +126,6 @@ def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
 
 
 def _cut(h: Tensor) -> tuple[int, int, int, int]:
-    """Rows, width, the power of two that holds a row, rows a program takes at once."""
+    """Return the number of rows, their width, the power of two that holds a row, and the rows per program."""
     block = block_of(h.size(-1))
     return h.numel() // h.size(-1), h.size(-1), block, max(1, WORK // block)

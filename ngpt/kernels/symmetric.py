@@ -1,10 +1,10 @@
-"""Triton kernels for symmetric results: only the tiles on and below the diagonal are computed, and mirrored on store.
+"""Triton kernels for symmetric products: tiles on and below the diagonal are computed, then mirrored on store.
 
-A product C = A A' of (M, K) by its transpose takes 2 M M K operations; the lower triangle of tiles takes half of them
-and a little more (T (T + 1) / 2 of T T tiles). The grid holds exactly those tiles: no program starts only to return.
-A tile's two loads are rows i and rows j of A, both along K, so that both are coalesced where K is contiguous.
+The product C = A A' of A (M, K) takes 2 M M K operations; the lower triangle needs T (T + 1) / 2 of the T T tiles, a
+little more than half. The grid has exactly one program per such tile, so none starts only to return. A tile loads rows
+i and rows j of A along K; both loads are coalesced if K is contiguous.
 
-Both products are one kernel: C = b A + c A A', b = 0 and c = 1 for A A'.
+One kernel, C = b A + c A A', serves both products; A A' has b = 0 and c = 1.
 """
 
 import math
@@ -22,23 +22,23 @@ from ngpt.kernels.twins import check_symmetric
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a matrix is cut: rows and columns of a tile of C, depth of a step along K, warps, stages of the pipeline."""
+    """A tiling of a product: side of a square tile of C, depth of a step along K, warps, pipeline stages."""
 
     rows: int
     depth: int
     warps: int
     stages: int
 
-    def said_shortly(self) -> str:
-        """Such as 128x64w8s4."""
+    def label(self) -> str:
+        """Return a short label such as 128x64w8s4."""
         return f"{self.rows}x{self.depth}w{self.warps}s{self.stages}"
 
 
 HOPPER = Tiling(rows=128, depth=64, warps=8, stages=4)
-"""wgmma takes 64 rows a warp group: two of them share a tile, and four stages of 2 x 16 KiB fit its shared memory."""
+"""wgmma takes 64 rows per warp group: two groups share a tile, and four stages of 2 x 16 KiB fit in shared memory."""
 
 SMALL = Tiling(rows=64, depth=32, warps=4, stages=3)
-"""Where a matrix has so few tiles of 128 that multiprocessors would be idle, and for float32."""
+"""For matrices with so few tiles of 128 that multiprocessors would be idle, and for float32"""
 
 CANDIDATES = (
     HOPPER,
@@ -48,7 +48,7 @@ CANDIDATES = (
     Tiling(rows=128, depth=128, warps=8, stages=3),
     Tiling(rows=64, depth=64, warps=4, stages=4),
 )
-"""What `benchmarks/kernels.py --tune` chooses among."""
+"""The tilings that `benchmarks/kernels.py --tune` compares"""
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -73,11 +73,11 @@ def symmetric_product(  # type: ignore[no-untyped-def]
     ADD_A: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """One tile (i, j), i >= j, of C = b A + c A A' for one matrix of the batch, and its mirror image."""
+    """Compute tile (i, j), i >= j, of C = b A + c A A' for one matrix of the batch, and store its mirror image too."""
     program = tl.program_id(0)
     batch = (program // tiles).to(tl.int64)
     tile = program % tiles
-    # the largest i with i (i + 1) / 2 <= tile; the root is exact or one off, and integers mend it
+    # the largest i with i (i + 1) / 2 <= tile; the root is off by at most one, which integer arithmetic corrects
     i = ((tl.sqrt(8.0 * tile.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
     i = tl.where(i * (i + 1) // 2 > tile, i - 1, i)
     i = tl.where((i + 1) * (i + 2) // 2 <= tile, i + 1, i)
@@ -106,7 +106,7 @@ def symmetric_product(  # type: ignore[no-untyped-def]
         here = a_ptr + rows_i[:, None].to(tl.int64) * a_row + rows_j[None, :].to(tl.int64) * a_col
         product += b * tl.load(here, mask=inside, other=0.0).to(tl.float32)
     result = product.to(c_ptr.dtype.element_ty)
-    if i == j:  # symmetric in whatever order a tile's sums were taken
+    if i == j:  # exactly symmetric, whatever order the tile's sums were taken in
         result = tl.where(rows_i[:, None] >= rows_j[None, :], result, tl.trans(result))
     c_ptr += batch * c_batch
     tl.store(c_ptr + rows_i[:, None].to(tl.int64) * c_row + rows_j[None, :].to(tl.int64) * c_col, result, mask=inside)
@@ -117,13 +117,14 @@ def symmetric_product(  # type: ignore[no-untyped-def]
 
 
 INTERPRETED = isinstance(symmetric_product, InterpretedFunction)
-"""Whether kernels run in Triton's interpreter, which would multiply the bits of bfloat16 as whole numbers."""
+"""Whether kernels run in Triton's interpreter, which would multiply the bit patterns of bfloat16 as integers"""
 
 
 def xxt(A: Tensor, *, tiling: Tiling | None = None) -> Tensor:
-    """A A', (..., M, K) -> (..., M, M), in A's dtype with float32 sums; any strides, A is not copied.
+    """Return A A', (..., M, M), for A (..., M, K), in A's dtype with float32 sums.
 
-    Exactly symmetric. Raises TypeError for a dtype that is neither bfloat16, float16 nor float32.
+    The result is exactly symmetric. A may have any strides and is not copied. Raises TypeError unless A is bfloat16,
+    float16 or float32.
     """
     return _launch(A, 0.0, 1.0, add_a=False, tiling=tiling)
 
@@ -131,11 +132,11 @@ def xxt(A: Tensor, *, tiling: Tiling | None = None) -> Tensor:
 def ba_plus_cAA(  # noqa: N802 (the field's name)
     A: Tensor, b: float, c: float, *, check: bool = True, tiling: Tiling | None = None
 ) -> Tensor:
-    """B A + c A A for symmetric A (..., M, M), in A's dtype with float32 sums, the sum with b A included.
+    """Return b A + c A A for symmetric A (..., M, M), in A's dtype; all sums, that with b A included, in float32.
 
-    Computed as b A + c A A', the same only for symmetric A: `check` compares A with its transpose, which waits for the
-    device; what `xxt` gave needs no check. Exactly symmetric for symmetric A. Raises ValueError if A is not square or
-    is found not to be symmetric, TypeError as `xxt`.
+    It is computed as b A + c A A', which equals it only for symmetric A; the result is then exactly symmetric. `check`
+    compares A with its transpose, which waits for the device; a result of `xxt` needs no check. Raises ValueError if A
+    is not square or, with `check`, not symmetric, TypeError as `xxt` does.
     """
     check_symmetric(A, values=check)
     return _launch(A, b, c, add_a=True, tiling=tiling)
@@ -162,5 +163,5 @@ def _launch(A: Tensor, b: float, c: float, *, add_a: bool, tiling: Tiling | None
 
 
 def best_tiling(M: int, dtype: torch.dtype) -> Tiling:
-    """The tiling for matrices of M rows; float32 tiles are twice as large in shared memory."""
+    """Return the tiling for matrices with M rows; a float32 tile takes twice the shared memory."""
     return HOPPER if M >= 1024 and dtype != torch.float32 else SMALL

@@ -1,4 +1,4 @@
-"""The torch twins of the kernels: the same signatures, on every device, and what the kernels are tested against."""
+"""Torch twins of the kernels: the same signatures on every device, and the reference in the kernels' tests."""
 
 from typing import Any, cast
 
@@ -12,14 +12,14 @@ from ngpt import sphere
 
 
 def xxt(A: Tensor) -> Tensor:
-    """A A', (..., M, K) -> (..., M, M), in A's dtype."""
+    """Return A A', (..., M, M), for A (..., M, K), in A's dtype."""
     return A @ A.mT
 
 
 def ba_plus_cAA(A: Tensor, b: float, c: float, *, check: bool = True) -> Tensor:  # noqa: N802 (the field's name)
-    """Add b A and c A A for symmetric A (..., M, M), in A's dtype.
+    """Return b A + c A A for symmetric A (..., M, M), in A's dtype.
 
-    Raises ValueError if A is not square or, with `check`, is not symmetric, for which it waits for the device.
+    Raises ValueError if A is not square or, with `check`, not symmetric; the check waits for the device.
     """
     check_symmetric(A, values=check)
     if A.ndim == 2:
@@ -29,7 +29,7 @@ def ba_plus_cAA(A: Tensor, b: float, c: float, *, check: bool = True) -> Tensor:
 
 
 def check_symmetric(A: Tensor, *, values: bool) -> None:
-    """Raise ValueError unless A (..., M, M) is square and, with `values`, equal to its transpose to the bit."""
+    """Raise ValueError unless A (..., M, M) is square and, with `values`, bitwise equal to its transpose."""
     if A.ndim < 2 or A.size(-2) != A.size(-1):
         raise ValueError(f"a symmetric matrix is square, not {tuple(A.shape)}")
     if values and not torch.equal(A, A.mT):
@@ -40,19 +40,19 @@ def check_symmetric(A: Tensor, *, values: bool) -> None:
 
 
 def project_(W: Tensor, *, dim: int) -> Tensor:
-    """Project the vectors along `dim` of W (..., m, n) to the unit sphere, in place; returns W."""
+    """Project the vectors along `dim` of W (..., m, n) to the unit sphere in place, and return W."""
     return W.copy_(sphere.project(W, dim=dim))
 
 
 def geodesic_move_(W: Tensor, O: Tensor, lr: Tensor | float, scale: float, *, fixed_angle: bool, dim: int) -> Tensor:
-    """`ngpt.sphere.turn` of each vector of W (..., m, n) along `dim` by D = -scale O, in place; returns W."""
+    """Rotate the vectors along `dim` of W (..., m, n) as `ngpt.sphere.turn` by D = -scale O in place, and return W."""
     return W.copy_(sphere.turn(W, -(scale * O.to(W.dtype)), lr, fixed_angle=fixed_angle, dim=dim))
 
 
 def momentum_step_(M: Tensor, G: Tensor, mu: Tensor | float, *, nesterov: bool, out: Tensor) -> Tensor:
-    """M <- mu M + (1 - mu) G in place; into `out`, in its dtype, M or with `nesterov` (1 - mu) G + mu M.
+    """Update M <- mu M + (1 - mu) G in place; write M, or (1 - mu) G + mu M with `nesterov`, to `out` in its dtype.
 
-    All of one shape (m, n). Returns |out|_F, () in float32, of what was rounded to `out`.
+    M, G, out: one shape (m, n). Returns |out|_F, () in float32, of the rounded values in `out`.
     """
     weight = mu.to(M.dtype) if isinstance(mu, Tensor) else mu
     torch.lerp(M, G, 1 - weight, out=M)
@@ -84,10 +84,10 @@ class _Unit(torch.autograd.Function):
 
 
 def unit(x: Tensor) -> Tensor:
-    """N(x): `sphere.project` along the last dimension for activations; float32 out, whatever goes in."""
+    """Return N(x), `sphere.project` along the last dimension, for activations; float32 for any input dtype."""
     return cast(Tensor, _Unit.apply(x))
 
 
 def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
-    """N(h + a (N(f) - h)) for h, f (..., D), a (D,), in float32, differentiable."""
+    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable."""
     return unit(torch.lerp(h, unit(f), a))

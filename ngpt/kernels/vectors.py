@@ -1,8 +1,8 @@
-"""Triton kernels on stacks of unit vectors: projection, and the geodesic step. Each reads and writes a number once.
+"""Triton kernels on stacks of unit vectors: projection and the geodesic step, each in one pass over memory.
 
-A vector lies along `dim` of a matrix; a program holds whole vectors in registers, so that lengths and inner products
-cost no second pass over memory: 8 bytes a float32 weight to project it, 10 or 12 to rotate it, where torch's separate
-operations move some ten times that. Vectors along dim -2 are taken eight at a time, side by side in memory.
+Vectors lie along `dim` of a matrix. A program holds whole vectors in registers, so norms and inner products need no
+second pass: projection moves 8 bytes per float32 weight and rotation 10 or 12, where torch's separate operations move
+about ten times as much. Vectors along dim -2 are adjacent in memory and processed up to eight at a time.
 """
 
 import math
@@ -21,12 +21,12 @@ ROUNDING = tl.constexpr(NOISE * torch.finfo(torch.float32).eps)
 PI = tl.constexpr(math.pi)
 PI_HIGH = tl.constexpr(3.140625)
 PI_LOW = tl.constexpr(math.pi - 3.140625)
-"""pi in two parts, the first of few bits, so that whole multiples of it are exact"""
+"""pi in two parts, the first with few bits, so that integer multiples of it are exact"""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def sine_and_versine(theta):  # type: ignore[no-untyped-def]
-    """Sin(theta) and 1 - cos(theta), each to float32's rounding; the hardware's sine is 5e-7 off whatever theta."""
+    """Return sin(theta) and 1 - cos(theta) to float32 rounding; the hardware's sine is off by 5e-7 at any theta."""
     turns = tl.floor(theta / PI + 0.5)
     h = ((theta - turns * PI_HIGH) - turns * PI_LOW) * 0.5  # in [-pi/4, pi/4], where Taylor's next term is 2e-9
     hh = h * h
@@ -41,7 +41,7 @@ def sine_and_versine(theta):  # type: ignore[no-untyped-def]
 def place(  # type: ignore[no-untyped-def]
     count, length, programs, batch_stride, between, along, VECTORS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Offsets (VECTORS, BLOCK) of this program's numbers, and which of them exist."""
+    """Return the offsets (VECTORS, BLOCK) of this program's elements, and a mask of those that exist."""
     program = tl.program_id(0)
     batch = (program // programs).to(tl.int64)
     vector = (program % programs) * VECTORS + tl.arange(0, VECTORS)
@@ -54,7 +54,7 @@ def place(  # type: ignore[no-untyped-def]
 def project_vectors(  # type: ignore[no-untyped-def]
     w_ptr, count, length, programs, batch_stride, between, along, VECTORS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """In place: w <- w / |w|; a vector without direction stays."""
+    """Project w <- w / |w| in place; a vector without direction stays."""
     offsets, exists = place(count, length, programs, batch_stride, between, along, VECTORS, BLOCK)
     w = tl.load(w_ptr + offsets, mask=exists, other=0.0).to(tl.float32)
     norm = tl.sqrt(tl.sum(w * w, axis=1, keep_dims=True))
@@ -67,7 +67,7 @@ def rotate_vectors(  # type: ignore[no-untyped-def]
     w_ptr, o_ptr, lr_ptr, scale, count, length, programs, batch_stride, between, along,
     o_batch_stride, o_between, o_along, FIXED_ANGLE: tl.constexpr, VECTORS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """In place: w <- w cos(theta) + (u / |u|) sin(theta), u the part of D = -scale O orthogonal to w."""
+    """Rotate w <- w cos(theta) + (u / |u|) sin(theta) in place, u being the part of D = -scale O orthogonal to w."""
     offsets, exists = place(count, length, programs, batch_stride, between, along, VECTORS, BLOCK)
     o_offsets, _ = place(count, length, programs, o_batch_stride, o_between, o_along, VECTORS, BLOCK)
     w = tl.load(w_ptr + offsets, mask=exists, other=0.0).to(tl.float32)
@@ -75,7 +75,7 @@ def rotate_vectors(  # type: ignore[no-untyped-def]
     lr = tl.load(lr_ptr)
     ww = tl.sum(w * w, axis=1, keep_dims=True)
     u = d - tl.sum(w * d, axis=1, keep_dims=True) / tl.maximum(ww, TINY * TINY) * w
-    u -= tl.sum(w * u, axis=1, keep_dims=True) / tl.maximum(ww, TINY * TINY) * w  # rounding of a near-radial d
+    u -= tl.sum(w * u, axis=1, keep_dims=True) / tl.maximum(ww, TINY * TINY) * w  # for the rounding of a near-radial d
     norm = tl.sqrt(tl.sum(u * u, axis=1, keep_dims=True))
     has_direction = (norm > ROUNDING * tl.sqrt(tl.sum(d * d, axis=1, keep_dims=True))) & (norm > TINY)
     if FIXED_ANGLE:
@@ -91,9 +91,10 @@ def rotate_vectors(  # type: ignore[no-untyped-def]
 
 
 def project_(W: Tensor, *, dim: int) -> Tensor:
-    """Project the vectors along `dim` of W (..., m, n) to the unit sphere, in place; returns W.
+    """Project the vectors along `dim` of W (..., m, n) to the unit sphere in place, and return W.
 
-    Any strides; computed in float32. The twin: `ngpt.kernels.twins.project_`.
+    W may have any strides; computed in float32. Raises TypeError for float64, ValueError for vectors longer than
+    `LONGEST` or a `dim` other than the last two. Twin: `ngpt.kernels.twins.project_`.
     """
     check_dtypes(W)
     stack, count, length, strides = vectors_of(W, dim)
@@ -109,11 +110,11 @@ def project_(W: Tensor, *, dim: int) -> Tensor:
 
 
 def geodesic_move_(W: Tensor, O: Tensor, lr: Tensor | float, scale: float, *, fixed_angle: bool, dim: int) -> Tensor:
-    """Rotate each vector of W (..., m, n) along `dim` as `ngpt.sphere.turn` by D = -scale O.
+    """Rotate the vectors along `dim` of W (..., m, n) as `ngpt.sphere.turn` by D = -scale O in place, and return W.
 
-    In place; returns W. theta = lr radians with `fixed_angle`, else lr |u|. O: W's shape, any floating dtype, any
-    strides, not W's memory; lr: a number, or one number on W's device. Computed in float32. The twin:
-    `ngpt.kernels.twins.geodesic_move_`.
+    theta = lr radians with `fixed_angle`, else lr |u|. O: W's shape, any floating dtype and strides, not W's memory.
+    lr: a number, or a one-element tensor on W's device. Computed in float32. Raises ValueError if the shapes differ,
+    and as `project_` does. Twin: `ngpt.kernels.twins.geodesic_move_`.
     """
     check_dtypes(W)
     if W.shape != O.shape:
@@ -133,7 +134,7 @@ def geodesic_move_(W: Tensor, O: Tensor, lr: Tensor | float, scale: float, *, fi
 
 
 def _written(stack: Tensor, W: Tensor) -> None:
-    """What a kernel wrote into `stack` is W's, and autograd knows that W is no longer what it was."""
+    """Copy `stack`, which a kernel wrote to, back to W where it is a copy, and tell autograd that W has changed."""
     if stack.data_ptr() == W.data_ptr():
         increment_version(W)
     else:

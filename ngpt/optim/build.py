@@ -1,18 +1,21 @@
-"""Roles -> optimizers: Muon or AdamW for the hidden matrices, AdamW for all the rest, every parameter exactly once."""
+"""Roles -> optimizers: one from the registry for the hidden matrices, AdamW for the rest, each parameter once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ngpt.config import OptimConfig, RunConfig
+from ngpt.config import OptimConfig, RunConfig, step_options
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
-from ngpt.optim.sharded import cut_of
+from ngpt.optim.sharded import shard_layout
+from ngpt.registry import OPTIMIZERS, entry_of, load
+
+Group = dict[str, Any]
 
 
 @dataclass
@@ -26,39 +29,39 @@ class Optimizers:
 
     @property
     def all(self) -> dict[str, torch.optim.Optimizer]:
-        """Both by name."""
+        """Both optimizers by name."""
         return {"hidden": self.hidden, "aux": self.aux}
 
     def schedule(self, *, step: int, progress: float) -> float:
-        """Set rates and momentum for the step after `step` finished ones, `progress` in [0, 1] of the run.
+        """Set rates and momentum for the step after `step` finished ones and return the rate of the hidden matrices.
 
-        Returns the rate of the hidden matrices.
+        progress: share of the run that is done, in [0, 1].
         """
         optim = self.config.optim
         factor = lr_factor(optim, step=step, progress=progress)
         for group in self.hidden.param_groups:
             _set(group, "lr", optim.lr * factor)
-            if isinstance(self.hidden, SimpleMuon):
+            if "momentum" in group:
                 _set(group, "momentum", momentum_at(optim, step=step))
         for group in self.aux.param_groups:
             _set(group, "lr", optim.resolved_aux_lr * factor)
         return optim.lr * factor
 
     def move(self) -> None:
-        """One step of both; the projection is the caller's next call."""
+        """Step both optimizers; the caller projects next."""
         self.hidden.step()
         self.aux.step()
 
     def fall_back(self) -> None:
-        """From now on NorMuon moves the hidden matrices, with fresh state (`--nan-fallback normuon`)."""
+        """Step the hidden matrices with NorMuon and fresh state from now on (`--nan-fallback normuon`)."""
         for group in self.hidden.param_groups:
             group["normuon"] = "short-axis"
         self.hidden.state.clear()
         self.projection.seen_drift = {}
 
 
-def _set(group: dict[str, Any], name: str, value: float) -> None:
-    """Where a group holds a tensor, a CUDA graph reads it there: then it is written to, not exchanged."""
+def _set(group: Group, name: str, value: float) -> None:
+    """Set an option of a group; a tensor, from which a CUDA graph reads it, is written to and not replaced."""
     if isinstance(group[name], Tensor):
         group[name].fill_(value)
     else:
@@ -66,10 +69,10 @@ def _set(group: dict[str, Any], name: str, value: float) -> None:
 
 
 def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Tensor] | None = None) -> Optimizers:
-    """The optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once.
+    """Build the optimizers of `config` for `model`; raises ValueError unless they cover every trained parameter once.
 
-    owned: those of the parameters, by name, that this process steps; None: all of the model's. It may be without a
-    hidden matrix, but not without another parameter. Matrices may lie in shards (DTensor).
+    owned: the parameters, by name, that this process steps; None: all of the model's. There may be no hidden matrix
+    among them, but there must be another parameter. Matrices may be sharded (DTensor).
     """
     specs = parameter_specs(model)
     parameters = dict(model.named_parameters()) if owned is None else owned
@@ -81,48 +84,76 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
 
     optim, device = config.optim, others[0].device
-    hidden: torch.optim.Optimizer
-    if optim.optimizer == "muon":
-        groups = [
-            {"params": [parameter for name, parameter in matrices.items() if specs[name].sphere_dim == dim],
-             "sphere_dim": dim}
-            for dim in dims
-        ]  # fmt: skip
-        hidden = SimpleMuon(
-            groups, lr=_rate(optim.lr, device), momentum=_rate(optim.momentum, device), **muon_settings(optim)
-        )
-    else:
-        hidden = _adamw(list(matrices.values()), config, device, lr=optim.lr, weight_decay=optim.weight_decay)
-    aux = _adamw(others, config, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
-    geodesic = isinstance(hidden, SimpleMuon) and optim.geodesic_muon is not None
-    leaving = {role for role in Role if role != Role.HIDDEN or not geodesic}
+    entry = OPTIMIZERS[optim.optimizer]
+    groups: list[Group] = [
+        {"params": [parameter for name, parameter in matrices.items() if specs[name].sphere_dim == dim],
+         "sphere_dim": dim}
+        for dim in dims
+    ]  # fmt: skip
+    hidden = load(entry.factory)(groups, optim, device)
+    aux = adamw(others, optim, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
+    leaving = {role for role in Role if role != Role.HIDDEN or not entry.stays_on_sphere(optim)}
     return Optimizers(config, hidden, aux, LazyProjection(parameters, specs, every=optim.lazy_proj_freq, roles=leaving))
 
 
+# --- factories of the registry: (groups of matrices with their `sphere_dim`, options, device) -> optimizer -----------
+
+
+def muon(groups: list[Group], optim: OptimConfig, device: torch.device) -> SimpleMuon:
+    """Build SimpleMuon."""
+    lr, momentum = _rate(optim.lr, device), _rate(optim.momentum, device)
+    return SimpleMuon(groups, lr=lr, momentum=momentum, **muon_settings(optim))
+
+
 def muon_settings(optim: OptimConfig) -> dict[str, Any]:
-    """What SimpleMuon is told beside rate and momentum."""
-    return {
+    """Return the arguments of SimpleMuon other than rate and momentum."""
+    options = {keyword: getattr(optim, option.field) for keyword, option in step_options().items()}
+    return options | {
         "weight_decay": optim.weight_decay, "nesterov": optim.nesterov, "ns_steps": optim.ns_steps,
-        "adjust_lr_fn": optim.adjust_lr_fn, "orthogonalizer": optim.orthogonalizer,
-        "polar_dtype": getattr(torch, optim.polar_dtype), "geodesic": optim.geodesic_muon, "tangent": optim.tangent,
-        "momentum_transport": optim.momentum_transport, "match_step": optim.match_step, "normuon": optim.normuon,
-        "beta2": optim.beta2, "cautious_wd": optim.cautious_wd,
+        "adjust_lr_fn": optim.adjust_lr_fn, "polar_dtype": getattr(torch, optim.polar_dtype),
     }  # fmt: skip
 
 
+def adam(groups: list[Group], optim: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """Build AdamW for the hidden matrices."""
+    matrices = [parameter for group in groups for parameter in group["params"]]
+    return adamw(matrices, optim, device, lr=optim.lr, weight_decay=optim.weight_decay)
+
+
+def adamw(
+    parameters: Sequence[Tensor], optim: OptimConfig, device: torch.device, *, lr: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """Build AdamW with the betas of `optim`; whole and sharded parameters in groups of their own, as `fused` needs."""
+    whole = [p for p in parameters if shard_layout(p) is None]
+    sharded = [p for p in parameters if shard_layout(p) is not None]
+    groups = [{"params": of} for of in (whole, sharded) if of] or [{"params": []}]
+    return torch.optim.AdamW(
+        groups, lr=_rate(lr, device), betas=(optim.adam_beta1, optim.adam_beta2), eps=1e-8, weight_decay=weight_decay,
+        fused=True, capturable=device.type != "cpu",
+    )  # fmt: skip
+
+
 def _rate(value: float, device: torch.device) -> float | Tensor:
-    """On a GPU a tensor, for CUDA graphs."""
+    """Return a number for a CPU and a tensor for a GPU, where CUDA graphs read it."""
     return value if device.type == "cpu" else torch.full((), value, device=device)
 
 
-def _adamw(
-    parameters: list[Tensor], config: RunConfig, device: torch.device, *, lr: float, weight_decay: float
-) -> torch.optim.AdamW:
-    betas = config.optim.adam_beta1, config.optim.adam_beta2
-    whole = [parameter for parameter in parameters if cut_of(parameter) is None]
-    in_shards = [parameter for parameter in parameters if cut_of(parameter) is not None]
-    groups = [of for of in (whole, in_shards) if of] or [[]]  # the fused step takes one kind at a time
-    return torch.optim.AdamW(
-        [{"params": of} for of in groups], lr=_rate(lr, device), betas=betas, eps=1e-8, weight_decay=weight_decay,
-        fused=True, capturable=device.type != "cpu",
-    )  # fmt: skip
+# --- state -----------------------------------------------------------------------------------------------------------
+
+StateTypes = dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]
+"""Shape and dtype of each tensor that an optimizer keeps, by parameter and key"""
+
+
+def state_types(optimizer: torch.optim.Optimizer) -> StateTypes:
+    """Return the types of the state that a step of `optimizer` leaves, by the registry."""
+    types: StateTypes = load(entry_of(optimizer).state_types)(optimizer)
+    return types
+
+
+def adam_state_types(optimizer: torch.optim.AdamW) -> StateTypes:
+    """Return the types of AdamW's state."""
+    return {
+        p: {"step": ((), torch.float32), "exp_avg": (tuple(p.shape), p.dtype), "exp_avg_sq": (tuple(p.shape), p.dtype)}
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }

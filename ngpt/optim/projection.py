@@ -1,28 +1,36 @@
 """Lazy projection: bring the weights back to the sphere every K steps, whichever optimizer moved them.
 
-The policy, in full: weights start on the sphere; after every K-th step counted from the start of the run they are
-projected; a validation sees them projected and leaves them untouched; after the last step they are projected. The
-phase is the number of steps, skipped ones included, so a resumed run projects at the same steps.
+The whole policy: weights start on the sphere; they are projected after every K-th step, counted from the start of the
+run; a validation sees them projected and leaves them as they were; after the last step they are projected. Skipped
+steps count, so a resumed run projects at the same steps.
 
-Parameters that a geodesic step moves do not leave the sphere. After the start they are never projected, only watched.
+A geodesic step keeps its parameters on the sphere. They are projected at the start and after that only watched.
 
-Parameters may lie in shards (DTensor); the length of a vector that is cut is summed over the ranks, which then call
-every method together.
+Parameters may be sharded (DTensor). The length of a vector that is split over ranks is summed over them, so all ranks
+call every method together.
 """
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ngpt import kernels, sphere
 from ngpt.model.roles import ParameterSpec, Role
-from ngpt.optim.sharded import cuts_vectors, lengths, local_of
+from ngpt.optim.sharded import local_of, splits_vectors, vector_lengths
+
+Vectors = tuple[Role, Tensor, int]
+"""Role of a parameter, the parameter, and the dimension of its unit vectors"""
 
 
 class LazyProjection:
-    """Projects every one of `parameters` that has a sphere axis and one of `roles`, each along its own axis."""
+    """Projects every parameter that has a sphere axis and one of `roles`, along its own axis, every `every` steps.
+
+    parameters, specs: by name. `LazyProjection.of(optimizer, every=7)` takes the parameters from the groups of an
+    optimizer instead.
+    """
 
     def __init__(
         self,
@@ -33,18 +41,34 @@ class LazyProjection:
         roles: Collection[Role] = tuple(Role),
     ) -> None:
         self.every = every
-        self.points: list[tuple[Role, Tensor, int]] = [
+        self.points: list[Vectors] = [
             (spec.role, parameter, spec.sphere_dim)
             for name, parameter in parameters.items()
             if (spec := specs[name]).sphere_dim is not None
         ]
         self.leaving = [point for point in self.points if point[0] in roles]
-        """Those of `points` that steps move off the sphere"""
+        """Those of `points` that a step moves off the sphere"""
         self.seen_drift: dict[Role, Tensor] = {}
-        """`drift` when the latest measured projection of `after_step` came, just before it"""
+        """`drift` just before the latest projection of `after_step` that was measured"""
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, *, every: int) -> Self:
+        """Project the parameters in the groups of `optimizer` that have a `sphere_dim`, and bring them to the sphere.
+
+        A group with `geodesic` stays on the sphere by itself and is only brought there now.
+        """
+        groups = [group for group in optimizer.param_groups if group.get("sphere_dim") is not None]
+        vectors = [(Role.HIDDEN, parameter, group) for group in groups for parameter in group["params"]]
+        made = cls({}, {}, every=every)
+        made.points = [(role, parameter, group["sphere_dim"]) for role, parameter, group in vectors]
+        made.leaving = [
+            point for point, (*_, group) in zip(made.points, vectors, strict=True) if group.get("geodesic") is None
+        ]
+        made.start()
+        return made
 
     def start(self) -> None:
-        """Bring all parameters to the sphere, those that steps will keep there too. In place."""
+        """Project all parameters in place, those included that steps keep on the sphere."""
         _project(self.points)
 
     def project(self) -> None:
@@ -52,7 +76,7 @@ class LazyProjection:
         _project(self.leaving)
 
     def after_step(self, step: int, *, measure: bool = True) -> None:
-        """Project if `step`, the number of steps made, is a multiple of K; see the drift first if `measure`."""
+        """Project if `step`, the number of steps made, is a multiple of K; with `measure`, keep the drift before it."""
         if step % self.every == 0:
             if measure:
                 self.seen_drift = self.drift()
@@ -60,7 +84,7 @@ class LazyProjection:
 
     @contextmanager
     def projected(self) -> Iterator[None]:
-        """Inside, the weights are projected; afterwards they are what they were, to the bit."""
+        """Hold the weights projected inside the context and restore them afterwards, to the bit."""
         weights = [local_of(parameter).detach() for _, parameter, _ in self.leaving]
         kept = [weight.clone() for weight in weights]
         self.project()
@@ -72,12 +96,12 @@ class LazyProjection:
 
     @torch.no_grad()
     def drift(self) -> dict[Role, Tensor]:
-        """Largest | |w| - 1 | over the unit vectors of each role: how far the weights are off the sphere now.
+        """Return the largest | |w| - 1 | over the unit vectors of each role: how far off the sphere the weights are.
 
-        Of sharded parameters, over those that are on this rank at least in part.
+        For sharded parameters, over the vectors that this rank has at least a part of.
         """
         largest: dict[Role, list[Tensor]] = {}
-        found = lengths([(parameter, dim) for _, parameter, dim in self.points])
+        found = vector_lengths([(parameter, dim) for _, parameter, dim in self.points])
         for (role, *_), length in zip(self.points, found, strict=True):
             off = (length - 1).abs()
             largest.setdefault(role, []).append(off.max() if off.numel() else off.new_zeros(()))
@@ -85,12 +109,11 @@ class LazyProjection:
 
 
 @torch.no_grad()
-def _project(points: list[tuple[Role, Tensor, int]]) -> None:
-    cut = [(parameter, dim) for _, parameter, dim in points if cuts_vectors(parameter, dim)]
+def _project(points: list[Vectors]) -> None:
+    split = [(parameter, dim) for _, parameter, dim in points if splits_vectors(parameter, dim)]
     for _, parameter, dim in points:
-        if not cuts_vectors(parameter, dim):
-            here = local_of(parameter)
-            kernels.elementwise(here, here.size(dim)).project_(here, dim=dim)
-    for (parameter, _), length in zip(cut, lengths(cut), strict=True):
-        here = local_of(parameter)
-        here.copy_(here * sphere.inverse(length))
+        if not splits_vectors(parameter, dim):
+            kernels.project_(local_of(parameter), dim=dim)
+    for (parameter, _), length in zip(split, vector_lengths(split), strict=True):
+        shard = local_of(parameter)
+        shard.copy_(shard * sphere.inverse(length))

@@ -1,7 +1,7 @@
-"""Matrices that lie in shards over ranks (DTensor, as of FSDP2), and the whole of each on the rank that owns it.
+"""Sharded matrices (DTensor, such as FSDP2's), and moving whole matrices to the rank that owns them and back.
 
-A shard may end anywhere, be it inside a unit vector. What works on single entries works on shards as they are; for what
-needs whole vectors or whole matrices they come together on an owner and go back, all in one exchange of bytes.
+A shard may end anywhere, even inside a unit vector. Operations on single entries work on shards as they are. For what
+needs whole vectors or matrices, the shards are gathered on an owner and scattered again, all in one exchange of bytes.
 """
 
 import sys
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How the ranks of a process group hold a tensor: cut along `dim` into `count` parts, this rank the `index`-th."""
+class ShardLayout:
+    """A process group's shards of a tensor: `count` parts along `dim`, of which this rank has the `index`-th."""
 
     group: Any
     count: int
@@ -29,15 +29,15 @@ class Cut:
     dim: int
 
     def parts(self, whole: Tensor) -> list[Tensor]:
-        """Views of a tensor as it is cut, one for each rank; empty ones where there is nothing left."""
+        """Return views of a whole tensor, one for each rank; empty ones for ranks beyond its size."""
         found = list(whole.chunk(self.count, self.dim))
         return found + [whole.narrow(self.dim, 0, 0)] * (self.count - len(found))
 
 
-def cut_of(tensor: Tensor) -> Cut | None:
-    """How `tensor` is cut; None if it is whole here, a plain tensor or a DTensor that every rank has.
+def shard_layout(tensor: Tensor) -> ShardLayout | None:
+    """Return how `tensor` is sharded; None for a plain tensor and for a DTensor that every rank has whole.
 
-    Copies on several ranks beside the cut are fine (HSDP). Raises ValueError for more than one cut, and for partial
+    Replicas beside the shards are fine (HSDP). Raises ValueError for shards along several dimensions and for partial
     sums.
     """
     if not _is_dtensor(tensor):
@@ -49,59 +49,60 @@ def cut_of(tensor: Tensor) -> Cut | None:
         return None
     ((at, placement), *more) = placements
     if more or type(placement) is not Shard:
-        raise ValueError(f"a matrix may be cut along one dimension, not {tuple(tensor.placements)}")
+        raise ValueError(f"a matrix may be sharded along one dimension, not {tuple(tensor.placements)}")
     mesh = tensor.device_mesh
-    return Cut(mesh.get_group(at), mesh.size(at), mesh.get_local_rank(at), placement.dim % tensor.ndim)
+    return ShardLayout(mesh.get_group(at), mesh.size(at), mesh.get_local_rank(at), placement.dim % tensor.ndim)
 
 
 def _is_dtensor(tensor: Tensor) -> TypeGuard["DTensor"]:
-    """Without importing DTensor, which takes half a second that a run of one process has no use for."""
+    """Check without importing DTensor, which takes half a second that a single process does not need."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """What lies on this rank, of the same memory; a plain tensor itself."""
+    """Return this rank's shard, sharing its memory; a plain tensor itself."""
     return tensor.to_local().detach() if _is_dtensor(tensor) else tensor
 
 
-def whole_of(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards, on every rank; all call it together."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the whole tensor on every rank; all ranks call it together."""
     return tensor.full_tensor().detach() if _is_dtensor(tensor) else tensor
 
 
-def laid_like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient that lies on the ranks as its parameter does; FSDP2's do."""
+def placed_like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Return a gradient that is sharded like its parameter, as FSDP2's gradients already are."""
     if not _is_dtensor(parameter) or not _is_dtensor(gradient) or gradient.placements == parameter.placements:
         return gradient
     return gradient.redistribute(placements=parameter.placements)
 
 
-def cut_like(whole: Tensor, like: Tensor) -> Tensor:
-    """`whole`, which every rank has, as it lies beside `like`: in shards if that does, a state of no dimension whole.
+def shard_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Shard `whole`, which every rank has, if `like` is sharded; a 0-dimensional state stays whole.
 
-    Of the same shape it is cut as `like` is; of another shape along its longest dimension.
+    A tensor of the shape of `like` is sharded the same way, one of another shape along its longest dimension.
     """
-    cut = cut_of(like)
-    if cut is None or not _is_dtensor(like) or not whole.ndim:
+    layout = shard_layout(like)
+    if layout is None or not _is_dtensor(like) or not whole.ndim:
         return whole
     from torch.distributed.tensor import DTensor, Shard
 
-    dim = cut.dim if whole.shape == like.shape else max(range(whole.ndim), key=whole.size)
+    dim = layout.dim if whole.shape == like.shape else max(range(whole.ndim), key=whole.size)
     placements = [placement if placement.is_replicate() else Shard(dim) for placement in like.placements]
-    mine = Cut(cut.group, cut.count, cut.index, dim).parts(whole)[cut.index].to(like.device, copy=True).contiguous()
+    parts = ShardLayout(layout.group, layout.count, layout.index, dim).parts(whole)
+    mine = parts[layout.index].to(like.device, copy=True).contiguous()
     return DTensor.from_local(
         mine, like.device_mesh, placements, run_check=False, shape=whole.shape, stride=whole.contiguous().stride()
     )
 
 
-def write_whole(tensor: Tensor, whole: Tensor) -> None:
-    """Copy `whole`, which every rank has, into a tensor of its shape: of one in shards this rank's part."""
-    local_of(tensor).copy_(local_of(cut_like(whole, tensor)))
+def copy_full_(tensor: Tensor, whole: Tensor) -> None:
+    """Copy `whole`, which every rank has, into a tensor of its shape, or this rank's part of it into its shard."""
+    local_of(tensor).copy_(local_of(shard_like(whole, tensor)))
 
 
-def dealt(work: Sequence[float], loads: list[float]) -> list[int]:
-    """A rank for each piece of work: the largest first to the rank with the least so far. Adds to `loads`, by rank."""
+def balance(work: Sequence[float], loads: list[float]) -> list[int]:
+    """Assign each piece of work to a rank, the largest first to the least loaded rank; adds to `loads`, by rank."""
     ranks = [0] * len(work)
     for piece in sorted(range(len(work)), key=lambda piece: -work[piece]):
         ranks[piece] = min(range(len(loads)), key=lambda rank: loads[rank])
@@ -110,19 +111,19 @@ def dealt(work: Sequence[float], loads: list[float]) -> list[int]:
 
 
 def polar_work(shape: Sequence[int]) -> int:
-    """What a polar iteration of a matrix takes, up to a factor: m n min(m, n)."""
+    """Return the cost of one polar iteration of a matrix (m, n), up to a factor: m n min(m, n)."""
     m, n = shape
     return m * n * min(m, n)
 
 
-# --- journeys --------------------------------------------------------------------------------------------------------
+# --- transfers -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Travelling:
-    """A rank's part of a tensor that is cut as `like` is, of its shape, and the rank on which all of it comes together.
+class Transfer:
+    """A shard on this rank of a tensor with the layout of `like`, and the rank on which that tensor is gathered.
 
-    The part may be of another dtype.
+    The shard may have another dtype than `like`.
     """
 
     shard: Tensor
@@ -130,54 +131,54 @@ class Travelling:
     owner: int
 
     @property
-    def cut(self) -> Cut:
-        """How it is cut."""
-        cut = cut_of(self.like)
-        assert cut is not None
-        return cut
+    def layout(self) -> ShardLayout:
+        """Its layout."""
+        layout = shard_layout(self.like)
+        assert layout is not None
+        return layout
 
 
-def to_owners(travelling: Sequence[Travelling]) -> Callable[[Sequence[Tensor]], None]:
-    """Send shards to their owners; what is returned waits, and writes the wholes of this rank's to the tensors given.
+def gather_to_owners(transfers: Sequence[Transfer]) -> Callable[[Sequence[Tensor]], None]:
+    """Send shards to their owners; the function returned waits and writes the whole tensors of this rank.
 
-    All of one process group, and given in the same order by all its ranks.
+    It writes them to the tensors it is given. All belong to one process group, whose ranks give them in the same order.
     """
-    cut = travelling[0].cut
-    mine = [one for one in travelling if one.owner == cut.index]
+    layout = transfers[0].layout
+    mine = [one for one in transfers if one.owner == layout.index]
     shapes = [torch.empty(one.like.shape, dtype=one.shard.dtype, device="meta") for one in mine]
-    finish = _swap(cut.group, _shards(travelling), _parts(mine, shapes, cut.count), travelling[0].shard.device)
-    return lambda wholes: finish(_parts(mine, wholes, cut.count))
+    finish = _exchange(layout.group, _shards(transfers), _parts(mine, shapes, layout.count), transfers[0].shard.device)
+    return lambda wholes: finish(_parts(mine, wholes, layout.count))
 
 
-def to_shards(travelling: Sequence[Travelling], wholes: Sequence[Tensor]) -> Callable[[], None]:
-    """The inverse: send the `wholes` that this rank owns of `travelling`; what is returned waits, and writes shards."""
-    cut = travelling[0].cut
-    mine = [one for one in travelling if one.owner == cut.index]
-    arriving = _shards(travelling)
-    finish = _swap(cut.group, _parts(mine, wholes, cut.count), arriving, travelling[0].shard.device)
+def scatter_to_shards(transfers: Sequence[Transfer], wholes: Sequence[Tensor]) -> Callable[[], None]:
+    """Send back the `wholes` that this rank owns; the function returned waits and writes the shards of `transfers`."""
+    layout = transfers[0].layout
+    mine = [one for one in transfers if one.owner == layout.index]
+    arriving = _shards(transfers)
+    finish = _exchange(layout.group, _parts(mine, wholes, layout.count), arriving, transfers[0].shard.device)
     return lambda: finish(arriving)
 
 
 ByRank = list[list[Tensor]]
-"""Tensors that go to each rank of a group, or come from it"""
+"""Tensors to or from each rank of a group"""
 
 
-def _shards(travelling: Sequence[Travelling]) -> ByRank:
-    """The shards on this rank, by the owners of their wholes."""
-    return [[one.shard for one in travelling if one.owner == rank] for rank in range(travelling[0].cut.count)]
+def _shards(transfers: Sequence[Transfer]) -> ByRank:
+    """Return the shards on this rank, by the owners of their tensors."""
+    return [[one.shard for one in transfers if one.owner == rank] for rank in range(transfers[0].layout.count)]
 
 
-def _parts(mine: Sequence[Travelling], wholes: Sequence[Tensor], count: int) -> ByRank:
-    """Of wholes that this rank owns the parts, by the `count` ranks where they lie."""
-    parts = [one.cut.parts(whole) for one, whole in zip(mine, wholes, strict=True)]
+def _parts(mine: Sequence[Transfer], wholes: Sequence[Tensor], count: int) -> ByRank:
+    """Return the parts of the whole tensors that this rank owns, by the `count` ranks that hold them."""
+    parts = [one.layout.parts(whole) for one, whole in zip(mine, wholes, strict=True)]
     return [[of_whole[rank] for of_whole in parts] for rank in range(count)]
 
 
-def _swap(group: Any, leaving: ByRank, arriving: ByRank, device: torch.device) -> Callable[[ByRank], None]:
-    """Send each rank its tensors of `leaving`; what is returned waits, and writes what has come to the tensors given.
+def _exchange(group: Any, leaving: ByRank, arriving: ByRank, device: torch.device) -> Callable[[ByRank], None]:
+    """Send each rank its tensors of `leaving`; the function returned waits and writes to the tensors it is given.
 
-    arriving: tensors of the sizes that will come from each rank. As bytes: tensors of every dtype go in one exchange,
-    by every backend.
+    arriving: tensors of the sizes that will come from each rank. Everything is sent as bytes, so that tensors of all
+    dtypes share one exchange, whatever the backend.
     """
     sizes_out, sizes_in = ([sum(tensor.nbytes for tensor in of) for of in by] for by in (leaving, arriving))
     received, nothing = (torch.empty(size, dtype=torch.uint8, device=device) for size in (sum(sizes_in), 0))
@@ -189,7 +190,7 @@ def _swap(group: Any, leaving: ByRank, arriving: ByRank, device: torch.device) -
         work.wait()
         flat = [tensor for of in places for tensor in of]
         for place, content in zip(flat, received.split([place.nbytes for place in flat]), strict=True):
-            place.copy_(content.clone().view(place.dtype).view(place.shape))  # a clone begins where its dtype may begin
+            place.copy_(content.clone().view(place.dtype).view(place.shape))  # a clone is aligned for its dtype
 
     return finish
 
@@ -197,29 +198,26 @@ def _swap(group: Any, leaving: ByRank, arriving: ByRank, device: torch.device) -
 # --- unit vectors ----------------------------------------------------------------------------------------------------
 
 
-def cuts_vectors(tensor: Tensor, dim: int) -> bool:
-    """Whether the vectors along `dim` lie on several ranks each."""
-    cut = cut_of(tensor)
-    return cut is not None and cut.dim == dim % tensor.ndim
+def splits_vectors(tensor: Tensor, dim: int) -> bool:
+    """Return whether the vectors along `dim` are split over several ranks."""
+    layout = shard_layout(tensor)
+    return layout is not None and layout.dim == dim % tensor.ndim
 
 
-def lengths(vectors: Sequence[tuple[Tensor, int]]) -> list[Tensor]:
-    """Length of each vector along a dimension of a tensor, for several (tensor, dimension), of what lies on this rank.
+def vector_lengths(vectors: Sequence[tuple[Tensor, int]]) -> list[Tensor]:
+    """Return the lengths of the vectors along a dimension, for each (tensor, dimension), of what lies on this rank.
 
-    As `ngpt.sphere.norm`; of vectors that are cut the whole length, all of them in one sum over the ranks.
+    As `ngpt.sphere.norm`. For vectors that are split over ranks, the whole length: one all-reduce for all of them.
     """
-    found: list[Tensor] = []
-    apart: list[tuple[int, Cut]] = []
-    for tensor, dim in vectors:
-        cut = cut_of(tensor)
-        found.append(sphere.norm(local_of(tensor), dim=dim))
-        if cut is not None and cuts_vectors(tensor, dim):
-            apart.append((len(found) - 1, cut))
-    for group in dict.fromkeys(cut.group for _, cut in apart):
-        indices = [index for index, cut in apart if cut.group is group]
-        flat = torch.cat([found[index].square().flatten() for index in indices])
+    found = [sphere.norm(local_of(tensor), dim=dim) for tensor, dim in vectors]
+    layouts = [shard_layout(tensor) if splits_vectors(tensor, dim) else None for tensor, dim in vectors]
+    for group in dict.fromkeys(layout.group for layout in layouts if layout is not None):
+        split = [index for index, layout in enumerate(layouts) if layout is not None and layout.group is group]
+        flat = torch.cat([found[index].square().flatten() for index in split])
         dist.all_reduce(flat, group=group)
-        parts = flat.sqrt().split([found[index].numel() for index in indices])
-        for index, part in zip(indices, parts, strict=True):
+        parts = flat.sqrt().split([found[index].numel() for index in split])
+        for index, part in zip(split, parts, strict=True):
             found[index] = part.view_as(found[index])
     return found
+
+

@@ -1,19 +1,20 @@
 """The steps of SimpleMuon: one pure function each, on stacks of same-shape matrices (..., m, n).
 
-`W` weights, `G` gradients, `M` momentum, `O` orthogonalised momentum, `D = -O` the descent direction, `dim` the
-dimension along which the unit vectors of W lie. Rates and mu are numbers, or tensors of no dimension. No argument is
-written to but `out`, where the result goes if it is given; it may be the first argument. The order in which an
-optimizer applies them is `ngpt.optim.muon.SimpleMuon`.
+`W` weights, `G` gradients, `M` momentum, `O` orthogonalized momentum, `D = -O` the descent direction, `dim` the
+dimension along which the unit vectors of W lie. Rates and mu are numbers or 0-dimensional tensors. A function writes
+only to `out`, where the result goes if it is given; `out` may be the first argument. A step that has a Triton kernel
+(`ngpt.kernels`) chooses by itself between the kernel and torch. `ngpt.optim.rule` says in which order they act.
 """
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ngpt import sphere
-from ngpt.config import GeodesicAngle, NorMuonAxis, Transport
+from ngpt import kernels, sphere
+from ngpt.config import GeodesicAngle, NorMuonAxis, Transport, step_options
 
 AdjustLr = Literal["none", "original", "match_rms_adamw"]
 
@@ -22,30 +23,48 @@ VARIANCE_FLOOR = 1e-10
 
 
 def momentum(M: Tensor, G: Tensor, mu: float | Tensor, *, out: Tensor | None = None) -> Tensor:
-    """M <- mu M + (1 - mu) G, an exponential moving average, as in torch.optim.Muon."""
+    """Return mu M + (1 - mu) G, an exponential moving average, as in torch.optim.Muon."""
     return torch.lerp(M, G, _weight(1 - mu, M), out=out)
 
 
-def nesterov(M: Tensor, G: Tensor, mu: float | Tensor, *, out: Tensor | None = None) -> Tensor:
-    """(1 - mu) G + mu M with the already updated M: what Nesterov's momentum hands to the orthogonaliser."""
+def look_ahead(M: Tensor, G: Tensor, mu: float | Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return (1 - mu) G + mu M for the already updated M: the polar factor's input under Nesterov momentum."""
     return torch.lerp(G, M, _weight(mu, M), out=out)
 
 
+def momentum_and_look_ahead(
+    M: Tensor, G: Tensor, mu: float | Tensor, *, nesterov: bool, out: Tensor
+) -> Tensor | None:
+    """Update M in place and write to `out` what the polar factor takes: the look-ahead, or M without `nesterov`.
+
+    M, G, out: one matrix (m, n), or shards of one. A kernel makes one pass over memory, rounds once to the dtype of
+    `out` and returns |out|_F, () in float32; torch makes two passes and returns None.
+    """
+    if kernels.elementwise_runs(M) and M.is_contiguous() and out.is_contiguous():
+        return kernels.elementwise().momentum_step_(M, G, mu, nesterov=nesterov, out=out)
+    momentum(M, G, mu, out=M)
+    if nesterov and out.dtype == M.dtype:
+        look_ahead(M, G, mu, out=out)
+    else:
+        out.copy_(look_ahead(M, G, mu) if nesterov else M)
+    return None
+
+
 def _weight(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """torch.lerp takes a number, or a tensor of its arguments' dtype."""
+    """Return `value` as torch.lerp takes it: a number, or a tensor of its arguments' dtype."""
     return value.to(like.dtype) if isinstance(value, Tensor) else value
 
 
 def _frobenius(X: Tensor) -> Tensor:
-    """|X|_F of each matrix. On a CPU torch's own adds in one row: 4e-5 off at 3072 x 768 in float32, this is not."""
+    """Return |X|_F of each matrix. On a CPU torch's own sums in one row: 4e-5 off at 3072 x 768 in float32."""
     return X.square().sum(dim=(-2, -1), keepdim=True).sqrt()
 
 
 def match_rms(O: Tensor) -> Tensor:
-    """O scaled to |O|_F = sqrt(min(m, n)), the norm of an exact polar factor; a zero matrix stays zero.
+    """Scale O to |O|_F = sqrt(min(m, n)), the norm of an exact polar factor; a zero matrix stays zero.
 
-    Two orthogonalisers are then compared at one step size: five cubic Newton-Schulz steps are otherwise 4x shorter.
-    In at least float32, as a factor near 1 would round bfloat16 entries back to where they were.
+    Two orthogonalizers are then compared at one step size: five cubic Newton-Schulz steps are otherwise 4x shorter.
+    The result is at least float32: in bfloat16 a factor near 1 would round entries back to where they were.
     """
     target = math.sqrt(min(O.shape[-2:]))
     length = _frobenius(O.to(torch.promote_types(O.dtype, torch.float32)))
@@ -53,11 +72,11 @@ def match_rms(O: Tensor) -> Tensor:
 
 
 def match_angle(W: Tensor, O: Tensor, *, dim: int) -> Tensor:
-    """O scaled so that a linear step of length lr rotates the unit vectors of each matrix by lr radians on average.
+    """Scale O so that a linear step of length lr rotates the unit vectors of each matrix by lr radians on average.
 
-    The mean over them of |u| / |w| becomes 1, u the part of O orthogonal to w. Exact in mode "lr-norm" of the geodesic
-    step; a linear step rotates by that to first order in lr. The length of O, and so the shape factor, cancels. In at
-    least float32.
+    The mean of |u| / |w| over the vectors becomes 1, where u is the part of O orthogonal to w. The angle is exact for
+    the geodesic step "lr-norm" and holds to first order in lr for a linear step. The length of O cancels, and with it
+    the shape factor. The result is at least float32.
     """
     turn = sphere.norm(sphere.tangent(W, O.to(W.dtype), dim=dim), dim=dim) * sphere.inverse_length(W, dim=dim)
     mean = turn.mean(dim=(-2, -1), keepdim=True)
@@ -65,22 +84,22 @@ def match_angle(W: Tensor, O: Tensor, *, dim: int) -> Tensor:
 
 
 def second_moment_shape(shape: torch.Size, axis: NorMuonAxis) -> tuple[int, int]:
-    """Shape of NorMuon's state for a matrix (..., m, n): one value a row, or a column where "short-axis" and m < n."""
+    """Return the shape of NorMuon's state for a matrix (..., m, n): (m, 1), or (1, n) for "short-axis" and m < n."""
     m, n = shape[-2:]
     return (m, 1) if axis == "rows" or m >= n else (1, n)
 
 
 def variance_reduction(O: Tensor, V: Tensor, beta2: float) -> tuple[Tensor, Tensor]:
-    """NorMuon: divide the rows (or columns) of O by the root of their running second moment, keep |O|_F.
+    """Divide the rows (or columns) of O by the root of their running second moment and keep |O|_F: NorMuon.
 
         q = mean of O^2 over a row,  V <- beta2 V + (1 - beta2) q,  P = O / sqrt(max(V, 1e-10)),  O' = P |O|_F / |P|_F
 
-    V: (..., m, 1) for rows or (..., 1, n) for columns (`second_moment_shape`), in at least float32, zero at first; no
-    bias correction, which would cancel in O'. Returns (O', V'). The rows of a wide or square matrix's exact polar
-    factor have length 1 already: there it changes nothing.
+    V: (..., m, 1) for rows or (..., 1, n) for columns (`second_moment_shape`), at least float32, zero at first. There
+    is no bias correction, which would cancel in O'. Returns (O', V'). The exact polar factor of a wide or square matrix
+    already has rows of length 1, so there the step over rows changes nothing.
 
-    Source: Li et al., arXiv 2510.05491. Differs from the paper: over the shorter side, as in modded-nanogpt, unless
-    NorMuonAxis "rows" is asked for.
+    Source: Li et al., arXiv 2510.05491. Differs from the paper: averages over the shorter side, as modded-nanogpt does,
+    unless the option is "rows".
     """
     wide = O.to(V.dtype)
     V = torch.lerp(V, wide.square().mean(dim=-1 if V.size(-1) == 1 else -2, keepdim=True), 1 - beta2)
@@ -90,10 +109,10 @@ def variance_reduction(O: Tensor, V: Tensor, beta2: float) -> tuple[Tensor, Tens
 
 
 def shape_factor(shape: torch.Size, rule: AdjustLr | None) -> float:
-    """Factor on the step of a matrix (..., m, n), as `adjust_lr_fn` in torch.optim.Muon.
+    """Return the factor on the step of a matrix (..., m, n), as `adjust_lr_fn` in torch.optim.Muon.
 
     None, "original": sqrt(max(1, m/n)), K. Jordan 2024. "match_rms_adamw": 0.2 sqrt(max(m, n)), arXiv 2502.16982.
-    "none", which torch does not have: 1.
+    "none", which torch does not have: 1. Raises ValueError for any other rule.
     """
     m, n = shape[-2:]
     match rule:
@@ -107,18 +126,19 @@ def shape_factor(shape: torch.Size, rule: AdjustLr | None) -> float:
 
 
 def decay_mask(W: Tensor, O: Tensor) -> Tensor:
-    """Where cautious weight decay acts: O W >= 0, so that the coming step -O does not already lengthen the entry.
+    """Return where cautious weight decay acts: O W >= 0, where the step -O does not already lengthen the entry.
 
-    By sign, so that no product underflows; an entry of zero decays, as in modded-nanogpt. Source: arXiv 2510.12402.
+    Compares signs, so that no product underflows. An entry of zero decays, as in modded-nanogpt. Source: arXiv
+    2510.12402.
     """
     return W.sign() * O.sign() >= 0
 
 
 def decay(W: Tensor, lr: float | Tensor, weight_decay: float, mask: Tensor | None = None) -> Tensor:
-    """Decoupled weight decay with the unadjusted rate: W (1 - lr wd), as in torch.optim.Muon and AdamW.
+    """Return W (1 - lr wd): decoupled decay with the unadjusted rate, as in torch.optim.Muon and AdamW.
 
-    mask: entries that decay; None: all. On the sphere, followed by projection, decay of all entries only lengthens the
-    step to lr / (1 - lr wd); only a masked one has a direction.
+    mask: entries that decay; None: all. On the sphere with projection, decay of all entries only lengthens the step to
+    lr / (1 - lr wd); masked decay has a direction of its own.
     """
     if not weight_decay:
         return W
@@ -126,32 +146,45 @@ def decay(W: Tensor, lr: float | Tensor, weight_decay: float, mask: Tensor | Non
     return decayed if mask is None else torch.where(mask, decayed, W)
 
 
+def with_decay(O: Tensor, W: Tensor, weight_decay: float, mask: Tensor) -> Tensor:
+    """Return O + wd (mask W): the direction of a geodesic step that also decays the masked entries."""
+    return O + weight_decay * (mask * W)
+
+
 def linear_move(W: Tensor, O: Tensor, lr: float | Tensor, *, out: Tensor | None = None) -> Tensor:
-    """W + lr D, the straight step. It leaves the sphere: |w|^2 becomes 1 + lr^2 |o|^2 - 2 lr <w, o>."""
+    """Return W + lr D, the straight step. It leaves the sphere: |w|^2 becomes 1 + lr^2 |o|^2 - 2 lr <w, o>."""
     if isinstance(lr, Tensor):
         return torch.addcmul(W, O.to(W.dtype), lr.to(W.dtype), value=-1, out=out)
     return torch.add(W, O.to(W.dtype), alpha=-lr, out=out)
 
 
-def geodesic_move(W: Tensor, O: Tensor, lr: float | Tensor, angle: GeodesicAngle, *, dim: int) -> Tensor:
+def geodesic_move(
+    W: Tensor, O: Tensor, lr: float | Tensor, angle: GeodesicAngle, *, dim: int, factor: float = 1.0,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Rotate each unit vector w of W along the geodesic that leaves it in the direction of descent.
 
-        u = D_w - <w, D_w> w,   theta = lr ("lr") or lr |u| ("lr-norm"),   w <- w cos(theta) + (u / |u|) sin(theta)
+        D = -factor O,   u = D_w - <w, D_w> w,   w <- w cos(theta) + (u / |u|) sin(theta)
+        theta = lr ("lr") or lr |u| ("lr-norm")
 
     lr, theta: radians. W stays on the sphere to rounding for any number of steps. Where u is zero, or no more than
-    rounding of a D_w that is parallel to w, w stays as it is.
+    rounding of a D_w that is parallel to w, w stays as it is. A kernel runs where `out` is W.
 
-    Source: the sphere's exponential map, Boumal 2023, example 10.21 ("lr-norm": exp_w(lr u)).
+    Source: the exponential map of the sphere, Boumal 2023, example 10.21 ("lr-norm": exp_w(lr u)).
     """
-    return sphere.turn(W, -O.to(W.dtype), lr, fixed_angle=angle == "lr", dim=dim)
+    fixed_angle = angle == "lr"
+    if out is W and kernels.elementwise_runs(W, W.size(dim)):
+        return kernels.elementwise().geodesic_move_(W, O, lr, factor, fixed_angle=fixed_angle, dim=dim)
+    moved = sphere.turn(W, -(factor * O.to(W.dtype)), lr, fixed_angle=fixed_angle, dim=dim)
+    return moved if out is None else out.copy_(moved)
 
 
 def transport(M: Tensor, W_before: Tensor, W_after: Tensor, how: Transport, *, dim: int) -> Tensor:
-    """Bring the momentum along with the unit vectors that moved from x = N(W_before) to y = N(W_after).
+    """Carry the momentum along with unit vectors that moved from x = N(W_before) to y = N(W_after).
 
     "project" drops its part along y. "parallel" drops its part along x and moves the rest along the geodesic from x to
-    y: tangent at y, lengths and angles kept. "rotate" turns all of it as x turns into y: as "parallel", and what lay
-    along x lies along y. "none" leaves M.
+    y, which keeps lengths and angles. "rotate" turns all of it as x turns into y: it does what "parallel" does, and the
+    part along x becomes a part along y. "none" returns M.
     """
     if how == "none":
         return M
@@ -161,3 +194,38 @@ def transport(M: Tensor, W_before: Tensor, W_after: Tensor, how: Transport, *, d
     u = sphere.log(x, y, dim=dim)
     moved = sphere.transport(x, u, sphere.norm(u, dim=dim), sphere.tangent(x, M, dim=dim), dim=dim)
     return moved if how == "parallel" else moved + (sphere.inner(x, M, dim=dim) * y).to(M.dtype)
+
+
+# --- what a group's options need -------------------------------------------------------------------------------------
+
+
+def reading_weights(o: Mapping[str, Any]) -> set[str]:
+    """Return the options of a SimpleMuon group that make its step depend on the weights."""
+    return {name for name, option in step_options().items() if option.reads(o[name])}
+
+
+def moves_in_place(W: Tensor, o: Mapping[str, Any]) -> bool:
+    """Return whether a matrix W (m, n) can be moved by itself, at full speed, without stacking it with others.
+
+    So it is where the move acts on single entries, and where it is a rotation by a kernel.
+    """
+    reading = reading_weights(o)
+    return not reading or (reading == {"geodesic"} and kernels.elementwise_runs(W, W.size(o["sphere_dim"])))
+
+
+def polar_dtype(o: Mapping[str, Any]) -> torch.dtype:
+    """Return the dtype of the orthogonalizer's products, and of O."""
+    dtype: torch.dtype = getattr(torch, o["polar_dtype"])
+    return dtype
+
+
+def refined_dtype(o: Mapping[str, Any]) -> torch.dtype:
+    """Return the dtype of O after the steps that do not read the weights."""
+    dtype = polar_dtype(o)
+    return torch.promote_types(dtype, torch.float32) if o["match_step"] == "rms" else dtype
+
+
+def may_round_input(o: Mapping[str, Any]) -> bool:
+    """Return whether the look-ahead may be rounded at once to `polar_dtype`, which is the first thing `polar` does."""
+    plain_input = o["tangent"] in ("none", "after") and o["orthogonalizer"] != "svd"
+    return plain_input and o["polar_dtype"] in ("float32", "bfloat16")

@@ -1,4 +1,4 @@
-"""What the tests of the elementwise kernels share: values, memory layouts, and kernels with one line changed."""
+"""Helpers for the tests of the elementwise kernels: values, memory layouts, and kernels with one line changed."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
-"""Spacing of numbers above 1. Rounding is half of it, but the interpreter truncates what it stores in bfloat16."""
+"""Spacing of numbers above 1. Rounding errs by half of it, but the interpreter truncates on storing bfloat16."""
 
 EPS32 = EPS[torch.float32]
 GAP = 7.0
-"""What lies between the numbers of a view, and has to lie there afterwards"""
+"""Value between the elements of a strided view, which must be unchanged afterward"""
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -21,7 +21,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
 
 
 def laid_out(A: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The same values with other strides, and what of that memory is none of them."""
+    """Yield the same values with different strides, and the memory between them."""
     nothing = torch.empty(0, dtype=A.dtype)
     yield "contiguous", A.clone(), nothing
     yield "transposed in memory", A.mT.clone(memory_format=torch.contiguous_format).mT, nothing
@@ -33,9 +33,9 @@ def laid_out(A: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def altered(module: ModuleType, text: str, replacement: str, folder: Path) -> ModuleType:
-    """The module with `text`, which it has once, replaced: a mutant that a test must reject."""
+    """Return the module with `text`, which occurs once, replaced: a mutant that a test must reject."""
     source = Path(str(module.__file__)).read_text(encoding="utf-8")
-    assert source.count(text) == 1, f"{text!r} is there {source.count(text)} times"
+    assert source.count(text) == 1, f"{text!r} occurs {source.count(text)} times"
     path = folder / "mutant.py"
     path.write_text(source.replace(text, replacement), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("mutant", path)

@@ -1,11 +1,11 @@
-"""Which path runs: torch on every device and below the size from which the kernels pay, Triton above it on a GPU."""
+"""Which code runs: Triton on a GPU from the size at which the kernels pay off, torch otherwise."""
 
 import pytest
 import torch
 
 from ngpt import kernels
 from ngpt.config import Orthogonalizer
-from ngpt.kernels import FROM_ROWS, products, said_in_one_line, twins
+from ngpt.kernels import FROM_ROWS, describe, products, twins
 from ngpt.polar import orthogonalize
 
 CPU = torch.device("cpu")
@@ -19,10 +19,10 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_runs_on_a_cpu() -> None:
     assert products(4096, torch.bfloat16, CPU) is twins
-    assert said_in_one_line(torch.float32, CPU) == "torch on cpu, float32"
+    assert describe(torch.float32, CPU) == "torch on cpu, float32"
 
 
-def test_sides_are_padded_where_tensor_cores_want_it() -> None:
+def test_sides_are_padded_where_tensor_cores_need_it() -> None:
     assert kernels.padding(243, torch.bfloat16, GPU) == 13 and kernels.padding(2047, torch.float16, GPU) == 1
     assert kernels.padding(768, torch.bfloat16, GPU) == kernels.padding(248, torch.bfloat16, GPU) == 0
     assert kernels.padding(243, torch.float32, GPU) == kernels.padding(243, torch.bfloat16, CPU) == 0
@@ -43,7 +43,7 @@ def test_padding_changes_nothing_but_the_order_of_sums(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(3, 24, 40), (2, 2, 40, 24), (1, 16, 16)])
-def test_one_after_another_changes_nothing_but_the_order_of_sums(
+def test_one_at_a_time_changes_nothing_but_the_order_of_sums(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     G = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -57,15 +57,15 @@ def test_one_after_another_changes_nothing_but_the_order_of_sums(
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-def test_triton_runs_where_it_pays() -> None:
+def test_triton_runs_where_it_pays_off() -> None:
     pytest.importorskip("triton")
     chosen = products(FROM_ROWS, torch.bfloat16, GPU)
     assert chosen.__name__ == "ngpt.kernels.symmetric" and products(FROM_ROWS - 1, torch.bfloat16, GPU) is twins
     assert products(FROM_ROWS, torch.float32, GPU) is twins, "float32 has no tensor cores without TF32"
-    assert said_in_one_line(torch.bfloat16, GPU) == "Triton from 2,048 rows, torch below, bfloat16"
+    assert describe(torch.bfloat16, GPU) == "Triton from 2,048 rows, torch below, bfloat16"
 
 
-def test_a_polar_factor_by_the_kernels_is_that_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_and_torch_give_the_same_polar_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter, wide and tall, as one batch."""
     symmetric = pytest.importorskip("ngpt.kernels.symmetric")
     G = torch.randn(2, 20, 33, generator=torch.Generator().manual_seed(3))

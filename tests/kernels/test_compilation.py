@@ -1,7 +1,7 @@
-"""Ahead-of-time compilation for sm_80 and sm_90, without a GPU: the PTX and the registers say what a kernel is.
+"""Ahead-of-time compilation for sm_80 and sm_90 without a GPU, checked by PTX and register usage.
 
-What is compiled is what would be launched: the functions run as they are, on memory that is reserved and never
-touched, and where a kernel would start it is compiled for the arguments that it got.
+The kernels compiled are those that would be launched: the functions run as usual, on memory that is reserved but never
+touched, and each launch is replaced by a compilation for its arguments.
 """
 
 import json
@@ -90,7 +90,7 @@ print(json.dumps(found))
 Found = dict[str, dict[str, Any]]
 
 SINGLE = {"rotate_vectors": 1, "momentum_pass": 2}
-"""Accesses of a single number: the rate; mu and a block's norm"""
+"""Scalar accesses: the learning rate; mu and the norm of a block"""
 
 TILES = {
     "768 rows rotate_vectors": [2, 1024],
@@ -102,12 +102,12 @@ TILES = {
     "768 bfloat16 residual_backward": [2, 1024],
     "8192 bfloat16 residual_backward": [1, 8192],
 }
-"""Vectors a program takes, and numbers it reserves for each"""
+"""Vectors per program, and elements reserved for each"""
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_what_is_compiled(capability: int) -> None:
-    """All kernels of one GPU as one test, as compiling them is what takes the time."""
+def test_compiled_kernels(capability: int) -> None:
+    """One test per GPU for all kernels, as compiling them takes most of the time."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, "-W", "error", "-W", "ignore:TRITON_DEFAULT_FP_FUSION", "-c", COMPILE, str(capability)],
@@ -124,7 +124,7 @@ def test_what_is_compiled(capability: int) -> None:
 
 
 def check_registers(name: str, kernel: dict[str, Any], capability: int) -> None:
-    """No spills: neither an array in PTX's local memory, nor a register that ptxas keeps on the stack."""
+    """Check for spills: neither arrays in PTX local memory nor registers that ptxas keeps on the stack."""
     assert kernel["target"] == {80: "sm_80", 90: "sm_90a"}[capability], name
     assert not kernel["local"] and kernel["stack"] == 0, f"{name} spills {kernel['stack']} bytes"
     assert 16 < kernel["registers"] <= 65536 // (kernel["warps"] * 32), name
@@ -132,14 +132,14 @@ def check_registers(name: str, kernel: dict[str, Any], capability: int) -> None:
 
 
 def check_products(name: str, kernel: dict[str, Any], capability: int) -> None:
-    """Hopper multiplies with wgmma, Ampere with mma; float32 is not rounded to TF32."""
+    """Check that Hopper multiplies with wgmma and Ampere with mma, and that float32 is not rounded to TF32."""
     multiplies = name.endswith("symmetric_product") and "bfloat16" in name
     assert (kernel["wgmma"], kernel["mma"]) == (multiplies and capability == 90, multiplies and capability == 80), name
     assert not kernel["tf32"], name
 
 
 def check_accesses(name: str, kernel: dict[str, Any]) -> None:
-    """Memory is read and written 16 bytes at a time. Columns of more than 2,048 numbers have no neighbours."""
+    """Check that memory is accessed 16 bytes at a time, except for columns too long to be grouped (over 2,048)."""
     function = name.split()[-1]
     if function == "symmetric_product" or name.startswith("8192 columns"):
         return

@@ -1,4 +1,4 @@
-"""The momentum kernel in Triton's interpreter against float64, down to the smallest numbers; and its refusals."""
+"""The momentum kernel in Triton's interpreter against float64, down to the smallest numbers, and its errors."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Check = Callable[[ModuleType], None]
 
 
 class Step(NamedTuple):
-    """What one step leaves: the momentum, the result, its norm."""
+    """The outcome of one step: momentum, result, and its norm."""
 
     M: Tensor
     X: Tensor
@@ -37,7 +37,7 @@ def stepped(module: ModuleType, M: Tensor, G: Tensor, mu: object, *, nesterov: b
 
 
 def exact(M: Tensor, G: Tensor, mu: float, *, nesterov: bool) -> tuple[Tensor, Tensor]:
-    """In float64, by the float32 number that mu is: 1 - mu is then exact too."""
+    """Return the exact step in float64, with mu rounded to float32 so that 1 - mu is exact too."""
     mu, M, G = torch.tensor(mu).item(), M.double(), G.double()
     M = mu * M + (1 - mu) * G
     return M, (1 - mu) * G + mu * M if nesterov else M
@@ -50,10 +50,10 @@ def check(
     factor: float = 1.0,
     dtypes: tuple[torch.dtype, ...] = (torch.float32,) * 3,
 ) -> None:
-    """Three roundings of the larger of momentum and gradient, of which the third has none to cancel, and storing.
+    """Allow three roundings of the larger of momentum and gradient (the third has none to cancel), and storing.
 
-    The norm is that of what was stored: half a rounding of each square, which the root halves again, and of each of
-    the few products after it.
+    The norm is that of the stored values: half a rounding per square, which the root halves again, and half a rounding
+    per product after it.
     """
     M, G = (factor * drawn(*shape, seed=seed).to(dtype) for seed, dtype in zip((1, 2), dtypes, strict=False))
     for nesterov in (True, False):
@@ -84,7 +84,7 @@ def test_momentum_of_every_dtype(buffer: torch.dtype, gradient: torch.dtype, out
 
 @pytest.mark.parametrize("exponent", [-44, -40, -38, -30, -20, 15, 30, 34])
 def test_small_and_large_gradients(exponent: int) -> None:
-    """Their squares are beyond float32; below 1e-38 so are the inverses, and zeros among them must not become NaN."""
+    """Squares leave the range of float32, as do inverses below 1e-38; zeros among them must not become NaN."""
     check(momentum, factor=10.0**exponent)
     G = torch.zeros(70, 70)
     G[3, 5] = 10.0**exponent
@@ -93,7 +93,7 @@ def test_small_and_large_gradients(exponent: int) -> None:
 
 
 def test_blocks_of_different_sizes_have_one_norm() -> None:
-    """1e-30, 1 and 1e15 in three programs, one of them of zeros only."""
+    """1e-30, 1, 0 and 1e15 in four blocks, combined."""
     G = torch.zeros(4, momentum.BLOCK)
     G[0], G[1], G[3] = 1e-30, 1.0, 1e15
     for rows, norm in (([0, 2], 64e-30), ([1, 2], 64.0), ([0, 1, 2], 64.0), ([0, 1, 2, 3], 64e15)):
@@ -110,7 +110,7 @@ def test_the_norm_of_nothing_is_zero() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_has_no_finite_norm(wrong: float) -> None:
+def test_non_finite_gradients_give_a_non_finite_norm(wrong: float) -> None:
     G = drawn(70, 70)
     G[40, 3] = wrong
     step = stepped(momentum, torch.zeros(70, 70), G, 0.9, nesterov=True, dtype=torch.float32)
@@ -149,7 +149,7 @@ def test_gradients_may_have_any_strides() -> None:
 
 
 def test_written_in_place_between_other_matrices() -> None:
-    """Into parts of a stack, whose neighbours stay; autograd knows both as written to."""
+    """Slices of a stack are written and their neighbors are not; autograd sees both writes."""
     stack, momenta = torch.full((3, 5, 7), 7.0), torch.full((3, 5, 7), 7.0)
     out, M = stack[1], momenta[1]
     momentum.momentum_step_(M, drawn(5, 7), 0.9, nesterov=True, out=out)

@@ -1,4 +1,4 @@
-"""The residual step in Triton's interpreter against its float64 twin, forward and backward; and its refusals."""
+"""The residual step in Triton's interpreter against its float64 twin, forward and backward, and its errors."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def drawn_inputs(*shape: int, f_dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """h on the sphere, f of length about 3, a step size of either sign and beyond 1, and a gradient of y."""
+    """Return h on the sphere, f of length about 3, step sizes of both signs and above 1, and a gradient of y."""
     h = drawn(*shape).double()
     h = (h / h.norm(dim=-1, keepdim=True)).float()
     f = (3 * drawn(*shape, seed=1) / shape[-1] ** 0.5).to(f_dtype)
@@ -27,7 +27,7 @@ def drawn_inputs(*shape: int, f_dtype: torch.dtype = torch.float32) -> tuple[Ten
 
 
 def results(module: ModuleType, h: Tensor, f: Tensor, a: Tensor, g: Tensor) -> Results:
-    """Y and the gradients of h, f and a; the inputs stay."""
+    """Return y and the gradients of h, f and a, after checking that the inputs are unchanged."""
     inputs = [x.detach().clone().requires_grad_() for x in (h, f, a)]
     y = module.residual_step(*inputs)
     y.backward(g.to(y.dtype))
@@ -38,7 +38,7 @@ def results(module: ModuleType, h: Tensor, f: Tensor, a: Tensor, g: Tensor) -> R
 
 
 def shares(h: Tensor, f: Tensor, a: Tensor, g: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What each result is a sum of, per row, and for `a` over the rows: its rounding errors are shares of these."""
+    """Yield the size of the terms summed in each result, per row and for `a` over the rows; rounding scales with it."""
     h, f, a, g = (x.double() for x in (h, f, a, g))
     x = f / f.norm(dim=-1, keepdim=True).clamp_min(1e-18)
     terms = h.abs() + a.abs() * (x.abs() + h.abs())
@@ -54,9 +54,9 @@ def shares(h: Tensor, f: Tensor, a: Tensor, g: Tensor) -> Iterator[tuple[str, Te
 
 
 def check(module: ModuleType, shape: tuple[int, ...] = (33, 20), f_dtype: torch.dtype = torch.float32) -> None:
-    """Two roundings of float32 in all that a result is a sum of, and one where it is stored in less.
+    """Allow two float32 roundings of the summed terms, and one of the storage dtype if it is narrower.
 
-    What is seen is at most half of that: the many roundings of a row have no common sign.
+    Observed errors are at most half of that, as the many roundings in a row differ in sign.
     """
     compare(module, *drawn_inputs(*shape, f_dtype=f_dtype))
 
@@ -86,7 +86,7 @@ def test_residual_step_of_every_dtype(operand: str, dtype: torch.dtype) -> None:
 
 
 def test_a_program_takes_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three programs for 130 rows, two at once, so that each adds up 21 or 22 turns, the last one half full."""
+    """Three programs for 131 rows, two rows at a time, so that each sums 22 turns, the last one half full."""
     monkeypatch.setattr(residual, "PROGRAMS", 3)
     monkeypatch.setattr(residual, "WORK", 64)
     for rows in (1, 5, 6, 7, 131):
@@ -94,9 +94,9 @@ def test_a_program_takes_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_zeros(module: ModuleType) -> None:
-    """Rows of f without direction, of exactly zero and of next to nothing: the step is h (1 - a), its gradient finite.
+    """Check rows of f without direction, zero and nearly zero: the step is h (1 - a), with a finite gradient.
 
-    Such an f is added as it is, so its gradient is that of a plain sum.
+    Such an f is added unnormalized, so its gradient is that of a plain sum.
     """
     h, f, a, g = drawn_inputs(12, 20)
     f[3], f[7] = 0, 1e-21
@@ -113,7 +113,7 @@ def test_a_branch_without_direction() -> None:
 
 
 def test_a_step_to_nowhere() -> None:
-    """h towards its antipode by a half is zero: no direction, nothing to divide by, a finite gradient."""
+    """Halfway from h to its antipode is zero: no direction, nothing to divide by, and a finite gradient."""
     h = torch.eye(4)
     y, gh, gf, ga = results(residual, h, -h, torch.full((4,), 0.5), drawn(4, 4))
     assert not y.any() and all(torch.isfinite(x).all() for x in (gh, gf, ga))
@@ -130,7 +130,7 @@ def test_a_step_of_no_size_gives_h() -> None:
 
 
 def test_autograd_agrees_with_differences() -> None:
-    """By the kernel alone, without the twin: a directional derivative of y in each input."""
+    """Directional derivatives of y in each input by the kernel alone, without its twin."""
     h, f, a, g = drawn_inputs(6, 10)
     _, *gradients = results(residual, h, f, a, g)
     for number, gradient in enumerate(gradients):

@@ -1,4 +1,4 @@
-"""The kernels in Triton's interpreter against float64: odd sizes, strides, batches, dtypes; and their refusals."""
+"""The symmetric products in Triton's interpreter against float64: odd sizes, strides, batches, dtypes, errors."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
 
 
 def symmetric_matrix(*shape: int, dtype: torch.dtype) -> Tensor:
-    """Symmetric to the bit, of spectral norm about 1."""
+    """Return a bitwise symmetric matrix of spectral norm about 1."""
     X = drawn(*shape, shape[-1]).double() / shape[-1] ** 0.5
     return ((X + X.mT) / 2).to(dtype)
 
 
 def bound(A: Tensor, terms: int) -> float:
-    """Rounding of a sum of `terms` products in float32, and of the result to A's dtype."""
+    """Return the rounding of a sum of `terms` products in float32 plus that of the result in A's dtype."""
     largest = A.double().square().sum(-1).max().item()
     return largest * (terms * 2.0**-23 + EPS[A.dtype])
 
 
 def viewed(A: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The same values with other strides."""
+    """Yield the same values with different strides."""
     yield "contiguous", A
     yield "transposed in memory", A.mT.contiguous().mT
     wide = torch.zeros(*A.shape[:-1], 2 * A.size(-1), dtype=A.dtype)
@@ -75,7 +75,7 @@ def test_the_twins_have_the_same_signature_and_values() -> None:
 
 
 @pytest.mark.parametrize("place", [twins, symmetric], ids=lambda place: place.__name__)
-def test_what_is_not_symmetric_is_refused(place: object) -> None:
+def test_an_asymmetric_matrix_is_refused(place: object) -> None:
     A = symmetric_matrix(20, dtype=torch.float32)
     A[3, 17] += 1e-6
     with pytest.raises(ValueError, match="needs a symmetric A"):
@@ -91,7 +91,7 @@ def test_other_dtypes_are_refused(dtype: torch.dtype) -> None:
 
 
 def test_the_grid_is_the_triangle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T (T + 1) / 2 programs a matrix, and every tile on and below the diagonal once."""
+    """T (T + 1) / 2 programs per matrix: every tile on and below the diagonal once."""
     launched: list[tuple[int, ...]] = []
     kernel = symmetric.symmetric_product
 
@@ -106,7 +106,7 @@ def test_the_grid_is_the_triangle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tile_of_a_program_is_right_for_every_program() -> None:
-    """The kernel's own arithmetic in float32, for as many tiles as a matrix of 90,000 rows has."""
+    """The kernel's float32 arithmetic, for as many tiles as a matrix with 90,000 rows has."""
     tile = torch.arange(250_000)
     i = ((torch.sqrt(8.0 * tile.float() + 1.0) - 1.0) * 0.5).int().long()
     i = torch.where(i * (i + 1) // 2 > tile, i - 1, i)

@@ -1,4 +1,4 @@
-"""Projection and rotation in Triton's interpreter against a float64 formula of their own, and against their twins."""
+"""Projection and rotation in Triton's interpreter against independent float64 formulas and against their twins."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def projected(W: Tensor, dim: int) -> Array:
 
 
 def rotated(W: Tensor, O: Tensor, lr: float, scale: float, *, fixed_angle: bool, dim: int) -> Array:
-    """N(w) cos(theta) + (u / |u|) sin(theta), as it stands in a book; w where nothing turns it."""
+    """Return N(w) cos(theta) + (u / |u|) sin(theta), the textbook formula, or w where nothing rotates it."""
     w, d = W.double().numpy(), -scale * O.double().numpy()
     inner = lambda x, y: (x * y).sum(axis=dim, keepdims=True)  # noqa: E731
     ww = inner(w, w)
@@ -46,8 +46,8 @@ def rotated(W: Tensor, O: Tensor, lr: float, scale: float, *, fixed_angle: bool,
 
 
 def rotation_error(W: Tensor, O: Tensor, angle: float, dtype: torch.dtype, dim: int) -> float:
-    """Allowed error: roundings of float32 in a number near 1, in a tangent |d| / |u| times shorter than what it is a
-    part of, and in an angle; and one of the dtype in which the largest number is stored."""
+    """Return the allowed error: float32 roundings of a number near 1, amplified by the cancellation |d| / |u| in the
+    tangent, and of an angle; plus one rounding of the storage dtype at the largest weight."""
     w, d = W.double(), O.double()
     u = d - (w * d).sum(dim, keepdim=True) / (w * w).sum(dim, keepdim=True) * w
     cancelled = (d.norm(dim=dim) / u.norm(dim=dim)).nan_to_num(1.0, posinf=1.0).max().item() if u.size(dim) > 1 else 1.0
@@ -60,7 +60,7 @@ def rotation_error(W: Tensor, O: Tensor, angle: float, dtype: torch.dtype, dim: 
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_projection(shape: tuple[int, ...], dim: int) -> None:
-    """Relative to each number: half a rounding of the length's square, of its root, of the quotient and the product."""
+    """Relative to each element: half a rounding each of the squared length, its root, the quotient and the product."""
     for dtype in EPS:
         exact = projected(drawn(*shape, dtype=dtype), dim)
         for name, W, gaps in laid_out(drawn(*shape, dtype=dtype)):
@@ -104,7 +104,7 @@ def check_rotation(
     dtype: torch.dtype = torch.float32,
     o_dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Weights in every layout, a direction in another one, both ways to say the angle."""
+    """Check weights in every layout, with the direction in another one, and both definitions of the angle."""
     lr, start, O = 0.3, unit_vectors(*shape, dim=dim, dtype=dtype), 0.5 * drawn(*shape, seed=1).to(o_dtype)
     O_views = [view for _, view, _ in laid_out(O)]
     for number, (name, W, gaps) in enumerate(laid_out(start)):
@@ -136,7 +136,7 @@ ANGLES = [0.0, 1e-30, 1e-6, 1e-3, math.pi / 4, math.pi / 2, 2.0, math.pi, 3 * ma
 
 @pytest.mark.parametrize("lr", ANGLES)
 def test_rotation_by_every_angle(lr: float) -> None:
-    """By float32's angle, which pi is not; of no angle nothing moves, to the bit."""
+    """The angle is rounded to float32, as pi is not exact; a zero angle changes no bit."""
     lr = float(np.float32(lr))
     W, O = unit_vectors(6, 40, dim=-1), drawn(6, 40, seed=1)
     for fixed_angle in (True, False):
@@ -149,7 +149,7 @@ def test_rotation_by_every_angle(lr: float) -> None:
 
 
 def check_sine(module: ModuleType) -> None:
-    """Along a coordinate: sin(theta) and cos(theta) themselves, over many turns, relative to the sine."""
+    """Check sin(theta) and cos(theta) along a coordinate over many turns, the sine to relative accuracy."""
     theta = torch.tensor([1e-12, 1e-4, 0.1, 0.7853, 0.7854, 1.5707, 1.5708, 1.6, 3.0, 4.7, 4.72, 6.3, 50.0, 1000.0])
     W, O = torch.zeros(len(theta), 2), torch.zeros(len(theta), 2)
     W[:, 0], O[:, 1] = 1.0, theta
@@ -159,7 +159,7 @@ def check_sine(module: ModuleType) -> None:
     torch.testing.assert_close(W[:, 0].double(), exact.cos(), rtol=0, atol=EPS32)
 
 
-def test_a_small_step_is_as_exact_as_it_can_be_stored() -> None:
+def test_a_small_step_is_as_accurate_as_storage_allows() -> None:
     check_sine(vectors)
 
 
@@ -174,15 +174,15 @@ def check_radial(module: ModuleType) -> None:
         assert torch.equal(moved, W)
 
 
-def test_a_radial_direction_turns_nothing() -> None:
+def test_a_radial_direction_rotates_nothing() -> None:
     check_radial(vectors)
 
 
 def check_nearly_radial(module: ModuleType) -> None:
-    """A tangent part 10,000 times shorter than its direction turns by a fixed angle where it points.
+    """Check that a tangent part 10,000 times shorter than its direction still sets where a fixed angle leads.
 
-    One subtraction leaves a rounding along w of 1e4 roundings of the tangent; the second removes it, so the vector
-    stays a unit vector to a few roundings however short its tangent was.
+    One subtraction leaves an error along w of 1e4 roundings of the tangent. The second removes it, so the vector stays
+    a unit vector to a few roundings however short its tangent is.
     """
     W = unit_vectors(64, 50, dim=-1)
     u = drawn(64, 50, seed=5)
@@ -194,12 +194,12 @@ def check_nearly_radial(module: ModuleType) -> None:
     assert (moved.double().norm(dim=-1) - 1).abs().max() <= 2 * EPS32
 
 
-def test_a_nearly_radial_direction_turns_where_its_tangent_points() -> None:
+def test_a_nearly_radial_direction_rotates_along_its_tangent() -> None:
     check_nearly_radial(vectors)
 
 
 def check_zero(module: ModuleType) -> None:
-    """No direction turns nothing, on the sphere or off it; a zero weight, on no sphere, lands where its twin does."""
+    """Check that a zero direction rotates nothing, on the sphere or off, and a zero weight moves as in the twin."""
     W, O = unit_vectors(6, 11, dim=-1), drawn(6, 11, seed=1)
     O[2], O[3] = 0, 0
     W[3], W[4] = 1.5 * W[3], 0
@@ -274,7 +274,7 @@ def test_deterministic(dim: int) -> None:
 
 
 def test_vectors_are_shared_among_programs() -> None:
-    """Short ones fill a program, neighbours in memory share its sectors, and no program holds more than it can."""
+    """Short vectors share a program, so do neighbors in memory, and no program holds more than its limit."""
     assert launch.vectors_together(768, 768) == 2 and launch.vectors_together(2048, 2048) == 1
     assert launch.vectors_together(768, 1) == 8 and launch.vectors_together(768, 768, 1) == 8
     for length in (1, 2, 3, 17, 64, 768, 1024, 1025, 2048, 5000, LONGEST):
@@ -285,7 +285,7 @@ def test_vectors_are_shared_among_programs() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 3, 4), (2, 0, 4), (2, 3, 0)], ids=str)
-def test_nothing_is_moved_in_an_empty_tensor(shape: tuple[int, ...]) -> None:
+def test_empty_tensors(shape: tuple[int, ...]) -> None:
     for dim in DIMS:
         W = torch.empty(shape)
         assert vectors.project_(W, dim=dim) is W
@@ -301,7 +301,7 @@ def test_the_longest_vector() -> None:
 
 
 def test_offsets_beyond_32_bits() -> None:
-    """Rows, and then matrices, 2^31 numbers apart; the memory between them is reserved and never touched."""
+    """Rows, then matrices, 2^31 elements apart; the memory between them is reserved but never touched."""
     try:
         memory = torch.empty(2**31 + 64, dtype=torch.float16)
     except RuntimeError:

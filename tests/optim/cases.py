@@ -1,4 +1,4 @@
-"""What the tests of single steps share: layouts, weights with an update, and one matrix in a SimpleMuon."""
+"""Helpers for the tests of single steps: layouts, weights with an update, and one matrix in a SimpleMuon."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,14 +25,14 @@ EPS64, EPS32, EPS16 = (torch.finfo(dtype).eps for dtype in (torch.float64, torch
 
 
 def points(shape: tuple[int, ...], dim: int, seed: int = 0) -> Array:
-    """Unit vectors along `dim`."""
+    """Return unit vectors along `dim`."""
     return oracle.project(np.random.default_rng(seed).normal(size=shape), dim)
 
 
 def update(W: Array, dim: int, seed: int = 1, radial: float = 1.0) -> Array:
-    """An O whose tangent parts have lengths from 1/4 to 1, the longest 1, and whose radial parts are up to `radial`.
+    """Return an O with tangent parts of length 1/4 to 1, the longest 1, and radial parts of up to `radial`.
 
-    Then a vector's own length, its tangent's, and the matrix's are all different.
+    The lengths of a vector, of its tangent part, and of the matrix then all differ.
     """
     rng = np.random.default_rng(seed)
     one_each = np.sum(W, axis=dim, keepdims=True).shape
@@ -43,47 +43,47 @@ def update(W: Array, dim: int, seed: int = 1, radial: float = 1.0) -> Array:
 
 
 def gradients(shape: tuple[int, ...], count: int) -> list[Array]:
-    """Gradients with a lasting and a fresh part, so that momentum has a direction."""
+    """Return gradients with a constant and a fresh part, so that momentum has a direction."""
     rng = np.random.default_rng(10)
     lasting = rng.normal(size=shape)
     return [lasting + rng.normal(size=shape) for _ in range(count)]
 
 
 def tensors(dtype: torch.dtype, *arrays: Array) -> list[Tensor]:
-    """Arrays as tensors of `dtype`."""
+    """Return arrays as tensors of `dtype`."""
     return [torch.tensor(array, dtype=dtype) for array in arrays]
 
 
 def doubles(*given: Tensor) -> list[Array]:
-    """Tensors as they are stored, in float64."""
+    """Return the stored values of tensors in float64."""
     return [tensor.detach().double().numpy() for tensor in given]
 
 
 def lengths(x: Array, dim: int) -> Array:
-    """Euclidean length of every vector."""
+    """Return the Euclidean length of every vector."""
     result: Array = np.linalg.norm(x, axis=dim, keepdims=True)
     return result
 
 
 def order(sizes: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
-    """p and c of errors = c sizes^p, by regression."""
+    """Fit errors = c sizes^p by regression and return p and c."""
     slope, constant = np.polyfit(np.log(sizes), np.log(errors), 1)
     return float(slope), float(np.exp(constant))
 
 
 PLAIN: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "orthogonalizer": "svd", "adjust_lr_fn": "none"}
-"""An exact polar factor of the gradient and nothing else."""
+"""Return options for a step along the exact polar factor of the gradient and nothing else."""
 
 
 def muon(W: Array, dim: int, *, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[nn.Parameter, SimpleMuon]:
-    """One matrix and its optimizer."""
+    """Return one matrix and its optimizer."""
     parameter = nn.Parameter(torch.tensor(W, dtype=dtype))
     settings = {"polar_dtype": dtype, "sphere_dim": dim, **PLAIN, **options}
     return parameter, SimpleMuon([parameter], **settings)
 
 
 def trace(W: Array, gradients: Sequence[Array], dim: int, **options: Any) -> list[Array]:
-    """The stored weights after each step, in float64."""
+    """Return the stored weights after each step, in float64."""
     parameter, optimizer = muon(W, dim, **options)
     found = []
     for gradient in gradients:

@@ -1,4 +1,4 @@
-"""Which optimizer moves what: every trained parameter once, Muon the hidden matrices and nothing else."""
+"""Which optimizer updates what: every trained parameter once, and Muon only the hidden matrices."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ from ngpt.presets import resolve
 
 ARCHS = ["gated-ngpt", "ngpt", "gpt", "gated-literal"]
 MATRICES = {"q", "k", "v", "o", "u", "g", "down", "qkv", "fc1", "fc2"}
-"""Module names of the hidden matrices in all architectures."""
+"""Module names of the hidden matrices in all architectures"""
 
 
 def setup(**overrides: Any) -> tuple[nn.Module, RunConfig]:
@@ -91,7 +91,7 @@ def test_options_of_the_sphere_reach_every_group(options: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_matrix_is_in_the_group_of_its_axis(arch: str) -> None:
-    """Columns where it writes to the residual stream, rows where it reads from it; by the papers' tables."""
+    """Columns for matrices that write to the residual stream, rows for those that read from it, as in the papers."""
     model, config = setup(arch=arch)
     built = build_optimizers(model, config)
     names = {parameter: name for name, parameter in model.named_parameters()}

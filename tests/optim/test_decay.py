@@ -1,4 +1,4 @@
-"""Weight decay: all entries or exactly those of the mask, by exactly lr wd, and as a direction in a geodesic step."""
+"""Weight decay: all entries or exactly the masked ones, by exactly lr wd, and as a direction in a geodesic step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +47,7 @@ def test_a_product_that_underflows_does_not_change_the_mask() -> None:
 
 
 def test_an_entry_of_zero_decays() -> None:
-    """As with >= in the source; of a weight of zero it takes nothing, of an update of zero it does."""
+    """The mask uses >=, as in the source: a zero update lets a weight decay; a zero weight stays zero."""
     W, O = torch.tensor([0.0, -0.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, 0.0, -0.0])
     assert decay_mask(W, O).all()
 
@@ -56,7 +56,7 @@ def test_an_entry_of_zero_decays() -> None:
 
 
 def agrees(shape: tuple[int, int], dim: int, **options: Any) -> bool:
-    """Whether three steps of SimpleMuon are the oracle's, decay and then the step, in float64."""
+    """Return whether three steps of SimpleMuon, each decay and then the update, match the oracle in float64."""
     given = gradients(shape, 3)
     want = W = points(shape, dim)
     for G, got in zip(given, trace(W, given, dim, lr=LR, weight_decay=WD, **options), strict=True):
@@ -140,7 +140,7 @@ def test_a_wrong_strength_is_rejected(wrong: dict[str, float], monkeypatch: pyte
 @pytest.mark.parametrize("adjust", ["none", "original"])
 @pytest.mark.parametrize(("shape", "dim"), MATRICES)
 def test_plain_decay_and_a_projection_are_a_longer_step(shape: tuple[int, int], dim: int, adjust: str) -> None:
-    """Of lr / (1 - lr wd); a cautious one has a direction of its own."""
+    """The longer step has rate lr / (1 - lr wd); cautious decay also changes the direction."""
     W, G = points(shape, dim), np.random.default_rng(3).normal(size=shape)
     options: dict[str, Any] = {"adjust_lr_fn": adjust}
     (decayed,) = trace(W, [G], dim, lr=LR, weight_decay=WD, **options)
@@ -154,7 +154,7 @@ def test_plain_decay_and_a_projection_are_a_longer_step(shape: tuple[int, int], 
 @pytest.mark.parametrize("mode", ["lr", "lr-norm"])
 @pytest.mark.parametrize(("shape", "dim"), MATRICES)
 def test_decay_does_not_lengthen_a_geodesic_step_of_a_fixed_angle(shape: tuple[int, int], dim: int, mode: Any) -> None:
-    """It is a part of the direction: the weights stay on the sphere, and with "lr" the angle is lr."""
+    """Decay is part of the direction: the weights stay on the sphere, and with "lr" the angle is lr."""
     W, G = points(shape, dim), np.random.default_rng(3).normal(size=shape)
     (plain,) = trace(W, [G], dim, lr=LR, geodesic=mode)
     (decayed,) = trace(W, [G], dim, lr=LR, geodesic=mode, weight_decay=WD, cautious_wd=True)

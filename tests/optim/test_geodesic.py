@@ -1,4 +1,4 @@
-"""The geodesic step: vector by vector the float64 oracle's, on the sphere for ever, the limit of projected ones."""
+"""The geodesic step: equal to the float64 oracle per vector, always on the sphere, the limit of projected steps."""
 
 import math
 from collections.abc import Callable
@@ -29,15 +29,15 @@ NEAR = {torch.float32: 3e-7, torch.float64: 8 * EPS64}
 """Euclidean distance of a new unit vector from the oracle's."""
 
 STORED = EPS32 / 2
-"""Entries are stored to half a unit in their last place: so far is a stored unit vector off its place, at most."""
+"""Entries are stored to half a unit in the last place; a stored unit vector is off by at most this much"""
 
 
 def agrees(move: Move, shape: tuple[int, ...], dim: int, mode: str, theta: float, dtype: torch.dtype) -> bool:
-    """Whether every vector lands where the oracle's does, and moved in its direction by its angle.
+    """Return whether every vector lands where the oracle's does, with the same direction and angle of motion.
 
-    The displacement, of length theta, is that from N(w): a stored w is off the sphere by its rounding, which a step
-    takes away. From 0.01 radians on, direction and angle may be off by 1e-5. Below, storage has a larger share:
-    STORED / theta of the angle; of the direction twice that, as the length of w is itself known to EPS32 / 2 only.
+    The displacement, of length theta, is measured from N(w): a stored w is off the sphere by its rounding, which a step
+    removes. From 0.01 radians on, direction and angle may be off by 1e-5. Below that, storage matters more: the angle
+    may be off by STORED / theta, and the direction by twice that, as |w| itself is known only to EPS32 / 2.
     """
     W, O = tensors(dtype, points(shape, dim), update(points(shape, dim), dim))
     W_64, O_64 = doubles(W, O)
@@ -150,7 +150,7 @@ def test_an_update_without_tangent_leaves_the_weights_to_the_bit(
 def test_a_small_tangent_beside_a_large_radial_part_is_a_direction(
     shape: tuple[int, ...], dim: int, mode: str, share: float
 ) -> None:
-    """It is known to a few roundings of the whole; its vector stays on the sphere as any other."""
+    """It is known to a few roundings of the whole direction; its vector stays on the sphere like any other."""
     W = points(shape, dim)
     W_32, O_32 = tensors(torch.float32, W, W + share * update(W, dim, radial=0.0))
     before, O_64 = doubles(W_32, O_32)
@@ -183,7 +183,7 @@ def test_a_zero_gradient_with_zero_momentum_moves_nothing(shape: tuple[int, int]
 
 
 def loss_of(W: Tensor) -> Tensor:
-    """A smooth function that is no function of the lengths alone, nor linear."""
+    """Return a smooth loss that is neither linear nor a function of the lengths alone."""
     T = torch.tensor(np.random.default_rng(5).normal(size=(7, *W.shape)), dtype=W.dtype)
     return torch.logsumexp((T * W).sum((-2, -1)), 0) + (T[0] * W**2).sum() / 3
 
@@ -227,7 +227,7 @@ part of it radial: taken as it is, it would lengthen w by as much."""
 
 
 def largest_drift(lr: float, mode: Any, dim: int, *, move: Move = geodesic_move, count: int = COUNT) -> float:
-    """Largest | |w| - 1 | seen over `count` steps in float32, all kinds of direction at once."""
+    """Return the largest | |w| - 1 | over `count` steps in float32, for all kinds of direction at once."""
     radial = torch.tensor([kind[0] for kind in KINDS.values()]).reshape(-1, 1, 1)
     fixed = torch.tensor([kind[1] for kind in KINDS.values()]).reshape(-1, 1, 1)
     generator = torch.Generator().manual_seed(0)
@@ -260,7 +260,7 @@ def test_a_step_that_leaves_the_sphere_is_seen(mutation: Move) -> None:
 
 
 def test_simple_muon_stays_on_the_sphere_for_ten_thousand_steps() -> None:
-    """Where gradients repeat, so do roundings: without a restoring force the columns drift to 1.3e-5 here."""
+    """Repeating gradients repeat their roundings: without a restoring force the columns drift by 1.3e-5 here."""
     W = nn.Parameter(torch.tensor(points((4, 6), 0), dtype=torch.float32))
     optimizer = SimpleMuon(
         [W], lr=0.03, weight_decay=0.0, geodesic="lr-norm", sphere_dim=0, ns_steps=3, polar_dtype=torch.float32
@@ -278,7 +278,7 @@ def test_simple_muon_stays_on_the_sphere_for_ten_thousand_steps() -> None:
 @pytest.mark.parametrize("lr", [1e-3, 0.1, 1.0])
 @pytest.mark.parametrize(("shape", "dim"), LAYOUTS)
 def test_a_linear_step_leaves_the_sphere_by_its_law(shape: tuple[int, ...], dim: int, lr: float) -> None:
-    """|w|^2 becomes 1 + lr^2 |o|^2 - 2 lr <w, o>, and by no other sign."""
+    """|w|^2 becomes 1 + lr^2 |o|^2 - 2 lr <w, o>, with exactly this sign."""
     W = points(shape, dim)
     O = update(W, dim)
     (got,) = doubles(steps.linear_move(*tensors(torch.float64, W, O), lr))
@@ -302,7 +302,7 @@ def test_lr_norm_is_the_exponential_map(shape: tuple[int, int], dim: int, lr: fl
 
 @pytest.mark.parametrize(("shape", "dim"), MATRICES)
 def test_a_projected_tangent_step_agrees_with_the_geodesic_to_second_order(shape: tuple[int, int], dim: int) -> None:
-    """In position they differ by (lr |u|)^3 / 3, and without the tangent projection by lr^2 |u| |<w, o>|."""
+    """Positions differ by (lr |u|)^3 / 3, and without the tangent projection by lr^2 |u| |<w, o>|."""
     W, G = points(shape, dim), np.random.default_rng(3).normal(size=shape)
     O = oracle.polar_exact(G)
     u = lengths(sphere_oracle.tangent(W, O, dim), dim)

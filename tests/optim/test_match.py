@@ -1,4 +1,4 @@
-"""`match_step`: steps of one size, by the norm of the update or by the mean rotation, whatever the orthogonaliser."""
+"""`match_step`: equal step sizes for every orthogonalizer, by the norm of the update or by the mean rotation."""
 
 import math
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def mean_rotation(W: Array, after: Array, dim: int) -> float:
 
 
 def exact(shape: tuple[int, int], dim: int) -> bool:
-    """Whether the mean rotation of a geodesic step of the angle lr |u| is lr, for every shape factor."""
+    """Return whether the mean rotation of a geodesic step of angle lr |u| is lr, for every shape factor."""
     W, G = points(shape, dim), np.random.default_rng(3).normal(size=shape)
     return all(
         abs(mean_rotation(W, trace(W, [G], dim, lr=lr, **options, geodesic="lr-norm", match_step="angle")[0], dim) - lr)
@@ -88,7 +88,7 @@ def test_angle_is_the_mean_rotation_of_a_geodesic_step(shape: tuple[int, int], d
 
 
 def errors_of_linear_steps(shape: tuple[int, int], dim: int, rates: Array, tangent: str, drifted: float) -> list[float]:
-    """| mean rotation / lr - 1 |, from weights whose lengths are between 1 / drifted and drifted."""
+    """Return | mean rotation / lr - 1 | for weights whose lengths lie between 1 / drifted and drifted."""
     W, G = points(shape, dim), np.random.default_rng(3).normal(size=shape)
     W = W * np.random.default_rng(4).uniform(1 / drifted, drifted, lengths(W, dim).shape)
     options: dict[str, Any] = {"match_step": "angle", "tangent": tangent, "adjust_lr_fn": "original"}
@@ -100,7 +100,7 @@ def errors_of_linear_steps(shape: tuple[int, int], dim: int, rates: Array, tange
 def test_angle_is_the_mean_rotation_of_a_linear_step_to_first_order(
     shape: tuple[int, int], dim: int, drifted: float
 ) -> None:
-    """Then it is off by a share of order lr; where the update is tangent too, atan(lr) - lr, of order lr^2."""
+    """The relative error is of order lr; for a tangent update it is atan(lr) / lr - 1, of order lr^2."""
     rates = 2.0 ** -np.arange(8.0, 13.0)
     for tangent, expected in (("none", 1), ("after", 2)):
         errors = errors_of_linear_steps(shape, dim, rates, tangent, drifted)

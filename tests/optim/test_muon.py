@@ -1,4 +1,4 @@
-"""SimpleMuon: bit for bit torch.optim.Muon, in high precision the float64 oracle; a wrong step is rejected."""
+"""SimpleMuon equals torch.optim.Muon bit for bit and the float64 oracle in high precision; wrong steps are rejected."""
 
 import copy
 import itertools
@@ -28,11 +28,11 @@ SHAPES = {"wide": (8, 16), "tall": (16, 8), "square": (12, 12)}
 QUINTIC = (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)
 
 GROWTH = 485
-"""3.4445^5: by how much five Newton-Schulz steps multiply a rounding in the direction of the smallest values."""
+"""3.4445^5, the amplification of a rounding by five Newton-Schulz steps along the smallest singular values"""
 
 
 def sequence(shape: tuple[int, ...], *, seed: int = 0) -> tuple[Array, list[Array]]:
-    """A weight with unit rows, and gradients with a lasting and a fresh part, so that momentum has a direction."""
+    """Return a weight with unit rows, and gradients with a constant part, so that momentum has a direction."""
     rng = np.random.default_rng(seed)
     lasting = rng.normal(size=shape)
     return sphere_oracle.project(rng.normal(size=shape), -1), [lasting + rng.normal(size=shape) for _ in range(STEPS)]
@@ -43,7 +43,7 @@ def tensors(arrays: Sequence[Array], dtype: torch.dtype) -> list[Tensor]:
 
 
 def run(optimizer: torch.optim.Optimizer, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Weights of all parameters after each step."""
+    """Return the weights of all parameters after each step."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trace = []
     for step_gradients in gradients:
@@ -63,7 +63,7 @@ OPTIONS = [
 
 
 def both(dtype: torch.dtype, options: dict[str, Any]) -> list[list[list[Tensor]]]:
-    """The weights of SimpleMuon and of torch's, matrices of several shapes, two of them the same, in one optimizer."""
+    """Return the weights of SimpleMuon and torch's Muon, each with matrices of several shapes, two of them equal."""
     shapes = [(16, 32), (32, 16), (16, 32), (24, 24)]
     sequences = [sequence(shape, seed=seed) for seed, shape in enumerate(shapes)]
     gradients = [tensors(step, dtype) for step in zip(*(gradients for _, gradients in sequences), strict=True)]
@@ -84,7 +84,7 @@ def test_is_torchs_muon_to_the_last_bit(
     dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if dtype == torch.bfloat16 and not options["nesterov"]:
-        # torch hands its momentum buffer itself to the orthogonaliser, whose .bfloat16() is then no copy and whose
+        # torch hands its momentum buffer itself to the orthogonalizer, whose .bfloat16() is then no copy and whose
         # division is in place: the buffer is rescaled to norm 1 at every step
         assert not same_bits(*both(dtype, options))
         original = _muon._zeropower_via_newtonschulz
@@ -95,7 +95,7 @@ def test_is_torchs_muon_to_the_last_bit(
 # --- the float64 oracle ----------------------------------------------------------------------------------------------
 
 StepFunction = Callable[[Array, list[Array]], list[Array]]
-"""Weight (m, n) and gradients -> weight after each step."""
+"""Maps a weight (m, n) and gradients to the weight after each step"""
 
 PLAIN: dict[str, Any] = {"lr": 0.02, "momentum": 0.95, "nesterov": True, "weight_decay": 0.1, "adjust_lr_fn": None}
 
@@ -105,9 +105,9 @@ def newton_schulz(G: Array) -> Array:
 
 
 def agrees(before: Array, got: Array, want: Array, *, dim: int, rounding: float) -> bool:
-    """Whether the step from `before` has the direction, the length, and every vector's angle of the wanted one.
+    """Return whether the step from `before` has the wanted direction, length, and angle of every vector.
 
-    `rounding` is the error of a step relative to its length. That of a direction's cosine is half its square.
+    `rounding` is the error of a step relative to its length; the cosine of its direction is off by half its square.
     """
     moved, wanted = got - before, want - before
     cosine = float((moved * wanted).sum() / (np.linalg.norm(moved) * np.linalg.norm(wanted)))
@@ -131,7 +131,7 @@ def agrees_with_oracle(
     orthogonalize: Callable[[Array], Array] = newton_schulz,
     **options: Any,
 ) -> bool:
-    """Whether `step_function` makes the oracle's steps, projected along `project_dim` after each if that is given."""
+    """Return whether `step_function` matches the oracle, projected along `project_dim`, if given, after each step."""
     settings = {**PLAIN, **options}
     weight, gradients = sequence(shape)
     if project_dim is None:
@@ -145,7 +145,7 @@ def agrees_with_oracle(
             want.append(sphere_oracle.project(want[-1] + update, project_dim))
         del want[0]
     got = step_function(weight, gradients)
-    # each orthogonalisation is off by a part of GROWTH roundings; weights near 1 are stored with an error of eps / 2,
+    # each orthogonalization is off by a part of GROWTH roundings; weights near 1 are stored with an error of eps / 2,
     # 50 times larger relative to a step of 0.02; both add up over the steps
     rounding = (GROWTH + 50) * float(torch.finfo(dtype).eps)
     starts = [weight, *want[:-1]]
@@ -157,7 +157,7 @@ def agrees_with_oracle(
 
 
 def simple_muon(*, dtype: torch.dtype = torch.float64, project_dim: int | None = None, **options: Any) -> StepFunction:
-    """The real optimizer and the real projection as a step function."""
+    """Return the actual optimizer and projection as a step function."""
     settings = {**PLAIN, **options}
 
     def steps_of(weight: Array, gradients: list[Array]) -> list[Array]:
@@ -208,7 +208,7 @@ def test_the_steps_write_to_no_argument() -> None:
     W, G, M = (torch.tensor(sequence((3, 4, 6), seed=seed)[0]) for seed in range(3))
     before = [W.clone(), G.clone(), M.clone()]
     for result in (
-        steps.momentum(M, G, 0.9), steps.nesterov(M, G, 0.9), steps.decay(W, 0.1, 0.5), steps.linear_move(W, G, 0.1)
+        steps.momentum(M, G, 0.9), steps.look_ahead(M, G, 0.9), steps.decay(W, 0.1, 0.5), steps.linear_move(W, G, 0.1)
     ):  # fmt: skip
         assert all(result.data_ptr() != tensor.data_ptr() for tensor in (W, G, M))
     assert all(torch.equal(a, b) for a, b in zip((W, G, M), before, strict=True))
@@ -244,7 +244,7 @@ def slightly_long(W: Tensor, Q: Tensor, lr: float, out: Tensor | None = None) ->
 
 
 class WrongAxis:
-    """`ngpt.sphere` with rows for columns."""
+    """`ngpt.sphere` with rows and columns swapped."""
 
     norm = staticmethod(sphere.norm)
 
@@ -281,11 +281,11 @@ def test_a_wrong_option_is_rejected(wrong: dict[str, Any]) -> None:
     assert not agrees_with_oracle(simple_muon(**wrong))
 
 
-# --- behaviour as an optimizer ---------------------------------------------------------------------------------------
+# --- behavior as an optimizer ---------------------------------------------------------------------------------------
 
 
 def small(dtype: torch.dtype = torch.float32, **options: Any) -> tuple[list[nn.Parameter], SimpleMuon]:
-    """Two matrices of one shape and one of another, with gradients."""
+    """Return two matrices of one shape and one of another, with gradients."""
     parameters = []
     for seed, shape in enumerate([(4, 6), (4, 6), (6, 3)]):
         weight, gradients = sequence(shape, seed=seed)
@@ -319,7 +319,7 @@ def test_the_momentum_buffer_is_the_average_of_the_gradients(nesterov: bool) -> 
     optimizer.step()
     for parameter, G in zip(parameters, first, strict=True):
         buffer = optimizer.state[parameter]["momentum_buffer"]
-        # 0.75 (0.25 G) + 0.25 (-2 G), and no rescaling by the orthogonaliser
+        # 0.75 (0.25 G) + 0.25 (-2 G), and no rescaling by the orthogonalizer
         torch.testing.assert_close(buffer, -0.3125 * G, rtol=4 * torch.finfo(torch.float64).eps, atol=0)
 
 

@@ -1,4 +1,4 @@
-"""Each weight lands on its own sphere, every K steps, and a look at the projected weights leaves no trace."""
+"""Each weight is projected to its own sphere every K steps, and viewing the projected weights leaves no trace."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def axis(arch: str, name: str) -> int | None:
-    """The axis of unit vectors by the tables of the papers, not by the model's own declaration."""
+    """Return the axis of unit vectors from the tables of the papers, not from the model's own declaration."""
     if arch == "gpt" or not name.endswith("weight"):
         return None
     if name in ("embedding.weight", "head.weight", "position.weight"):
@@ -35,7 +35,7 @@ def axis(arch: str, name: str) -> int | None:
 
 
 def loose(arch: str, every: int = 1) -> tuple[nn.Module, LazyProjection]:
-    """A model whose parameters are nowhere near the sphere."""
+    """Return a model whose parameters are far from the sphere."""
     config = resolve("tiny", arch=arch, n_layer=2, n_embd=24, n_head=4, seq_len=8)
     model = build_model(config.model, 17, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -46,7 +46,7 @@ def loose(arch: str, every: int = 1) -> tuple[nn.Module, LazyProjection]:
 
 
 def largest(projection: LazyProjection) -> float:
-    """The largest drift of all roles."""
+    """Return the largest drift over all roles."""
     return max(drift.item() for drift in projection.drift().values())
 
 
@@ -171,7 +171,7 @@ def test_projection_is_no_part_of_the_graph() -> None:
 
 
 def geodesic(arch: str = "gated-ngpt", every: int = 3) -> tuple[nn.Module, LazyProjection]:
-    """A loose model, whose hidden weights steps are said to keep on the sphere."""
+    """Return an off-sphere model whose hidden weights are declared to be kept on the sphere by their steps."""
     model, _ = loose(arch)
     leaving = {role for role in Role if role != Role.HIDDEN}
     return model, LazyProjection(dict(model.named_parameters()), parameter_specs(model), every=every, roles=leaving)
@@ -228,7 +228,7 @@ def test_a_look_at_the_projected_weights_leaves_those_that_stay() -> None:
 )
 @pytest.mark.parametrize("every", [2, 3])
 def test_the_projection_frequency_acts_when_its_turn_comes(every: int, optimizer: dict[str, Any]) -> None:
-    """On what leaves the sphere: with a geodesic step that is all but the hidden weights."""
+    """It projects what leaves the sphere: with a geodesic step, everything except the hidden weights."""
     traces = []
     for frequency in (every, 100):
         config = resolve("tiny", n_layer=1, n_embd=24, n_head=4, seq_len=8, lazy_proj_freq=frequency, **optimizer)

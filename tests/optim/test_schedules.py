@@ -1,4 +1,4 @@
-"""Learning-rate factor and momentum over a run, by hand and by their laws."""
+"""Learning-rate factor and momentum over a run, against hand calculations and general properties."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ BY_HAND: list[tuple[dict[str, Any], float, float]] = [
 ]
 
 ROUNDING = 1e-15
-"""A few float64 operations on numbers up to 1."""
+"""A few float64 operations on numbers up to 1"""
 
 
 @pytest.mark.parametrize(("fields", "progress", "factor"), BY_HAND)

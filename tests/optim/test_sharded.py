@@ -1,4 +1,4 @@
-"""SimpleMuon and lazy projection on matrices in shards, as FSDP2 cuts them: what they do to whole ones, to the bit."""
+"""SimpleMuon and lazy projection on matrices sharded as by FSDP2: bitwise equal to the results on whole matrices."""
 
 import itertools
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 
 SHAPES = [(5, 12), (12, 5), (8, 8), (7, 16), (8, 8), (3, 3), (8, 8)]
-"""Seven matrices, which neither 2, 3 nor 4 ranks share equally, of sides that none of them divides"""
+"""Seven matrices, a number that 2, 3 or 4 ranks cannot share equally, with sides that none of these divides"""
 
 OPTIONS: list[dict[str, Any]] = [
     {}, {"weight_decay": 0.5, "nesterov": False}, {"geodesic": "lr"}, {"geodesic": "lr-norm", "tangent": "before"},
@@ -39,7 +39,7 @@ def unit(shape: tuple[int, ...], dim: int) -> Tensor:
 
 
 def gradients_of(parameters: Sequence[Tensor]) -> None:
-    """The same ones on every rank and in one process, which have drawn as often before."""
+    """Return the same matrices on every rank and in one process, given equally many earlier draws."""
     for parameter in parameters:
         gradient = torch.randn(parameter.shape, dtype=parameter.dtype)
         if isinstance(parameter, DTensor):
@@ -52,23 +52,23 @@ def in_shards(whole: Sequence[Tensor], mesh: DeviceMesh, placements: list[Placem
 
 
 def same_bits(found: Tensor, expected: Tensor) -> bool:
-    return torch.equal(sharded.whole_of(found), expected)
+    return torch.equal(sharded.full_tensor(found), expected)
 
 
 def same(found: Tensor, expected: Tensor, options: dict[str, Any]) -> bool:
-    """To the bit where PyTorch rounds an entry the same wherever it lies in memory.
+    """Check bitwise equality where PyTorch rounds an entry the same wherever it lies in memory.
 
-    On a CPU it does not in bfloat16, nor with angles, of which the last in a row take another way than the others.
+    On a CPU it does not in bfloat16, nor with angles, where the last entries of a row take another code path.
     """
     if expected.dtype == torch.bfloat16:
-        return torch.allclose(sharded.whole_of(found), expected, rtol=2**-6, atol=2**-7)
+        return torch.allclose(sharded.full_tensor(found), expected, rtol=2**-6, atol=2**-7)
     if "geodesic" in options or "momentum_transport" in options:
-        return torch.allclose(sharded.whole_of(found), expected, rtol=0, atol=1e-5)
+        return torch.allclose(sharded.full_tensor(found), expected, rtol=0, atol=1e-5)
     return same_bits(found, expected)
 
 
 def compare_steps(layout: str, dtype: torch.dtype) -> None:
-    """Three steps, or one of bfloat16, under all options, cut along either dimension, unit vectors along either."""
+    """Three steps, or one in bfloat16, with all options, sharded along either dimension, unit vectors along either."""
     size = dist.get_world_size()
     mesh = init_device_mesh("cpu", (2, size // 2) if layout == "hybrid" else (size,))
     for options, dim, cut in itertools.product(OPTIONS, (0, -1), (0, 1)):
@@ -112,7 +112,7 @@ def test_a_step_on_shards_is_the_step_on_whole_matrices(
 
 
 def compare_projections() -> None:
-    """Of drifted weights, some without direction: start, project, and a validation that leaves no trace."""
+    """Drifted weights, some without direction: start, projection, and a validation that leaves no trace."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for cut, dim in itertools.product((0, 1), (0, -1)):
         torch.manual_seed(2)
@@ -136,13 +136,13 @@ def compare_projections() -> None:
         part.start()
         for found, expected in zip(*reversed(pair), strict=True):
             exact = cut != dim % 2  # the sums of squares of a vector that is cut have another order
-            assert torch.allclose(sharded.whole_of(found), expected, rtol=0 if exact else 1e-6, atol=0)
-        assert not sharded.whole_of(pair[1][0]).any()
+            assert torch.allclose(sharded.full_tensor(found), expected, rtol=0 if exact else 1e-6, atol=0)
+        assert not sharded.full_tensor(pair[1][0]).any()
 
 
 def check_unit(tensors: Sequence[Tensor], dim: int) -> None:
     for tensor in tensors:
-        assert ((sphere.norm(sharded.whole_of(tensor), dim=dim) - 1).abs() < 1e-6).all()
+        assert ((sphere.norm(sharded.full_tensor(tensor), dim=dim) - 1).abs() < 1e-6).all()
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
@@ -151,7 +151,7 @@ def test_shards_are_projected_along_whole_vectors(count: int, tmp_path: Path) ->
 
 
 def count_work() -> None:
-    """In a step of each rank: all of the polar factors' work once over the ranks, a matrix whole; state in shards."""
+    """Over all ranks, each polar factor is computed once, on a whole matrix; state stays sharded."""
     count, rank = dist.get_world_size(), dist.get_rank()
     mesh = init_device_mesh("cpu", (count,))
     torch.manual_seed(3)
@@ -182,7 +182,7 @@ def count_work() -> None:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_each_rank_orthogonalises_its_share_and_keeps_its_shards_state(count: int, tmp_path: Path) -> None:
+def test_each_rank_orthogonalizes_its_share_and_keeps_its_shards_state(count: int, tmp_path: Path) -> None:
     on_ranks(count_work, count, tmp_path)
 
 
@@ -200,7 +200,7 @@ def step(of: nn.Module, optimizer: SimpleMuon, seed: int) -> None:
 
 
 def fsdp_and_its_checkpoints() -> None:
-    """A model of somebody else's under fully_shard, and PyTorch's own state dicts of all shards and of each."""
+    """A third-party model under fully_shard, with PyTorch's full and sharded state dicts."""
     settings: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.0, "sphere_dim": -1, "geodesic": "lr-norm"}
     settings["normuon"] = "rows"
     plain, parts = model(), model()
@@ -214,14 +214,14 @@ def fsdp_and_its_checkpoints() -> None:
     whole = dcp.StateDictOptions(full_state_dict=True)
     saved = dcp.get_optimizer_state_dict(parts, optimizers[1], options=whole)
     for (name, parameter), part in zip(plain.named_parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(sharded.whole_of(part), parameter.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(sharded.full_tensor(part), parameter.detach(), rtol=1e-5, atol=1e-6)
         for key, value in optimizers[0].state[parameter].items():
             torch.testing.assert_close(saved["state"][name][key], value, rtol=1e-5, atol=1e-7)
     again = SimpleMuon(parts.parameters(), **settings)
     dcp.set_optimizer_state_dict(parts, again, dcp.get_optimizer_state_dict(parts, optimizers[1]))
     for part in parts.parameters():
         for key, value in optimizers[1].state[part].items():
-            assert same_bits(again.state[part][key], sharded.whole_of(value))
+            assert same_bits(again.state[part][key], sharded.full_tensor(value))
     again.load_state_dict(optimizers[1].state_dict())
     step(parts, again, 3)
 
@@ -235,7 +235,7 @@ def refusals_and_whole_copies() -> None:
     drawn, grid = torch.randn(4, 6), init_device_mesh("cpu", (2, 1))
     for of, placements in ((mesh, [Partial()]), (grid, [Shard(0), Shard(1)])):
         tensor = DTensor.from_local(drawn, of, placements, run_check=False)
-        with pytest.raises(ValueError, match="cut along one dimension"):
+        with pytest.raises(ValueError, match="sharded along one dimension"):
             SimpleMuon([nn.Parameter(tensor, requires_grad=False)])
     (copied,), whole = in_shards([drawn], mesh, [Replicate()]), nn.Parameter(drawn.clone())
     for parameter in (copied, whole):
@@ -260,9 +260,9 @@ def test_what_is_cut_twice_is_refused_and_what_every_rank_has_is_whole(tmp_path:
 
 def test_work_is_dealt_largest_first_to_the_rank_with_the_least() -> None:
     loads = [0.0, 0.0]
-    assert sharded.dealt([1, 5, 3, 4], loads) == [0, 0, 1, 1] and loads == [6.0, 7.0]
-    assert sharded.dealt([2], loads) == [0] and loads == [8.0, 7.0]
-    assert sharded.dealt([], [0.0]) == []
+    assert sharded.balance([1, 5, 3, 4], loads) == [0, 0, 1, 1] and loads == [6.0, 7.0]
+    assert sharded.balance([2], loads) == [0] and loads == [8.0, 7.0]
+    assert sharded.balance([], [0.0]) == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -270,6 +270,6 @@ def test_work_is_dealt_largest_first_to_the_rank_with_the_least() -> None:
 @pytest.mark.parametrize("dim", [0, 1])
 def test_parts_are_torchs_chunks_and_empty_beyond(shape: tuple[int, int], dim: int, count: int) -> None:
     whole = torch.randn(shape)
-    parts = sharded.Cut(None, count, 0, dim).parts(whole)
+    parts = sharded.ShardLayout(None, count, 0, dim).parts(whole)
     assert len(parts) == count and torch.equal(torch.cat(parts, dim), whole)
     assert [p.size(dim) for p in parts if p.numel()] == [p.size(dim) for p in whole.chunk(count, dim)]

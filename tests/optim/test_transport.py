@@ -1,4 +1,4 @@
-"""Tangent updates and momentum that follows its vectors: orthogonal where they must be, and the oracle's."""
+"""Tangent updates and momentum transport: orthogonal where they must be, and equal to the oracle."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ Transport = Callable[..., Tensor]
 
 
 def along(x: Array, v: Array, dim: int) -> float:
-    """Largest cosine between a vector of x and its v."""
+    """Return the largest cosine between a vector of x and its v."""
     return float(np.abs((sphere_oracle.project(x, dim) * sphere_oracle.project(v, dim)).sum(dim)).max())
 
 
@@ -34,7 +34,7 @@ def along(x: Array, v: Array, dim: int) -> float:
 def test_input_and_update_lose_their_part_along_the_vectors(
     shape: tuple[int, int], dim: int, tangent: str, drifted: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the weights have drifted off the sphere."""
+    """This also holds where the weights have drifted off the sphere."""
     W = points(shape, dim)
     W = W * np.random.default_rng(4).uniform(1 / drifted, drifted, lengths(W, dim).shape)
     given = gradients(shape, 3)
@@ -58,7 +58,7 @@ def test_input_and_update_lose_their_part_along_the_vectors(
 @pytest.mark.parametrize("tangent", ["before", "after", "both"])
 @pytest.mark.parametrize(("shape", "dim"), MATRICES)
 def test_a_tangent_update_is_the_oracles(shape: tuple[int, int], dim: int, tangent: Any) -> None:
-    """And along the other axis it is not."""
+    """Along the other axis it does not match."""
     W = points(shape, dim)
     given = gradients(shape, 3)
     rule: dict[str, Any] = {"tangent": tangent, "lr": 0.1, "momentum": 0.9}
@@ -71,7 +71,7 @@ def test_a_tangent_update_is_the_oracles(shape: tuple[int, int], dim: int, tange
 
 
 def moved_weights(shape: tuple[int, ...], dim: int, theta: float, drifted: float = 1.0) -> tuple[Array, Array, Array]:
-    """Weights, weights a rotation of up to theta further, both of lengths off the sphere, and a momentum."""
+    """Return weights, weights rotated by up to theta, both off the sphere, and a momentum."""
     x = points(shape, dim)
     rng = np.random.default_rng(7)
     y = oracle.geodesic_step(x, update(x, dim, radial=0.0), theta, "lr-norm", dim)
@@ -80,7 +80,7 @@ def moved_weights(shape: tuple[int, ...], dim: int, theta: float, drifted: float
 
 
 def agrees(move: Transport, shape: tuple[int, ...], dim: int, how: str, theta: float, dtype: torch.dtype) -> bool:
-    """Whether the momentum is the oracle's, in and out of the way of drifted weights."""
+    """Return whether the momentum matches the oracle, with and without drifted weights."""
     eps = torch.finfo(dtype).eps
     nearly_opposite = 1 / np.sin(theta) if theta > np.pi / 2 else 1.0  # then y says as much less of the direction
     for drifted in (1.0, 1.5):
@@ -157,7 +157,7 @@ def test_the_laws_of_transport(shape: tuple[int, ...], dim: int, theta: float) -
 def test_of_a_tangent_momentum_projection_and_parallel_transport_differ_to_second_order(
     shape: tuple[int, ...], dim: int
 ) -> None:
-    """By |<e, v>| theta^2 / 2, e the direction moved in; of any other momentum to first order, by its part along x."""
+    """The difference is |<e, v>| theta^2 / 2, e the direction of motion; otherwise first order, by the part along x."""
     x = points(shape, dim)
     e = sphere_oracle.project(update(x, dim, radial=0.0), dim)
     v = sphere_oracle.tangent(x, np.random.default_rng(8).normal(size=shape), dim)

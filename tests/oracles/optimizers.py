@@ -1,6 +1,6 @@
 """Float64 oracle of the optimizer steps, one matrix at a time.
 
-Legend: W weight, G gradient, M momentum, O orthogonalised momentum, D = -O descent
+Legend: W weight, G gradient, M momentum, O orthogonalized momentum, D = -O descent
 direction, V second moment; matrices are (..., m, n), the leading axes being a stack
 of independent matrices. Nothing is done in place.
 """

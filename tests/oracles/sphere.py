@@ -154,7 +154,7 @@ def retract(x: ArrayLike, v: ArrayLike, dim: int) -> Array:
 
     (x + v) / |x + v|. x: unit, v: any with x + v not zero, both (..., n, ...).
     For tangent v the angle moved is atan|v|. Source: Absil et al. (2008)
-    section 4.1; NVIDIA/ngpt train.py, normalisation after each step.
+    section 4.1; NVIDIA/ngpt train.py, normalization after each step.
     """
     x_array, v_array = np.array(x, dtype=np.float64), np.array(v, dtype=np.float64)
     return project(x_array + v_array, dim)

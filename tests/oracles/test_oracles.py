@@ -110,7 +110,7 @@ def test_transport_is_the_limit_of_small_projections() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5), (2, 3, 6)])
-def test_polar_exact_is_orthogonal_and_maximises_the_inner_product(shape: tuple[int, ...]) -> None:
+def test_polar_exact_is_orthogonal_and_maximizes_the_inner_product(shape: tuple[int, ...]) -> None:
     G = np.random.default_rng(5).normal(size=shape)
     polar = optimizers.polar_exact(G)
     np.testing.assert_allclose(np.linalg.svd(polar, compute_uv=False), 1.0)
@@ -270,7 +270,7 @@ def test_only_the_ngpt_step_ignores_its_sign(arch: str) -> None:
     assert same == (arch in ("ngpt", "gpt"))
 
 
-def test_normalised_archs_ignore_the_scale_of_branch_outputs() -> None:
+def test_normalized_archs_ignore_the_scale_of_branch_outputs() -> None:
     for arch, invariant in (("ngpt", True), ("gated-literal", False)):
         p, scaled = params(arch), params(arch)
         for block in scaled["blocks"]:

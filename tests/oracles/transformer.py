@@ -62,7 +62,7 @@ def rope(x: Array, position: int) -> Array:
     (x_i, x_{i+e/2}) turned by position * 10000^(-2i/e), i = 0 .. e/2 - 1:
     first = x1 cos - x2 sin, second = x2 cos + x1 sin.
     Source: arXiv 2104.09864 eq. (34). Differs from the paper: dimension i pairs with
-    i + e/2 instead of its neighbour. Differs from NVIDIA/ngpt, whose released
+    i + e/2 instead of its neighbor. Differs from NVIDIA/ngpt, whose released
     model.py multiplies by (cos, sin) without adding and so does not rotate.
     """
     half = len(x) // 2
@@ -92,9 +92,9 @@ def attend(q_TE: Array, k_TE: Array, v_TE: Array, scale: float) -> Array:
 def attention(x_TD: Array, block: Params, n_head: int, *, kind: str) -> Array:
     """Attention branch, (T, d) -> (T, d).
 
-    kind "normalised": q, k = s_qk N(RoPE(.)) per head, scale sqrt(e)
+    kind "normalized": q, k = s_qk N(RoPE(.)) per head, scale sqrt(e)
     (arXiv 2410.01131 section 2.3.2); "rotary": RoPE only, scale 1 / sqrt(e);
-    "literal": neither, scale 1 / sqrt(e). v is never normalised.
+    "literal": neither, scale 1 / sqrt(e). v is never normalized.
     """
     T, d = x_TD.shape
     e = d // n_head
@@ -103,10 +103,10 @@ def attention(x_TD: Array, block: Params, n_head: int, *, kind: str) -> Array:
         part = slice(head * e, (head + 1) * e)
         q, k, v = (np.array([_array(block[name])[part] @ x for x in x_TD]) for name in ("q", "k", "v"))
         scale = 1.0 / math.sqrt(e)
-        if kind in ("normalised", "rotary"):
+        if kind in ("normalized", "rotary"):
             q = np.array([rope(q[t], t) for t in range(T)])
             k = np.array([rope(k[t], t) for t in range(T)])
-        if kind == "normalised":
+        if kind == "normalized":
             s_qk = _array(block["s_qk"])[part]
             q = np.array([s_qk * normalize(q[t]) for t in range(T)])
             k = np.array([s_qk * normalize(k[t]) for t in range(T)])
@@ -141,21 +141,21 @@ def forward(ids: Sequence[int], p: Params, *, arch: str) -> tuple[Array, list[Ar
     """
     if arch not in ("ngpt", "gated-ngpt", "gpt"):
         raise ValueError(f"unknown arch {arch!r}")
-    normalised = arch != "gpt"
+    normalized = arch != "gpt"
     h_TD = np.array([_array(p["embedding"])[token] for token in ids])
     states = []
     for block in p["blocks"]:
         for branch in ("attn", "mlp"):
             x_TD = h_TD
-            if not normalised:
+            if not normalized:
                 gain = _array(block[f"norm_{branch}"])
                 x_TD = np.array([rms_norm(h, gain) for h in h_TD])
             if branch == "attn":
-                kind = "normalised" if normalised else "rotary"
+                kind = "normalized" if normalized else "rotary"
                 f_TD = attention(x_TD, block, p["n_head"], kind=kind)
             else:
-                f_TD = np.array([swiglu(x, block, scaled=normalised) for x in x_TD])
-            if normalised:
+                f_TD = np.array([swiglu(x, block, scaled=normalized) for x in x_TD])
+            if normalized:
                 a = _array(block[f"a_{branch}"])
                 if arch == "ngpt":
                     rate = np.abs(a)
@@ -166,7 +166,7 @@ def forward(ids: Sequence[int], p: Params, *, arch: str) -> tuple[Array, list[Ar
                 h_TD = h_TD + f_TD
             states.append(h_TD)
     head = _array(p["head"])
-    if normalised:
+    if normalized:
         return np.array([_array(p["s_z"]) * (head @ h) for h in h_TD]), states
     gain = _array(p["norm_final"])
     return np.array([head @ rms_norm(h, gain) for h in h_TD]), states
@@ -176,7 +176,7 @@ def literal_forward(ids: Sequence[int], p: Params) -> tuple[Array, list[Array]]:
     """Logits (T, V) and hidden states of "gated-literal", the earlier attempt's model.
 
     h = N(embedding[id] + position[t]); h <- N(h + sigmoid(gate) a f(h)), f not
-    normalised; MLP = fc2 @ gelu(fc1 @ h); logits = 15 (head @ h). position: (T, d),
+    normalized; MLP = fc2 @ gelu(fc1 @ h); logits = 15 (head @ h). position: (T, d),
     fc1: (F, d), fc2: (d, F). Source: dnhkng/nGPT-muon, default configuration.
     """
     embedding, position = _array(p["embedding"]), _array(p["position"])

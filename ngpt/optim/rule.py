@@ -1,0 +1,103 @@
+"""The update rule of SimpleMuon, top to bottom: what happens to the matrices before and after their polar factor.
+
+    before_polar    1  momentum             M <- mu M + (1 - mu) G
+                    2  Nesterov look-ahead  X = (1 - mu) G + mu M; without `nesterov` X = M
+                    3  tangent, before      X loses its part along each unit vector
+    polar           4  polar factor         O = polar(X), all matrices of a shape at once (`ngpt.polar.orthogonalize`)
+    refine          5  match "rms"          O gets the norm |O|_F = sqrt(min(m, n))
+                    6  NorMuon              rows or columns of O are divided by the root of their second moment V
+    apply           7  shape factor         lr <- lr * `adjust_lr_fn`; with match "angle" O is scaled instead
+                    8  tangent, after       O loses its part along each unit vector
+                    9  decay                W <- W (1 - lr wd), with `cautious_wd` only where O W >= 0; with
+                                            `geodesic` O gains wd W there instead
+                   10  move                 W <- W - lr O, or with `geodesic` each unit vector rotates by an angle
+                   11  momentum transport   M follows the unit vectors to the new W
+
+Each line of the functions below is one of these steps: a pure function of `ngpt.optim.steps` or `ngpt.sphere`. W, O, M
+and X are stacks (..., m, n) of matrices of one shape, and `o` is a group of SimpleMuon, whose options are read at every
+step. Lazy projection comes after step 11, every K steps, and is `ngpt.optim.projection`.
+
+`update_momentum` and a plain `apply` act on single entries, so for sharded matrices (`ngpt.optim.sharded_stack`) they
+run on the shards. Everything else runs on gathered matrices.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngpt import sphere
+from ngpt.optim import steps
+
+Options = Mapping[str, Any]
+State = Mapping[str, Tensor]
+
+
+def before_polar(
+    W: Sequence[Tensor], G: Iterable[Tensor], M: Iterable[Tensor], o: Options, *, out: Tensor
+) -> list[Tensor]:
+    """Write the input of the polar factor to `out` and update M in place; G is never written to.
+
+    W, G, M: N matrices (m, n) each; out: (N, m, n). Returns the Frobenius norms of the matrices in `out` if a kernel
+    has computed them on the way, else an empty list.
+    """
+    norms = update_momentum(G, M, o, out=out)
+    if o["tangent"] in ("before", "both"):
+        out.copy_(sphere.tangent(torch.stack(list(W)), out, dim=sphere_axis(o)))
+        norms = []
+    return norms
+
+
+def update_momentum(G: Iterable[Tensor], M: Iterable[Tensor], o: Options, *, out: Iterable[Tensor]) -> list[Tensor]:
+    """Apply steps 1 and 2 to each matrix; arguments and result as in `before_polar`."""
+    mu, nesterov = o["momentum"], o["nesterov"]
+    norms = [
+        steps.momentum_and_look_ahead(M_i, G_i, mu, nesterov=nesterov, out=X_i)
+        for M_i, G_i, X_i in zip(M, G, out, strict=True)
+    ]
+    return [norm for norm in norms if norm is not None]
+
+
+def refine(O: Tensor, state: State, o: Options) -> Tensor:
+    """Apply steps 5 and 6 and return the new O.
+
+    O: (..., m, n). state: `second_momentum_buffer` with `normuon`, updated in place.
+    """
+    if o["match_step"] == "rms":
+        O = steps.match_rms(O)
+    if o["normuon"] is not None:
+        V = state["second_momentum_buffer"]
+        O, V_new = steps.variance_reduction(O, V, o["beta2"])
+        V.copy_(V_new)
+    return O
+
+
+def apply(W: Tensor, O: Tensor, state: State, o: Options, *, shape: torch.Size | None = None) -> None:
+    """Apply steps 7 to 11: update W in place.
+
+    W, O: (..., m, n). state: `momentum_buffer` with `momentum_transport`, updated in place. shape: of a whole matrix,
+    where W and O are shards, which only options that act on single entries allow.
+    """
+    dim, lr, wd = sphere_axis(o), o["lr"], o["weight_decay"]
+    W_before = W.clone() if o["momentum_transport"] != "none" else W
+    factor = steps.shape_factor(shape or O.shape, o["adjust_lr_fn"])
+    if o["match_step"] == "angle":
+        O, factor = steps.match_angle(W, O, dim=dim), 1.0
+    if o["tangent"] in ("after", "both"):
+        O = sphere.tangent(W, O.to(W.dtype), dim=dim)
+    mask = steps.decay_mask(W, O) if o["cautious_wd"] else None
+    if o["geodesic"] is None:
+        steps.linear_move(steps.decay(W, lr, wd, mask), O, lr * factor, out=W)
+    else:  # decay is a part of the direction, as it would leave the sphere by itself
+        O, factor = (O, factor) if mask is None else (steps.with_decay(factor * O.to(W.dtype), W, wd, mask), 1.0)
+        steps.geodesic_move(W, O, lr, o["geodesic"], factor=factor, dim=dim, out=W)
+    if o["momentum_transport"] != "none":
+        M = state["momentum_buffer"]
+        M.copy_(steps.transport(M, W_before, W, o["momentum_transport"], dim=dim))
+
+
+def sphere_axis(o: Options) -> int:
+    """Return the dimension of the unit vectors counted from the end; -1 where there are none and nothing reads it."""
+    dim: int | None = o["sphere_dim"]
+    return -1 if dim is None else dim if dim < 0 else dim - 2
