@@ -1,4 +1,4 @@
-"""The command line of one run. Every configuration field is a flag; its help is the string below the field."""
+"""The command line of one run. Every configuration field is a flag, and its help is the string below the field."""
 
 import argparse
 import dataclasses
@@ -9,31 +9,32 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from tqdm import tqdm
 
-from ngpt.config import SECTIONS, RunConfig, Runtime, flag_name
+from ngpt.config import SECTIONS, RunConfig, Runtime
 from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 from ngpt.flags import field_docs, notes
 from ngpt.presets import PRESETS, resolve
+from ngpt.refusals import choices_of, flag_name
 
 if TYPE_CHECKING:
-    from ngpt.ranks import Ranks
+    from ngpt.training.record import RunRecord
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaint is one line."""
+    """An argument parser whose error message is one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the line and exit with code 2."""
+        """Print the message as one line and exit with code 2."""
         self.exit(EXIT_BAD_INPUT, f"error: {message} (see --help)\n")
 
 
 def build_parser() -> Parser:
-    """The parser of `train_architectural.py`."""
+    """Return the parser of `train_architectural.py`."""
     parser = Parser(
-        description="Train one model. A preset names a whole configuration; every other flag changes a field of it. "
+        description="Train one model. A preset is a whole configuration; every other flag changes one field of it. "
         "The defaults shown are those of the preset tiny.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -42,46 +43,44 @@ def build_parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, help=field_docs(RunConfig)["seed"])
     for section, kind in SECTIONS.items():
         add_flags(parser.add_argument_group(section, (kind.__doc__ or "").splitlines()[0]), kind)
-    add_flags(parser.add_argument_group("runtime", "How the run is carried out; not part of its identity."), Runtime)
+    add_flags(parser.add_argument_group("runtime", "How the run is carried out. Not part of its identity."), Runtime)
     return parser
 
 
 def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
-    """One flag for each field of a configuration dataclass; absent flags are absent from the namespace."""
+    """Add a flag for each field of a configuration dataclass; flags not given are absent from the namespace."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         text = f"{field_docs(kind)[field.name]} (default: {_shown(field.default)})".replace("%", "%%")
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         hint = hints[field.name]
+        choices = field.metadata.get("choices") or choices_of(hint)
         if hint is bool:
             group.add_argument(flag_name(field.name), action=argparse.BooleanOptionalAction, **options)
-        elif get_origin(hint) is Literal:
-            group.add_argument(flag_name(field.name), choices=get_args(hint), **options)
-        elif get_origin(_base(hint)) is Literal:  # a choice or none; the bare flag is the first choice
-            choices = get_args(_base(hint))
+        elif choices and None in choices:  # the bare flag is the first choice
             options |= {"nargs": "?", "const": choices[0], "type": _choice_or_none(choices)}
-            group.add_argument(flag_name(field.name), metavar="|".join((*choices, "none")), **options)
+            group.add_argument(flag_name(field.name), metavar="|".join((*choices[:-1], "none")), **options)
+        elif choices:
+            group.add_argument(flag_name(field.name), choices=choices, **options)
         else:
             group.add_argument(flag_name(field.name), type=_reader(hint), metavar=_metavar(hint), **options)
 
 
 def _shown(value: Any) -> str:
-    return (
-        {True: "yes", False: "no", None: "none", "": "the run's id"}.get(value, str(value))
-        if isinstance(value, bool | str | None)
-        else f"{value}"
-    )
+    return {"True": "yes", "False": "no", "None": "none", "": "the run's id"}.get(f"{value}", f"{value}")
 
 
 def _base(hint: Any) -> Any:
     return next(kind for kind in get_args(hint) if kind is not types.NoneType) if get_args(hint) else hint
 
 
-def _choice_or_none(choices: tuple[str, ...]) -> Callable[[str], str | None]:
+def _choice_or_none(choices: tuple[str | None, ...]) -> Callable[[str], str | None]:
     def read(text: str) -> str | None:
-        if text not in (*choices, "none"):
-            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join((*choices, 'none'))})")
-        return None if text == "none" else text
+        value = None if text == "none" else text
+        if value not in choices:
+            names = ", ".join(choice or "none" for choice in choices)
+            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
+        return value
 
     return read
 
@@ -107,7 +106,10 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 
 
 def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
-    """Flags -> configuration. Wrong flags end the process with one line and code 2, wrong values raise InputError."""
+    """Return the configuration that flags describe.
+
+    Unknown flags and malformed values end the process with one line and code 2; refused values raise InputError.
+    """
     given = vars(build_parser().parse_args(arguments))
     runtime_fields = {field.name for field in dataclasses.fields(Runtime)}
     runtime = Runtime(**{name: value for name, value in given.items() if name in runtime_fields})
@@ -116,63 +118,58 @@ def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, show progress on standard error, print a summary and, last, the run's folder. Returns the exit code."""
+    """Train with progress on standard error, print a summary and the run's folder, and return the exit code."""
     config, runtime = parse(arguments)
-    if runtime.parallel != "replicas" and "WORLD_SIZE" not in os.environ:
-        raise InputError(f"--parallel {runtime.parallel} has no effect in one process: start it by torchrun")
-    from ngpt.ranks import joined  # after the flags: a wrong flag should not wait for torch
-
-    with joined() as ranks:
-        return _train(config, runtime, ranks)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process.
-
-    One of several ranks ends at once, without Python's own clearing up: a thread of gloo may still be about to let go
-    of a tensor, for which it needs the interpreter, and without one it aborts the process (one launch in ten).
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def _train(config: RunConfig, runtime: Runtime, ranks: "Ranks") -> int:
+    if runtime.parallel != "zero1" and "WORLD_SIZE" not in os.environ:
+        raise InputError(f"--parallel {runtime.parallel} has no effect in a single process: start it with torchrun")
+    from ngpt.ranks import process_group  # imported late, so that a wrong flag does not wait for torch
     from ngpt.training.trainer import train
 
     bar: tqdm[NoReturn] | None = None
 
     def show(step: int, loss: float) -> None:
         nonlocal bar
-        if bar is None:  # not before there is something to show
+        if bar is None:  # only once there is something to show
             total = config.train.steps if config.train.time_budget_seconds is None else None
             bar = tqdm(total=total, initial=step - 1, unit="step", file=sys.stderr, leave=False)
         bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         bar.update(step - bar.n)
 
-    for note in notes(config) if ranks.first else []:
-        print(f"note: {note}", file=sys.stderr)
-    try:
-        folder, record = train(config, runtime, show if runtime.progress and ranks.first else None, ranks)
-    finally:
-        if bar is not None:
-            bar.close()
-    code = {"done": 0, "killed": EXIT_INTERRUPTED}.get(record.status, 1)
-    if not ranks.first:
-        return code
+    with process_group() as ranks:
+        for note in notes(config) if ranks.is_first else []:
+            print(f"note: {note}", file=sys.stderr)
+        try:
+            folder, record = train(config, runtime, show if runtime.progress and ranks.is_first else None, ranks)
+        finally:
+            if bar is not None:
+                bar.close()
+        if ranks.is_first:
+            print(summary(record), folder, sep="\n")
+    return {"done": 0, "killed": EXIT_INTERRUPTED}.get(record.status, 1)
 
-    print(f"{record.name}: {record.status}, {record.steps} steps, seed {record.seed}, {record.parameters:,} parameters")
+
+def summary(record: "RunRecord") -> str:
+    """Return what a run came to, in a few lines for people."""
+    how = f"{record.steps} steps, seed {record.seed}, {record.parameters:,} parameters"
+    lines = [f"{record.name}: {record.status}, {how}"]
     if record.final_val_loss is not None:
         bpb = "" if record.final_val_bpb is None else f", {record.final_val_bpb:.4f} bits per byte"
-        print(f"validation: {record.final_val_loss:.4f} nats per token{bpb} ({record.eval_tokens:,} tokens)")
+        lines += [f"validation: {record.final_val_loss:.4f} nats per token{bpb} ({record.eval_tokens:,} tokens)"]
     if record.tokens_per_second is not None:
-        speed = f"{record.tokens_per_second:,.0f} tokens/s"
-        print(f"training: {record.train_seconds:.1f} s, {speed}, {record.skipped_steps} steps skipped, {record.device}")
-    if record.ranks > 1:
-        print(f"ranks: {record.engine}")
-    if record.message:
-        print(record.message)
-    print(folder)
-    return code
+        speed = f"{record.tokens_per_second:,.0f} tokens/s, {record.skipped_steps} steps skipped, {record.device}"
+        lines += [f"training: {record.train_seconds:.1f} s, {speed}"]
+    lines += [f"ranks: {record.engine}"] if record.ranks > 1 else []
+    return "\n".join([*lines, *([record.message] if record.message else [])])
+
+
+def leave(code: int) -> NoReturn:
+    """Exit the process with `code`.
+
+    With several ranks, skip Python's own cleanup: a gloo thread may still be about to release a tensor, which needs
+    the interpreter, and without one it aborts the process (in one launch out of ten).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

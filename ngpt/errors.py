@@ -1,23 +1,39 @@
-"""The one exception a user is meant to read, and how a command ends on it."""
+"""The one exception meant for users to read, and how a command ends on it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
 class InputError(Exception):
-    """Something outside the program is wrong (a flag, a file, the machine). Its text is one clear line."""
+    """Something outside the program is wrong (a flag, a file, the machine). Its message is one clear line."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise InputError with `message` unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a foreign error's text, or its kind if it has none."""
+    """Return the first line of another library's error message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+@contextmanager
+def as_input_error(message: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of the given kinds inside the block into an InputError: `message`, and the error's first line."""
+    try:
+        yield
+    except kinds as error:
+        raise InputError(f"{message}: {first_line(error)}") from error
+
+
 def exit_code_of(command: Callable[[], int]) -> int:
-    """Run `command`; an InputError, or the system refusing a file, becomes one line on standard error and code 2."""
+    """Run `command` and return its exit code; InputError and OSError become one line on standard error and code 2."""
     try:
         return command()
     except InputError as error:

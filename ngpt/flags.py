@@ -1,4 +1,4 @@
-"""A configuration as command-line flags: their help, the shortest command line, what to tell its user. No torch."""
+"""A configuration as command-line flags: their help, the shortest command line, notes for its user. No torch."""
 
 import ast
 import functools
@@ -6,13 +6,14 @@ import inspect
 import textwrap
 from typing import Any
 
-from ngpt.config import RunConfig, flag_name, flatten
+from ngpt.config import RunConfig, flatten
 from ngpt.presets import resolve
+from ngpt.refusals import flag_name
 
 
 @functools.cache
 def field_docs(kind: type) -> dict[str, str]:
-    """The string below each field of a dataclass, by field name."""
+    """Return the string below each field of a dataclass, by field name."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
     docs = {}
     for field, text in zip(body, body[1:], strict=False):
@@ -22,14 +23,14 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def to_flags(config: RunConfig) -> list[str]:
-    """The shortest command line that gives `config`, for a report to print.
+    """Return the shortest command line that gives `config`, for reports to print.
 
     >>> to_flags(resolve("tiny", optimizer="adam", lr=0.02, seed=3))
     ['--optimizer', 'adam', '--lr', '0.02', '--seed', '3']
     """
     flat = flatten(config)
     chosen: dict[str, Any] = {}
-    for decider in ("arch", "optimizer", "data"):  # first the fields on which others' defaults depend
+    for decider in ("arch", "optimizer", "data"):  # first those on which other defaults depend
         if flat[decider] != flatten(resolve(config.preset, **chosen))[decider]:
             chosen[decider] = flat[decider]
     base = flatten(resolve(config.preset, **chosen))
@@ -45,16 +46,14 @@ def to_flags(config: RunConfig) -> list[str]:
 
 
 def notes(config: RunConfig) -> list[str]:
-    """What a user should know of a combination that is allowed and does less than it seems to."""
+    """Return what a user should know about a combination that is allowed but does less than it seems to."""
     optim = config.optim
     found = []
     if optim.weight_decay and not optim.cautious_wd and config.model.on_sphere:
-        found.append("on the sphere --weight-decay wd only lengthens the step, to --lr / (1 - lr wd)")
+        found.append("on the sphere --weight-decay wd only lengthens the step, to lr / (1 - lr wd)")
     if optim.normuon is not None:
         where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]
         if config.model.arch == "gated-literal":
             where += " and the joint matrix of queries, keys and values"
-        found.append(
-            f"--normuon acts on {where}: elsewhere the rows of the polar factor are even, but for its own error"
-        )
+        found.append(f"--normuon acts on {where}: elsewhere rows of a polar factor are equally long, up to its error")
     return found

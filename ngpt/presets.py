@@ -1,20 +1,14 @@
-"""From a preset and the fields that differ from it to a whole configuration. No torch."""
+"""Presets, and whole configurations from a preset and the fields that differ from it. No torch."""
 
 import dataclasses
-from typing import Any
+import os
+from pathlib import Path
+from typing import Any, Literal
 
-from ngpt.config import (
-    SECTIONS,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    TrainConfig,
-    default_tokenizer,
-    flag_name,
-    flatten,
-    require,
-)
+from ngpt.config import SECTIONS, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, flatten
+from ngpt.errors import require
+from ngpt.refusals import check, is_automaton
+from ngpt.registry import OPTIMIZERS
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {},
@@ -31,39 +25,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         orthogonalizer="newton-schulz-cubic", adjust_lr_fn="none",
     ),
 }  # fmt: skip
-"""Each preset as its difference to the field defaults."""
-
-PRESET_LR: dict[tuple[str, str], float] = {
-    ("tiny", "muon"): 0.03,
-    ("tiny", "adam"): 0.01,
-    ("trinity", "muon"): 0.01,
-    ("trinity", "adam"): 0.003,
-    ("155m", "muon"): 0.01,
-    ("155m", "adam"): 0.001,
-    ("155m-literal", "muon"): 0.003,
-    ("155m-literal", "adam"): 0.0005,
-}
-"""The rate of the hidden matrices when --lr is not given."""
-
-NO_EFFECT: dict[str, tuple[str, str, frozenset[str]]] = {
-    # field: (deciding field, what a message calls it, values of it under which the field does nothing)
-    "alpha": ("arch", "--arch", frozenset({"gpt"})),
-    "gate_init": ("arch", "--arch", frozenset({"ngpt", "gpt"})),
-    "lazy_proj_freq": ("arch", "--arch", frozenset({"gpt"})),
-    "decay_share": ("schedule", "--schedule", frozenset({"constant", "cosine", "linear"})),
-    "lr_floor": ("schedule", "--schedule", frozenset({"constant"})),
-    **{
-        field: ("optimizer", "--optimizer", frozenset({"adam"}))
-        for field in ("momentum", "momentum_start", "momentum_warmup_steps", "nesterov", "orthogonalizer", "ns_steps",
-                      "polar_dtype", "adjust_lr_fn", "match_step", "geodesic_muon", "tangent", "momentum_transport",
-                      "normuon", "beta2", "cautious_wd", "nan_fallback")
-    },
-}  # fmt: skip
-"""Flags that would do nothing under another flag's value. Giving one is refused: a flag without effect is a lie."""
+"""Each preset as its differences from the field defaults."""
 
 
 def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConfig:
-    """A whole configuration from a preset and the fields that differ from it; every field name is unique.
+    """Return the configuration of a preset with some of its fields replaced; field names are unique over all sections.
+
+    Decides what "auto" and fields not given stand for, looking at the disk for the tokenizer. Raises InputError for a
+    combination that is refused (`ngpt.refusals`), which includes flags given without effect.
 
     >>> resolve("tiny", optimizer="adam", n_layer=2).model.n_layer
     2
@@ -76,8 +45,8 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
     values: dict[str, Any] = {**PRESETS[preset], **overrides}
     values.setdefault("arch", ModelConfig.arch)
     values.setdefault("optimizer", OptimConfig.optimizer)
-    if "lr" not in overrides:
-        values["lr"] = PRESET_LR[preset, values["optimizer"]]
+    if "lr" not in overrides and values["optimizer"] in OPTIMIZERS:
+        values["lr"] = OPTIMIZERS[values["optimizer"]].default_lr[preset]
     if values["optimizer"] == "muon":
         values.setdefault("polar_dtype", values.get("dtype", TrainConfig.dtype))
     if "alpha" not in values and values["arch"] == "ngpt":
@@ -85,56 +54,17 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
     if values.get("tokenizer", "auto") == "auto":
         values["tokenizer"] = default_tokenizer(values.get("data", DataConfig.data))
 
-    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for name, value in values.items():
-        nested[owner[name]][name] = value
-    config = RunConfig(
-        preset=preset,
-        seed=seed,
-        model=ModelConfig(**nested["model"]),
-        data=DataConfig(**nested["data"]),
-        optim=OptimConfig(**nested["optim"]),
-        train=TrainConfig(**nested["train"]),
-    )
-    flat = flatten(config)
-    for name in overrides:
-        if name in NO_EFFECT:
-            decider, flag, idle = NO_EFFECT[name]
-            require(flat[decider] not in idle, f"{flag_name(name)} has no effect with {flag} {flat[decider]}")
-    require(
-        "momentum_warmup_steps" not in overrides or config.optim.momentum_start is not None,
-        "--momentum-warmup-steps has no effect without --momentum-start",
-    )
-    require(
-        "beta2" not in overrides or config.optim.normuon is not None or config.optim.nan_fallback is not None,
-        "--beta2 has no effect without --normuon or --nan-fallback normuon",
-    )
-    require(
-        "eval_tokens" not in overrides or config.train.overfit_windows is None,
-        "--eval-tokens has no effect with --overfit-windows: validation is on all of them",
-    )
-    require(
-        "adjust_lr_fn" not in overrides or config.optim.geodesic_muon != "lr" or config.optim.cautious_wd,
-        "--adjust-lr-fn has no effect with --geodesic-muon lr: every unit vector rotates by --lr",
-    )
-    require(
-        "adjust_lr_fn" not in overrides or config.optim.match_step != "angle",
-        "--adjust-lr-fn has no effect with --match-step angle: a matrix's mean rotation is --lr whatever its shape",
-    )
-    require(
-        "ns_steps" not in overrides or config.optim.orthogonalizer != "svd",
-        "--ns-steps has no effect with --orthogonalizer svd",
-    )
-    require(
-        not ("aux_lr" in overrides and config.optim.aux_lr_ratio is not None),
-        "--aux-lr has no effect with --aux-lr-ratio",
-    )
-    require(
-        "shards" not in overrides or config.data.data == "fineweb10b",
-        f"--shards has no effect with --data {config.data.data}",
-    )
-    require(
-        "steps" not in overrides or config.train.time_budget_seconds is None,
-        "--steps has no effect with --time-budget-seconds",
-    )
+    of: dict[str, Any] = {name: {key: values[key] for key in values if owner[key] == name} for name in SECTIONS}
+    sections: dict[str, Any] = {name: kind(**of[name]) for name, kind in SECTIONS.items()}
+    config = RunConfig(preset=preset, seed=seed, **sections)
+    check(flatten(config), RunConfig, *SECTIONS.values(), given=overrides)
     return config
+
+
+def default_tokenizer(data: str) -> Literal["bytes", "gpt2", "patches"]:
+    """Return "patches" for automata, "gpt2" for fineweb10b and for .bin shards on the disk, else "bytes"."""
+    if is_automaton(data):
+        return "patches"
+    path = Path(data)
+    shards = path.suffix == ".bin" or (os.path.isdir(path) and any(path.glob("*.bin")))  # is_dir raises on long names
+    return "gpt2" if data == "fineweb10b" or shards else "bytes"

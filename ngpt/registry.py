@@ -1,0 +1,55 @@
+"""The optimizers of the hidden matrices by name: how each is built, its default rates, its state. No torch.
+
+To add one, write its factory and list it here; `--optimizer` then accepts its name.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+def load(entry_point: str) -> Any:
+    """Import and return what "package.module:name" stands for."""
+    module, _, name = entry_point.partition(":")
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerEntry:
+    """An optimizer as the trainer needs to know it. Entry points are "package.module:name", imported at first use."""
+
+    kind: str
+    """entry point of its class"""
+    factory: str
+    """entry point of a function (groups of matrices with their `sphere_dim`, OptimConfig, device) -> optimizer"""
+    state_types: str
+    """entry point of a function optimizer -> {parameter: {key: (shape, dtype)}}: the state that a step leaves"""
+    default_lr: Mapping[str, float]
+    """rate of the hidden matrices by preset, where --lr is not given"""
+    stays_on_sphere: Callable[[Any], bool]
+    """whether its step with the options of an OptimConfig keeps unit vectors, which then need no projection"""
+
+
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "adam": OptimizerEntry(
+        kind="torch.optim:AdamW",
+        factory="ngpt.optim.build:adam",
+        state_types="ngpt.optim.build:adam_state_types",
+        default_lr={"tiny": 0.01, "trinity": 0.003, "155m": 0.001, "155m-literal": 0.0005},
+        stays_on_sphere=lambda optim: False,
+    ),
+    "muon": OptimizerEntry(
+        kind="ngpt.optim.muon:SimpleMuon",
+        factory="ngpt.optim.build:muon",
+        state_types="ngpt.optim.muon:SimpleMuon.state_types",
+        default_lr={"tiny": 0.03, "trinity": 0.01, "155m": 0.01, "155m-literal": 0.003},
+        stays_on_sphere=lambda optim: optim.geodesic_muon is not None,
+    ),
+}
+
+
+def entry_of(optimizer: Any) -> OptimizerEntry:
+    """Return the entry of an optimizer that the registry has built."""
+    return next(entry for entry in OPTIMIZERS.values() if load(entry.kind) is type(optimizer))
