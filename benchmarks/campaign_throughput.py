@@ -1,7 +1,8 @@
-"""How to arrange runs on a CPU: `python benchmarks/campaign_throughput.py`.
+"""How many runs and threads to use on a CPU: `python benchmarks/campaign_throughput.py`.
 
-Measures tokens a second, summed over all runs at once, for runs at once x threads a run x precision, as a ratio to one
-run with one thread in float32. The order of the arrangements is turned round from one repetition to the next.
+Measures tokens per second, summed over concurrent runs, for each number of concurrent runs, threads per run and
+precision, relative to one run with one thread in float32. The order of the arrangements is reversed in every other
+repetition.
 """
 
 import json
@@ -19,11 +20,11 @@ from benchmarks.saved import save
 from ngpt.machine import core_count
 
 STEPS = {"float32": 60, "bfloat16": 6}
-"""Steps a run: enough for seconds of training in each precision on a CPU without bfloat16 units."""
+"""Steps per run: enough for a few seconds of training in each precision on a CPU without bfloat16 units."""
 
 
 def tokens_per_second(jobs: int, threads: int, dtype: str) -> float:
-    """Sum over `jobs` runs that start together."""
+    """Measure the total throughput of `jobs` runs that start together."""
     with tempfile.TemporaryDirectory() as folder:
         options = f"--steps {STEPS[dtype]} --eval-every 1000 --eval-tokens 64 --telemetry-every 0 --dtype {dtype}"
         quiet = f"--threads {threads} --no-progress --no-keep-weights --out {folder}"
@@ -38,7 +39,7 @@ def tokens_per_second(jobs: int, threads: int, dtype: str) -> float:
 
 
 def main() -> None:
-    """Measure every arrangement three times and keep the medians."""
+    """Measure every combination three times and keep the medians."""
     cores = core_count()
     arrangements = [
         (jobs, threads, dtype)
@@ -51,11 +52,11 @@ def main() -> None:
             measured[arrangement].append(tokens_per_second(*arrangement))
     base = median(measured[1, 1, "float32"])
     rows = []
-    print(f"{'runs at once':>12} {'threads a run':>14} {'precision':>10} {'throughput against 1 x 1 float32':>33}")
+    print(f"{'runs at once':>12} {'threads per run':>15} {'precision':>10} {'throughput against 1 x 1 float32':>33}")
     for (jobs, threads, dtype), values in measured.items():
         ratio = median(values) / base
         rows.append({"jobs": jobs, "threads": threads, "dtype": dtype, "ratio": ratio, "tokens_per_second": values})
-        print(f"{jobs:12} {threads:14} {dtype:>10} {ratio:33.2f}")
+        print(f"{jobs:12} {threads:15} {dtype:>10} {ratio:33.2f}")
     save("campaign_throughput", {"command": "python benchmarks/campaign_throughput.py", "median_of": 3, "rows": rows})
 
 

@@ -1,10 +1,10 @@
-"""All that is to be known of a GPU, in one call of at most eight minutes: `python benchmarks/gpu.py`.
+"""Measure everything about a GPU in one call of at most eight minutes: `python benchmarks/gpu.py`.
 
-Runs `kernels.py --tune`, `optimizer_step.py` and `training_throughput.py --whole-run`, each in a process of its own and
-until its share of the time is over, and prints a table of what is claimed and what was reached, with what limits it.
-Their results are files in `--out`, by default `benchmarks/results`. Exit code 1: a part failed or a target was missed.
+Runs `kernels.py --tune`, `optimizer_step.py` and `training_throughput.py --whole-run`, each in its own process with its
+own time limit, and prints a table of targets, results and limiting factors. Results are files in `--out`, by default
+`benchmarks/results`. Exit code 1: a part failed or a target was missed.
 
-`--device cpu` takes the same way with small sizes: it shows that the way can be taken, and nothing else.
+`--device cpu` goes through the same motions with small sizes. That tests the script and says nothing about speed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ngpt.files import read_json
 from ngpt.training.environment import choose_device
 
 SECONDS = {"kernels": 150, "optimizer_step": 120, "training_throughput": 200}
-"""Most that each part may take."""
+"""Time limit of each part, in seconds."""
 
 OPTIONS = {
     "cuda": {
@@ -41,29 +41,29 @@ OPTIONS = {
 }
 
 LARGE = 2048
-"""Rows from which the products are to beat cuBLAS."""
+"""Number of rows from which the products are supposed to beat cuBLAS."""
 
 Results = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure that is to be reached."""
+    """A target figure."""
 
     what: str
     part: str
     target: float
     reached: Callable[[dict[str, Any]], tuple[float, str]]
-    """a part's results -> the figure, and what limits it"""
+    """a part's results -> the figure and its limiting factor"""
     at_most: bool = False
 
     def holds(self, figure: float) -> bool:
-        """Whether the target is reached."""
+        """Return whether the target is met."""
         return figure <= self.target if self.at_most else figure >= self.target
 
 
 def slowest_product(kernel: str) -> Callable[[dict[str, Any]], tuple[float, str]]:
-    """The smallest gain over cuBLAS among the large matrices, of each size's fastest tiling."""
+    """Return the smallest gain over cuBLAS among large matrices, using the fastest tiling for each size."""
 
     def of(results: dict[str, Any]) -> tuple[float, str]:
         rows = [row for row in results["rows"] if row["kernel"] == kernel]
@@ -80,7 +80,7 @@ def slowest_product(kernel: str) -> Callable[[dict[str, Any]], tuple[float, str]
 
 
 def step_gain(results: dict[str, Any]) -> tuple[float, str]:
-    """Of the fastest SimpleMuon of torch's own mathematics, at the first width."""
+    """Return the gain of the fastest SimpleMuon with torch's own mathematics, at the first width."""
     width = results["rows"][0]["width"]
     ours = [row for row in results["rows"] if row["width"] == width and row["contender"].startswith("SimpleMuon")]
     same = [row for row in ours if results["mathematics"][row["contender"]] == results["mathematics"]["SimpleMuon"]]
@@ -90,7 +90,7 @@ def step_gain(results: dict[str, Any]) -> tuple[float, str]:
 
 
 def throughput(results: dict[str, Any]) -> tuple[float, str]:
-    """Of a whole run with Muon, by its record."""
+    """Return the throughput of a whole run with Muon, from its record."""
     first = results["rows"][0]
     shares = ", ".join(f"{part} {share:.0%}" for part, share in first["share_of_time"].items())
     return results["whole_run"]["tokens_per_second"], (
@@ -99,7 +99,7 @@ def throughput(results: dict[str, Any]) -> tuple[float, str]:
 
 
 def move_share(results: dict[str, Any]) -> tuple[float, str]:
-    """Of a step with Muon: both optimizers."""
+    """Return the share of both optimizers in a step with Muon."""
     first = results["rows"][0]
     moving = first["part_milliseconds"]["move"]
     return first["share_of_time"]["move"], f"{moving:.2f} ms, AdamW of embedding and head included"
@@ -115,7 +115,7 @@ CLAIMS = (
 
 
 def carry_out(part: str, device: str, folder: Path, seconds: float) -> str | None:
-    """Run one part; what went wrong, or None."""
+    """Run one part; return what went wrong, or None."""
     script = f"benchmarks/{part}.py"
     command = [sys.executable, str(ROOT / script), *OPTIONS[device][part].split(), "--device", device]
     path = folder / f"{part}_{device}.json"
@@ -129,7 +129,7 @@ def carry_out(part: str, device: str, folder: Path, seconds: float) -> str | Non
 
 
 def table(results: Results) -> tuple[list[str], bool]:
-    """The lines of the table of claims, and whether all hold."""
+    """Return the lines of the table of claims, and whether all of them hold."""
     lines, all_hold = [f"{'claim':52} {'target':>9} {'reached':>10}  what limits it"], True
     for claim in CLAIMS:
         target = f"{'<=' if claim.at_most else '>='} {claim.target:,g}"
@@ -145,15 +145,15 @@ def table(results: Results) -> tuple[list[str], bool]:
 
 
 def main(arguments: list[str]) -> int:
-    """All parts, then the table."""
+    """Run all parts, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the results")
-    parser.add_argument("--seconds", type=float, default=470.0, help="most that all parts together may take")
+    parser.add_argument("--seconds", type=float, default=470.0, help="time limit for all parts together")
     options = parser.parse_args(arguments)
     device = choose_device(options.device).type
     if device == "cpu" and options.out == FOLDER:
-        parser.error("without a GPU nothing is measured that is worth keeping: give an --out")
+        parser.error("without a GPU there is nothing worth keeping: give an --out")
     options.out.mkdir(parents=True, exist_ok=True)
     end, wrong = time.monotonic() + options.seconds, []
     results: Results = {}

@@ -1,7 +1,7 @@
-"""What the benchmarks share: timing side by side, ratios with intervals, and what the machine itself can do.
+"""Shared by the benchmarks: interleaved timing, ratios with intervals, and the rates of the machine itself.
 
-On a shared machine a number of milliseconds means little by itself. What is compared is called in turn in one process,
-each ratio is taken within a round, and a time is set against the rate at which the same machine multiplies and copies.
+On a shared machine, milliseconds alone mean little. So everything that is compared is called in turn in one process,
+ratios are taken within a round, and times are compared with the rates at which the same machine multiplies and copies.
 """
 
 import time
@@ -16,17 +16,17 @@ from scipy.stats import bootstrap
 from ngpt.training.environment import device_name
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Rows of the square matrices that `matmul_rate` multiplies."""
+"""Number of rows of the square matrices that `matmul_rate` multiplies."""
 
 COPIED = {"cpu": 2**28, "cuda": 2**31}
-"""Bytes that `bandwidth` copies: far more than any cache holds."""
+"""Bytes that `bandwidth` copies: far more than fit in any cache."""
 
 TRIALS = 10
-"""Calls of which a rate is the fastest."""
+"""Number of calls; the fastest one gives the rate."""
 
 
 def prepare(device: torch.device, threads: int) -> dict[str, Any]:
-    """Set the number of threads and turn TF32 off, so that float32 is float32; returns what to keep with a result."""
+    """Set the number of threads and turn TF32 off, so that float32 is float32; return a description of the machine."""
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -40,7 +40,7 @@ def prepare(device: torch.device, threads: int) -> dict[str, Any]:
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call; on CUDA from an idle device until it is idle again, launches included."""
+    """Time one call, in seconds; on CUDA from an idle device until it is idle again, launches included."""
     if device.type != "cuda":
         begin = time.perf_counter()
         function()
@@ -62,10 +62,10 @@ def interleaved(
     warm_up: int = 1,
     before: Callable[[str], object] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each of `repetitions` calls of each function, round by round, so that drift falls on all alike.
+    """Time `repetitions` calls of each function, in seconds, round by round, so that drift affects all of them alike.
 
-    `order` says who comes when. The first `warm_up` rounds are not kept. `before` is called with a function's name
-    before each of its calls, outside the clock.
+    `order` gives the order within a round. The first `warm_up` rounds are discarded. `before` is called, untimed, with
+    a function's name before each of its calls.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(-warm_up, repetitions):
@@ -79,7 +79,7 @@ def interleaved(
 
 
 def order(names: list[str], number: int) -> list[str]:
-    """The names in the order of one round: every second round backwards, and after two rounds another one begins."""
+    """Return the names in the order of round `number`: odd rounds are reversed, every second round rotates them."""
     first = number // 2 % len(names)
     turned = names[first:] + names[:first]
     return turned[:: -1 if number % 2 else 1]
@@ -87,7 +87,7 @@ def order(names: list[str], number: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of roundwise ratios, with its 95% bootstrap interval."""
+    """The median of ratios taken within rounds, with its 95% bootstrap interval."""
 
     median: float
     low: float
@@ -98,7 +98,7 @@ class Ratio:
 
 
 def ratio(numerators: list[float], denominators: list[float]) -> Ratio:
-    """The median of numerator / denominator over rounds, at least two; a fixed seed draws the interval."""
+    """Return the median of numerator / denominator over at least two rounds; the interval comes from a fixed seed."""
     ratios = np.divide(numerators, denominators)
     found = bootstrap((ratios,), np.median, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0))
     low, high = found.confidence_interval
@@ -106,9 +106,9 @@ def ratio(numerators: list[float], denominators: list[float]) -> Ratio:
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, *, threads: int) -> float:
-    """FLOP/s of the fastest of several products of large square matrices.
+    """Measure FLOP/s: the fastest of several products of large square matrices.
 
-    Of random numbers, as zeros need less power and let a GPU run faster than it can.
+    The entries are random because zeros need less power and let a GPU run unrealistically fast.
     """
     side, threads_before = SIDE[device.type], torch.get_num_threads()
     A, B = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -120,7 +120,7 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, *, threads: int) -> fl
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes/s, read plus written, of the fastest of several large copies within the device's memory."""
+    """Measure bytes/s, read plus written: the fastest of several large copies within the device's memory."""
     source = torch.randn(COPIED[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return 2 * COPIED[device.type] / min(_trials(lambda: target.copy_(source), device))
@@ -131,5 +131,5 @@ def _trials(function: Callable[[], object], device: torch.device) -> list[float]
 
 
 def floor_seconds(flops: float, rate: float, bytes_moved: float, bytes_per_second: float) -> float:
-    """The least time that work can take at the machine's own rates: that of its arithmetic or of its memory traffic."""
+    """Return the least time that work can take at measured rates: its arithmetic or its memory traffic, if longer."""
     return max(flops / rate, bytes_moved / bytes_per_second)

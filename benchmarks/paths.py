@@ -1,11 +1,11 @@
-"""Do the faster paths end where the plain one does? `python benchmarks/paths.py`.
+"""Do the faster paths end at the same loss as the plain one? `python benchmarks/paths.py`.
 
-A/A: the same runs with nothing changed but how they are carried out, or in which precision, on five seeds each. The
-rule, fixed before the runs: a path has no effect that matters if the 95% t interval of its seedwise difference in final
+An A/A test: the same runs on five seeds each, changing only how they are executed, or in which precision. The rule,
+fixed before the runs: a path has no effect that matters if the 95% t interval of its paired difference in final
 validation loss lies within 0.02 nats per token, the smallest effect that matters in most campaigns here.
 
-`--against FOLDER` compares with the code of another checkout as well, say of the commit before a change, path by path:
-equal weights to the bit are then the whole answer.
+`--against FOLDER` also compares with the code of another checkout, such as the commit before a change, path by path.
+There, weights equal to the bit are the answer.
 """
 
 import argparse
@@ -25,29 +25,29 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 from benchmarks.saved import FOLDER, save
-from ngpt.campaign.statistics import paired_difference
+from ngpt.campaign.analysis.statistics import paired_difference
 from ngpt.errors import exit_code_of
 from ngpt.machine import core_count
 from ngpt.training.environment import choose_device, device_name
 
 MATTERS = 0.02
-"""Nats per token."""
+"""Smallest effect that matters, in nats per token."""
 
 PLAIN = "plain"
-"""What the others are compared with: eager, and on a GPU launched kernel by kernel."""
+"""The reference: eager and, on a GPU, launched kernel by kernel."""
 
 PATHS = {
     "cpu": {
         PLAIN: "",
         "compiled": "--compile",
-        "orthogonaliser in bfloat16": "--polar-dtype bfloat16",
+        "orthogonalizer in bfloat16": "--polar-dtype bfloat16",
         "all products in bfloat16": "--dtype bfloat16",
     },
     "cuda": {
         PLAIN: "--no-cuda-graphs",
         "CUDA graphs": "",
         "CUDA graphs, compiled": "--compile",
-        "CUDA graphs, orthogonaliser in bfloat16": "--polar-dtype bfloat16",
+        "CUDA graphs, orthogonalizer in bfloat16": "--polar-dtype bfloat16",
         "CUDA graphs, all products in bfloat16": "--dtype bfloat16",
     },
 }
@@ -56,7 +56,7 @@ Run = dict[str, Any]
 
 
 def carried_out(tree: Path, flags: str, seed: int, device: str) -> Run:
-    """The record of one run of the code in `tree`."""
+    """Run the code in `tree` once and return the record."""
     with tempfile.TemporaryDirectory() as folder:
         fixed = f"--seed {seed} --device {device} --threads 1 --no-progress --no-keep-weights --out {folder}"
         command = [sys.executable, str(tree / "train_architectural.py"), *flags.split(), *fixed.split()]
@@ -69,13 +69,13 @@ def carried_out(tree: Path, flags: str, seed: int, device: str) -> Run:
 
 
 def commit_of(tree: Path) -> str:
-    """The short name of a checkout's commit."""
+    """Return the abbreviated commit of a checkout."""
     command = ["git", "-C", str(tree), "rev-parse", "--short=7", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def row_of(name: str, runs: list[Run], reference: str, others: list[Run]) -> dict[str, Any]:
-    """What a path changed."""
+    """Return a path's paired difference from its reference, as a row of results."""
     losses, theirs = (np.array([run["final_val_loss"] for run in some]) for some in (runs, others))
     found = paired_difference(losses, theirs, np.random.default_rng(0))
     digests, their_digests = ([run["weights_sha256"]["final"] for run in some] for some in (runs, others))
@@ -93,19 +93,19 @@ def row_of(name: str, runs: list[Run], reference: str, others: list[Run]) -> dic
 
 
 def main(arguments: list[str]) -> int:
-    """All runs, two or more at once on a CPU, then a table. Exit code 1 if a path has an effect that matters."""
+    """Run everything, one run per core on a CPU, then print a table; return 1 if a path has an effect that matters."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each path")
-    parser.add_argument("--flags", default="--preset tiny", help="what all runs have in common")
-    parser.add_argument("--against", type=Path, help="a checkout whose code is another path")
+    parser.add_argument("--flags", default="--preset tiny", help="flags shared by all runs")
+    parser.add_argument("--against", type=Path, help="another checkout, whose code is compared as well")
     parser.add_argument(
-        "--paths-against", nargs="+", default=[PLAIN], metavar="PATH", help="which of the paths the checkout also knows"
+        "--paths-against", nargs="+", default=[PLAIN], metavar="PATH", help="paths that the checkout supports, too"
     )
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
-        parser.error("an interval needs two seeds")
+        parser.error("an interval needs at least two seeds")
     if not set(options.paths_against) <= set(PATHS["cpu"]) | set(PATHS["cuda"]):
         parser.error(f"paths are {', '.join(PATHS['cpu'])}, and on a GPU {', '.join(PATHS['cuda'])}")
     device = choose_device(options.device)

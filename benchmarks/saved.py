@@ -1,4 +1,4 @@
-"""A benchmark's results: `benchmarks/results/<name>.json`, with the machine they were measured on."""
+"""Results of a benchmark: `benchmarks/results/<name>.json`, with the machine they were measured on."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "results"
 
 
 def save(name: str, content: dict[str, Any]) -> None:
-    """Keep `content` with processor, cores, versions and commit."""
+    """Write `content` with processor, cores, versions and commit."""
     machine = {"processor": processor(), "cores": core_count(), "commit": environment.commit()}
     FOLDER.mkdir(exist_ok=True)
     write_json(FOLDER / f"{name}.json", {**content, "machine": machine | environment.versions()})

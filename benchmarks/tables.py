@@ -1,32 +1,33 @@
-"""README's tables on speed, from the files in `benchmarks/results`."""
+"""The tables of `docs/speed.md`, from the files in `benchmarks/results`."""
 
 from benchmarks.gpu import CLAIMS
 from benchmarks.saved import FOLDER
 from ngpt.files import read_json
 
 
-def readme_tables() -> str:
-    """The tables of README's section on speed, from the files of results."""
+def speed_tables() -> str:
+    """Return all tables on speed as markdown."""
     return "\n\n".join([campaign_tables(), *optimizer_tables(), *training_tables(), *path_tables(), gpu_table()]) + "\n"
 
 
 def campaign_tables() -> str:
-    """How runs share the cores, and what a run's time goes into."""
+    """Return the tables on how runs share the cores and on where the time of a run goes."""
     throughput, overhead = (read_json(FOLDER / f"{name}.json") for name in ("campaign_throughput", "trainer_overhead"))
     machine = throughput["machine"]
     lines = [
-        f"Measured on {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, "
-        f"by `{throughput['command']}` and `{overhead['command']}`, medians of {throughput['median_of']}:",
+        f"Sharing cores, and the parts of a run: {machine['processor']}, {machine['cores']} cores, torch "
+        f"{machine['torch']}, medians of {throughput['median_of']} (`{throughput['command']}`, "
+        f"`{overhead['command']}`).",
         "",
-        "| runs at once | threads a run | precision | throughput against one run, one thread, float32 |",
+        "| runs at once | threads per run | precision | throughput relative to one run, one thread, float32 |",
         "|---|---|---|---|",
     ]
     for row in throughput["rows"]:
         lines.append(f"| {row['jobs']} | {row['threads']} | {row['dtype']} | {row['ratio']:.2f} |")
     lines += [
         "",
-        f"| `tiny` run | training time against {next(iter(overhead['rows']))} | optimizer step and projection "
-        "| trainer's overhead | validation's share | peak memory |",
+        f"| `tiny` run | training time relative to {next(iter(overhead['rows']))} | optimizer step and projection "
+        "| trainer overhead | validation | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in overhead["rows"].items():
@@ -36,7 +37,7 @@ def campaign_tables() -> str:
 
 
 def optimizer_tables() -> list[str]:
-    """One optimizer step against peers, a table for each file: CPU, by threads, and GPU."""
+    """Return one table per file of results on one optimizer step against peers: CPU, by threads, and GPU."""
     tables = []
     for path in sorted(FOLDER.glob("optimizer_step_*.json")):
         results = read_json(path)
@@ -45,9 +46,9 @@ def optimizer_tables() -> list[str]:
         widths = list(dict.fromkeys(row["width"] for row in results["rows"]))
         rows = {(row["contender"], row["width"]): row for row in results["rows"]}
         lines = [
-            f"Times faster than {results['reference']}, medians of {results['options']['steps']} steps in turn, with "
-            f"the share of the machine's floor, on {machine['device']}, {machine['threads']} "
-            f"thread{'s' * (machine['threads'] > 1)}, {reached}, by `{results['command']}`:",
+            f"One optimizer step: speedup over {results['reference']}, and the floor as a share of the time. "
+            f"{machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, {reached}; medians of "
+            f"{results['options']['steps']} interleaved steps (`{results['command']}`).",
             "",
             "| optimizer step | " + " | ".join(f"{width} wide" for width in widths) + " |",
             "|---" * (1 + len(widths)) + "|",
@@ -64,16 +65,17 @@ def optimizer_tables() -> list[str]:
 
 
 def training_tables() -> list[str]:
-    """Throughput of the arrangements of a step, a table for each device."""
+    """Return one table per device on the throughput of each arrangement of a training step."""
     tables = []
     for path in sorted(FOLDER.glob("training_throughput_*.json")):
         results = read_json(path)
         machine, rows = results["measured_on"], results["rows"]
         lines = [
-            f"Training steps in turn on {machine['device']}, {rows[0]['tokens_a_step']:,} tokens each, by "
-            f"`{results['command']}`:",
+            f"Training steps of {rows[0]['tokens_a_step']:,} tokens, interleaved: {machine['device']} "
+            f"(`{results['command']}`).",
             "",
-            "| arrangement | time a step against the first | share of the floor | gradients | move | projection |",
+            "| arrangement | time per step relative to the first row | floor, share of the time | forward and backward "
+            "| optimizers | projection |",
             "|---|---|---|---|---|---|",
         ]
         for row in rows:
@@ -85,15 +87,15 @@ def training_tables() -> list[str]:
 
 
 def path_tables() -> list[str]:
-    """Whether the faster paths end where the plain one does, a table for each device."""
+    """Return one table per device on whether the faster paths end at the same loss as the plain one."""
     tables = []
     for path in sorted(FOLDER.glob("paths_*.json")):
         results = read_json(path)
         lines = [
-            f"Final loss of a path against another on {results['seeds']} seeds, on {results['measured_on']['device']}, "
-            f"by `{results['command']}`; an effect within {results['matters']} does not matter:",
+            f"Final loss of one path minus another's on {results['seeds']} seeds: {results['measured_on']['device']} "
+            f"(`{results['command']}`). A difference within {results['matters']} does not matter.",
             "",
-            "| path | against | difference, nats per token | within | runs with the same bits |",
+            "| path | minus | difference, nats per token | does not matter | runs with identical bits |",
             "|---|---|---|---|---|",
         ]
         for row in results["rows"]:
@@ -106,18 +108,18 @@ def path_tables() -> list[str]:
 
 
 def gpu_table() -> str:
-    """What `benchmarks/gpu.py` found, or that it has not been asked."""
+    """Return the table of what `benchmarks/gpu.py` measured, or a sentence saying that no GPU has been measured."""
     paths = {part: FOLDER / f"{part}_cuda.json" for part in dict.fromkeys(claim.part for claim in CLAIMS)}
     results = {part: read_json(path) for part, path in paths.items() if path.exists()}
     if not results:
         return (
-            "No GPU has been measured yet: what is said here of GPUs is compiled ahead of time, tested in an "
-            "interpreter and on a device without values, and has never run on one. `python benchmarks/gpu.py` measures "
-            "one in eight minutes."
+            "No GPU has been measured yet. The GPU code is compiled ahead of time and tested in an interpreter and on "
+            "a device without values; it has never run on a GPU. `python benchmarks/gpu.py` measures one in eight "
+            "minutes."
         )
     machine = next(iter(results.values()))["measured_on"]
     lines = [
-        f"Measured on {machine['device']} by `python benchmarks/gpu.py`:",
+        f"Claims and measurements: {machine['device']} (`python benchmarks/gpu.py`).",
         "",
         "| claim | target | reached | what limits it |",
         "|---|---|---|---|",

@@ -1,7 +1,7 @@
 """What a `tiny` run costs beyond forward, backward and optimizer step: `python benchmarks/trainer_overhead.py`.
 
-In one run, by wall clock: the trainer's overhead (batches, gradient norm, telemetry, metrics: everything in the loop
-that is not forward, loss, backward, optimizer step or projection), validation's share, and peak memory.
+Within one run, by wall clock: the trainer's overhead (batches, gradient norm, telemetry, metrics, and everything else
+in the loop besides forward, loss, backward, optimizer step and projection), the share of validation, peak memory.
 """
 
 import sys
@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.saved import save
 from ngpt.config import Runtime
+from ngpt.model.loss import cross_entropy
 from ngpt.optim.build import Optimizers
 from ngpt.optim.projection import LazyProjection
 from ngpt.presets import resolve
 from ngpt.training import step, trainer
-from ngpt.training.evaluation import loss_of
 
 WORK: dict[str, float] = defaultdict(float)
 
@@ -36,11 +36,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "Muon, projected every step": {"lazy_proj_freq": 1},
     "Adam": {"optimizer": "adam"},
 }
-"""What is measured, the first being what the others' time is compared with."""
+"""The kinds of run; the first is the reference for times."""
 
 
 def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, its seconds added up under `name`."""
+    """Return `function` wrapped so that its seconds add up under `name`."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         begin = time.perf_counter()
@@ -53,13 +53,13 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def forget_start_up(step: int, _: float) -> None:
-    """The first step does not count in a run's training time."""
+    """Discard what was measured in the first step, which training time does not include either."""
     if step == 1:
         WORK.clear()
 
 
 def measure(fields: dict[str, Any]) -> dict[str, float]:
-    """One whole `tiny` run with its parts timed."""
+    """Make one whole `tiny` run and return the shares of its parts."""
     WORK.clear()
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime(out=Path(folder), threads=1, keep_weights=False)
@@ -76,7 +76,7 @@ def measure(fields: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure every kind of run three times, in turn, and keep the medians."""
+    """Measure every kind of run three times, interleaved, and keep the medians."""
     forward = torch.nn.Module.__call__
 
     def forward_of_whole_models(module: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
@@ -84,7 +84,7 @@ def main() -> None:
         return (timed("forward", forward) if whole else forward)(module, *arguments, **options)
 
     torch.nn.Module.__call__ = forward_of_whole_models  # type: ignore[method-assign]
-    step.loss_of = timed("forward", loss_of)  # type: ignore[attr-defined]
+    step.cross_entropy = timed("forward", cross_entropy)  # type: ignore[attr-defined]
     torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
     Optimizers.move = timed("step", Optimizers.move)  # type: ignore[method-assign]
     LazyProjection.after_step = timed("step", LazyProjection.after_step)  # type: ignore[method-assign]

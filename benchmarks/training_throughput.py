@@ -1,12 +1,12 @@
 """Training throughput, and where a step's time goes: `python benchmarks/training_throughput.py`.
 
-Eager or compiled, with or without CUDA graphs, Muon or Adam, on random tokens. Each step is the trainer's own
-(`ngpt.training.step`), with schedule, batch, the host's look at loss and norm, and lazy projection. On a CPU, whose
-speed varies, the arrangements take turns step by step; on a GPU they come one after another, each with all the memory.
-`--whole-run` adds the throughput that a run's record says.
+Compares eager and compiled, with and without CUDA graphs, Muon and Adam, on random tokens. Each step is the trainer's
+own (`ngpt.training.step`), with schedule, batch, the host reading loss and norm, and lazy projection. On a CPU, whose
+speed varies, the arrangements alternate step by step; on a GPU they run one after another, each with all the memory.
+`--whole-run` adds the throughput given in the record of a run.
 
-The floor: 6 operations a weight in a matrix product and token, 12 n_layer n_embd tokens for attention, and Muon's
-iterations once a step, at the measured rate of large square products.
+The floor: 6 operations per token and weight of a matrix product, 12 n_layer n_embd seq_len per token for attention, and
+Muon's iterations once per step, at the measured rate of large square products.
 """
 
 import argparse
@@ -36,22 +36,22 @@ from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import environment
-from ngpt.training.shares import Shares
+from ngpt.training.sharding import ParameterSharding
 from ngpt.training.step import Feed, TrainingStep
 from ngpt.training.trainer import train
 
 PARTS = ("gradients", "move", "projection")
-"""Of a step: batch, forward, backward and the host's look; the optimizers; lazy projection's share."""
+"""Parts of a step: batch, forward, backward and the host reading the loss; the optimizers; lazy projection."""
 
 TOKENS = 2**21
-"""Random training tokens."""
+"""Number of random training tokens."""
 
 
 class Arrangement:
-    """A model in training, of one configuration, carried out in one way."""
+    """A model in training with one configuration, executed in one way."""
 
     def __init__(self, config: RunConfig, vocabulary: int, device: torch.device, *, graphs: bool) -> None:
-        """Build model, optimizers and batches, and make three steps: one eager, two as all that follow."""
+        """Build model, optimizers and batches, and take three steps: one eager, two like all that follow."""
         tokens = np.random.default_rng(0).integers(0, vocabulary, TOKENS).astype(np.uint16)
         self.config, self.device = config, device
         self.model = build_model(config.model, vocabulary, seed=0).to(device)
@@ -60,7 +60,7 @@ class Arrangement:
         bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16")
         self.training_step = TrainingStep(
             self.model, self.optimizers, Feed(batches, device), bfloat16,
-            Shares(self.model, parameter_specs(self.model)),
+            ParameterSharding(self.model, parameter_specs(self.model)),
             compiled=config.train.compile, graphs=graphs,
         )  # fmt: skip
         self.steps, self.losses = 0, list[float]()
@@ -68,7 +68,7 @@ class Arrangement:
             self.step()
 
     def step(self) -> dict[str, float]:
-        """One step; seconds of its parts."""
+        """Take one step; return the seconds of its parts."""
         clock = [self._now()]
         self.optimizers.schedule(step=self.steps, progress=0.0)
         loss, norm = self.training_step.take_gradients(self.steps)
@@ -89,7 +89,7 @@ class Arrangement:
         return time.perf_counter()
 
     def flops(self) -> tuple[float, float]:
-        """Of a step's forward and backward pass, and of Muon's iterations."""
+        """Return the operations of a step's forward and backward pass, and of Muon's iterations."""
         model, train = self.config.model, self.config.train
         tokens = train.batch_size * model.seq_len
         roles = {name: spec.role for name, spec in parameter_specs(self.model).items()}
@@ -104,7 +104,7 @@ class Arrangement:
 
 
 def row_of(name: str, made: Arrangement, parts: list[dict[str, float]], rates: dict[str, float]) -> dict[str, Any]:
-    """What one arrangement reached."""
+    """Return a row of results of one arrangement."""
     seconds = [sum(part.values()) for part in parts]
     tokens = made.config.train.batch_size * made.config.model.seq_len
     passes, iterations = made.flops()
@@ -113,7 +113,7 @@ def row_of(name: str, made: Arrangement, parts: list[dict[str, float]], rates: d
     totals = {part: sum(taken[part] for taken in parts) / len(parts) for part in PARTS}
     return {
         "arrangement": name,
-        "engine": made.training_step.said_in_one_line(),
+        "engine": made.training_step.describe(),
         "optimizer": made.config.optim.optimizer,
         "tokens_a_step": tokens,
         "tokens_per_second": tokens / median(seconds),
@@ -131,7 +131,7 @@ def row_of(name: str, made: Arrangement, parts: list[dict[str, float]], rates: d
 
 
 def arrangements(options: argparse.Namespace, device: torch.device) -> dict[str, tuple[RunConfig, bool]]:
-    """By name: configuration, and whether by CUDA graphs. The fastest first, which others are compared with."""
+    """Return configuration and use of CUDA graphs by name, the reference (presumably the fastest) first."""
     fields: dict[str, Any] = {"batch_size": options.batch_size} if options.batch_size else {}
     graphs = [True, False] if device.type == "cuda" else [False]
     found = {}
@@ -150,7 +150,7 @@ def timed(
     rates: dict[str, float],
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """A row of results for each of some arrangements, which take turns."""
+    """Time arrangements that alternate step by step; return a row of results for each."""
     made = {name: Arrangement(config, vocabulary, device, graphs=graph) for name, (config, graph) in chosen.items()}
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in made}
     for number in range(rounds):
@@ -160,7 +160,7 @@ def timed(
 
 
 def whole_run(config: RunConfig, vocabulary: int, threads: int) -> dict[str, Any]:
-    """What the record of a run of 60 steps says, without telemetry; on random shards if its tokens are GPT-2's."""
+    """Train for 60 steps without telemetry, on random shards for GPT-2 tokens; return figures from the record."""
     with tempfile.TemporaryDirectory() as folder:
         training = dataclasses.replace(config.train, steps=60, eval_every=1000, eval_tokens=2**11, telemetry_every=0)
         config = dataclasses.replace(config, train=training)
@@ -172,23 +172,23 @@ def whole_run(config: RunConfig, vocabulary: int, threads: int) -> dict[str, Any
         _, record = train(
             config, Runtime(out=Path(folder) / "runs", threads=threads, progress=False, keep_weights=False)
         )
-    kept = ("engine", "tokens_per_second", "train_seconds", "peak_memory_bytes", "orthogonaliser")
+    kept = ("engine", "tokens_per_second", "train_seconds", "peak_memory_bytes", "orthogonalizer")
     return {name: getattr(record, name) for name in kept}
 
 
 def main(arguments: list[str]) -> int:
-    """Train every arrangement side by side, print a table, keep everything."""
+    """Train every arrangement, print a table, and save everything."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--preset", help="default: 155m on a GPU, tiny elsewhere")
-    parser.add_argument("--batch-size", type=int, help="sequences a step; default: 32,768 tokens on a GPU")
-    parser.add_argument("--rounds", type=int, default=21, help="timed steps of each arrangement")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads, as a run of a campaign has them")
-    parser.add_argument("--whole-run", action="store_true", help="also a run with its record")
+    parser.add_argument("--batch-size", type=int, help="sequences per step; default: 32,768 tokens on a GPU")
+    parser.add_argument("--rounds", type=int, default=21, help="timed steps per arrangement")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s, as in campaigns)")
+    parser.add_argument("--whole-run", action="store_true", help="also make a whole run")
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
     options = parser.parse_args(arguments)
     if options.rounds < 2:
-        parser.error("there are at least two rounds")
+        parser.error("--rounds must be at least 2")
     device = environment.choose_device(options.device)
     options.preset = options.preset or ("155m" if device.type == "cuda" else "tiny")
     if options.batch_size is None and device.type == "cuda":
@@ -205,7 +205,7 @@ def main(arguments: list[str]) -> int:
 
     at_once = [chosen] if device.type == "cpu" else [{name: chosen[name]} for name in chosen]
     rows = [row for few in at_once for row in timed(few, vocabulary, device, rates, options.rounds)]
-    print(f"{options.preset}, {rows[0]['tokens_a_step']:,} tokens a step, {machine['device']}")
+    print(f"{options.preset}, {rows[0]['tokens_a_step']:,} tokens per step, {machine['device']}")
     for name, rate in rates.items():
         print(f"{rate / 1e12:,.2f} TFLOP/s in {name}")
     for row in rows:
@@ -224,7 +224,7 @@ def main(arguments: list[str]) -> int:
     }
     if options.whole_run:
         content["whole_run"] = whole_run(config, vocabulary, options.threads)
-        print(f"a whole run, by its record: {content['whole_run']['tokens_per_second']:,.0f} tokens/s")
+        print(f"a whole run, from its record: {content['whole_run']['tokens_per_second']:,.0f} tokens/s")
     save(str((options.json or FOLDER / f"training_throughput_{device.type}.json").resolve().with_suffix("")), content)
     return 0
 

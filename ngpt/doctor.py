@@ -1,7 +1,7 @@
 """Verify a folder of runs and name every damaged file: `python -m ngpt.doctor RUNS`. Nothing is repaired or written.
 
-Every file of a run is read as the program reads it, its checksum included, and the files are compared with each other.
-Exit code 0: nothing is damaged; 1: something is; 2: there is no such folder, or no run in it.
+Reads every file of a run as the trainer does, checks its checksum, and compares the files with each other. Exit code 0:
+no damage; 1: damage; 2: there is no such folder, or no run in it.
 """
 
 import argparse
@@ -11,19 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ngpt.errors import InputError, exit_code_of
+from ngpt.errors import InputError, exit_code_of, require
 from ngpt.files import is_locked, read_json
-from ngpt.training.checkpoint import progressed_of, read_tensors, tensors_sha256
+from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, tensors_sha256
 from ngpt.training.folder import CHECKPOINT, WEIGHTS
 from ngpt.training.record import RunRecord, read_metrics, read_record
-
-FILES = {"config.json", "metrics.jsonl", "record.json", CHECKPOINT, WEIGHTS}
-"""Of a run's folder."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about one file or folder."""
+    """Something to report about one file or folder."""
 
     path: Path
     what: str
@@ -35,22 +32,16 @@ class Finding:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders in `folder`, or `folder` itself if it is one. Raises InputError if there is none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    found = [one for one in (folder, *sorted(folder.iterdir())) if one.is_dir() and is_run(one)]
-    if not found:
-        raise InputError(f"{folder}: no run in it")
+    """Return the run folders in `folder`, `folder` itself included. Raises InputError if there is none."""
+    require(folder.is_dir(), f"{folder}: no such folder")
+    places = (one for one in (folder, *sorted(folder.iterdir())) if one.is_dir())
+    found = [one for one in places if any((one / name).exists() for name in CHECKS)]
+    require(bool(found), f"{folder}: no run in it")
     return found
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a file that only a run leaves."""
-    return any((folder / name).exists() for name in FILES)
-
-
 def examine(folder: Path) -> tuple[str, list[Finding]]:
-    """A run's status, "in progress" or "unknown" included, and what is to be said of its files."""
+    """Return a run's status, which may be "in progress" or "unknown", and the findings in its folder."""
     if is_locked(folder.parent / ".locks" / folder.name):
         return "in progress", [Finding(folder, "a process is working on it: not examined", damaged=False)]
     try:
@@ -61,16 +52,12 @@ def examine(folder: Path) -> tuple[str, list[Finding]]:
 
 
 def _findings(folder: Path, record: RunRecord) -> Iterator[Finding]:
-    """Of the files of a run whose record can be read."""
-    for name, check in (
-        ("record.json", _check_record),
-        ("config.json", _check_config),
-        ("metrics.jsonl", _check_metrics),
-        (CHECKPOINT, _check_checkpoint),
-        (WEIGHTS, _check_weights),
-    ):
+    """Yield the findings on the files of a run whose record can be read."""
+    for name, check in CHECKS.items():
+        if name in (CHECKPOINT, WEIGHTS) and not (folder / name).exists():
+            continue
         try:
-            problem = check(folder, record)
+            problem = check(folder / name, record)
         except InputError as error:
             problem = str(error)
         except OSError as error:
@@ -78,23 +65,23 @@ def _findings(folder: Path, record: RunRecord) -> Iterator[Finding]:
         if problem is not None:
             yield Finding(folder / name, problem, damaged=True)
     if record.status in ("running", "killed"):
-        how = "--resume continues it" if (folder / CHECKPOINT).exists() else "it begins again from its start"
+        how = "--resume continues it" if (folder / CHECKPOINT).exists() else "it starts over, as it has no checkpoint"
         yield Finding(folder, f"killed after {record.steps} recorded steps: {how}", damaged=False)
     if record.status == "failed":
         yield Finding(folder, f"failed: {record.message}", damaged=False)
 
 
 def _strangers(folder: Path) -> Iterator[Finding]:
-    """What a run does not leave, or only when it is killed."""
+    """Yield a finding for each file that a run does not leave, or only when it is killed."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
-            yield Finding(path, "left by a killed process; the run removes it when it goes on", damaged=False)
-        elif path.name not in FILES:
+            yield Finding(path, "left by a killed process; the run removes it when it resumes", damaged=False)
+        elif path.name not in CHECKS:
             yield Finding(path, "not a file of a run", damaged=False)
 
 
-def _check_record(folder: Path, record: RunRecord) -> str | None:
-    if folder.name != record.run_id and folder.name.rpartition(".")[0] != record.run_id:  # set aside: <id>.1
+def _check_record(path: Path, record: RunRecord) -> str | None:
+    if record.run_id not in (path.parent.name, path.parent.name.rpartition(".")[0]):  # set aside: <id>.1
         return f"the record of {record.run_id}"
     optimizer = record.config.get("optim", {}).get("optimizer")
     if record.run_id != f"{optimizer}-{record.digest[:10]}-s{record.seed}" or record.config.get("seed") != record.seed:
@@ -104,19 +91,17 @@ def _check_record(folder: Path, record: RunRecord) -> str | None:
     return None
 
 
-def _check_config(folder: Path, record: RunRecord) -> str | None:
-    same = read_json(folder / "config.json") == record.config
-    return None if same else "not the configuration of the record"
+def _check_config(path: Path, record: RunRecord) -> str | None:
+    return None if read_json(path) == record.config else "not the configuration of the record"
 
 
-def _check_metrics(folder: Path, record: RunRecord) -> str | None:
-    path = folder / "metrics.jsonl"
+def _check_metrics(path: Path, record: RunRecord) -> str | None:
     if not path.exists():
         return "missing" if record.steps else None
-    rows, ended = read_metrics(folder), record.status in ("done", "diverged")
+    rows, ended = read_metrics(path.parent), record.status in ("done", "diverged")
     steps = [row.get("step", -1) for row in rows]
     if steps != sorted(set(steps)) or (steps and steps[0] < 1):
-        return "its steps do not rise"
+        return "its steps do not increase"
     if ended and (not rows or steps[-1] != record.steps or not path.read_bytes().endswith(b"\n")):
         return f"its lines end at step {steps[-1] if steps else 0} of {record.steps}"
     if record.status == "done" and rows[-1].get("val_loss") != record.final_val_loss:
@@ -124,19 +109,13 @@ def _check_metrics(folder: Path, record: RunRecord) -> str | None:
     return None
 
 
-def _check_checkpoint(folder: Path, record: RunRecord) -> str | None:
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
+def _check_checkpoint(path: Path, record: RunRecord) -> str | None:
     _, state = read_tensors(path)
-    found = progressed_of(state, path).record
+    found = parse_checkpoint_state(state, path).record
     return None if found.run_id == record.run_id else f"the checkpoint of {found.run_id}"
 
 
-def _check_weights(folder: Path, record: RunRecord) -> str | None:
-    path = folder / WEIGHTS
-    if not path.exists():
-        return None
+def _check_weights(path: Path, record: RunRecord) -> str | None:
     tensors, state = read_tensors(path)
     if state.get("run_id") != record.run_id:
         return f"the weights of {state.get('run_id')}"
@@ -144,8 +123,15 @@ def _check_weights(folder: Path, record: RunRecord) -> str | None:
     return None if same else "not the final weights of the record"
 
 
+CHECKS = {
+    "record.json": _check_record, "config.json": _check_config, "metrics.jsonl": _check_metrics,
+    CHECKPOINT: _check_checkpoint, WEIGHTS: _check_weights,
+}  # fmt: skip
+"""The files of a run, each with a function that returns what is wrong with it"""
+
+
 def main(arguments: list[str]) -> int:
-    """Examine every run, print a line a finding and, last, a summary."""
+    """Examine every run; print one line for each finding and a summary."""
     parser = argparse.ArgumentParser(prog="python -m ngpt.doctor", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, help="a folder of runs, or one run's folder")
     folders = runs_in(parser.parse_args(arguments).runs)

@@ -9,19 +9,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ngpt.errors import InputError
+from ngpt.errors import InputError, as_input_error, require
 
 
 @contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; on success it is flushed to disk and takes `path`'s place.
+    """Yield a temporary path beside `path` to write to; on success flush it to disk and let it replace `path`.
 
-    A reader, or a restart after a kill, sees the old file or the new one, never a part. Raises InputError, naming the
-    file, if the disk is full.
+    A reader, or a restart after a kill, sees the old file or the new one, never a part of either. Raises InputError,
+    naming the file, if the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with naming(path):
+        with write_errors_named(path):
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -32,8 +32,8 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Inside, a write that the system refuses without saying where, as on a full disk, becomes an InputError."""
+def write_errors_named(path: Path) -> Iterator[None]:
+    """Turn a failed write whose error names no file, as on a full disk, into an InputError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -54,30 +54,26 @@ def write_json(path: Path, content: dict[str, Any], *, indent: int | None = 1) -
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote. Raises InputError, naming the file, if it is absent, cut off or changed."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: truncated or damaged: {error}") from error
+    """Read what `write_json` wrote. Raises InputError, naming the file, if it is absent, cut off or changed."""
+    with as_input_error(f"{path}: truncated or damaged", UnicodeDecodeError):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file") from error
     return content_of(text, str(path))
 
 
 def json_text(content: dict[str, Any], *, indent: int | None = None) -> str:
-    """`content` and its checksum as JSON text, with a line end. NaN and infinity raise ValueError."""
+    """Return `content` with its checksum as JSON text and a newline. NaN and infinity raise ValueError."""
     return json.dumps({**content, "checksum": _checksum(content)}, indent=indent, allow_nan=False) + "\n"
 
 
 def content_of(text: str, where: str) -> dict[str, Any]:
-    """The inverse of `json_text`. Raises InputError, beginning with `where`, if the text is cut off or changed."""
-    try:
+    """Parse what `json_text` returned. Raises InputError, starting with `where`, if it is cut off or changed."""
+    with as_input_error(f"{where}: truncated or damaged", ValueError, RecursionError):  # brackets without end
         body = json.loads(text, parse_constant=_refuse)
         sound = isinstance(body, dict) and body.pop("checksum", None) == _checksum(body)
-    except (ValueError, RecursionError) as error:  # not JSON, not a number, or brackets without end
-        raise InputError(f"{where}: truncated or damaged: {error}") from error
-    if not sound:
-        raise InputError(f"{where}: damaged: its content does not match its checksum")
+    require(sound, f"{where}: damaged: its content does not match its checksum")
     return dict(body)
 
 
@@ -91,7 +87,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold an exclusive lock on `path` and yield True, or yield False at once if another process holds it.
+    """Hold an exclusive lock on `path` and yield True; yield False at once if another process holds it.
 
     The operating system releases the lock when its holder ends, however it ends.
     """
@@ -106,7 +102,7 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock of `path`; creates nothing."""
+    """Return whether a living process holds the lock on `path`; creates nothing."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""The processes of one run, as torchrun starts them: which of them this is, and what they tell each other.
+"""The processes (ranks) of one run as torchrun starts them, and the collectives they use.
 
-No objects travel: texts go as bytes, everything else as tensors.
+Objects are never sent: texts travel as bytes, everything else as tensors.
 """
 
 import json
@@ -18,81 +18,76 @@ from ngpt.errors import InputError, first_line
 
 
 class RankLostError(InputError):
-    """Another process of the run has ended, or cannot be reached."""
+    """Another process of the run has ended or cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run; a run of one process is `ALONE`, and then nothing is sent.
-
-    Every method that says or adds something is called by all ranks, in the same order.
-    """
+    """The ranks of a run. Every rank calls the collectives in the same order; a single process sends nothing."""
 
     index: int = 0
-    """of this process, from 0 to count - 1"""
+    """this process's rank, from 0 to count - 1"""
     count: int = 1
     local_index: int = 0
-    """of this process among those on its machine: the number of its GPU"""
+    """this process's rank on its machine: the number of its GPU"""
     local_count: int = 1
-    """processes on this machine"""
+    """ranks on this machine"""
 
     @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes the run's folder and speaks for the run."""
+    def is_first(self) -> bool:
+        """Return whether this is rank 0, which writes the run folder and prints."""
         return self.index == 0
 
-    def add(self, values: Tensor) -> Tensor:
-        """The sum over ranks, in place."""
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Sum `values` over the ranks, in place."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
-    def largest(self, values: list[float]) -> list[float]:
-        """The largest of each value over the ranks."""
+    def all_reduce_max(self, values: list[float]) -> list[float]:
+        """Return the maximum over the ranks of each value."""
         found = torch.tensor(values, dtype=torch.float64)
         if self.count > 1:
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return [float(value) for value in found]
 
-    def of_first(self, value: float) -> float:
-        """The first rank's value."""
-        return self.largest([value if self.first else -float("inf")])[0]
+    def broadcast_value(self, value: float) -> float:
+        """Return rank 0's value."""
+        return self.all_reduce_max([value if self.is_first else -float("inf")])[0]
 
-    def any(self, condition: bool) -> bool:
-        """Whether the condition holds on any rank."""
-        return condition if self.count == 1 else self.largest([float(condition)])[0] > 0
+    def any_rank(self, condition: bool) -> bool:
+        """Return whether the condition holds on any rank."""
+        return condition if self.count == 1 else self.all_reduce_max([float(condition)])[0] > 0
 
-    def wait(self) -> None:
-        """Until all ranks are here. Not by `dist.barrier`, which would take a GPU that is not chosen yet."""
-        self.largest([0.0])
+    def barrier(self) -> None:
+        """Wait for all ranks. `dist.barrier` would initialize a GPU before this process has chosen its own."""
+        self.all_reduce_max([0.0])
 
-    def tell(self, text: str = "") -> str:
-        """The first rank's text."""
+    def broadcast_text(self, text: str = "") -> str:
+        """Return rank 0's text."""
         if self.count == 1:
             return text
-        length = int(self.of_first(len(text.encode())))
-        content = torch.zeros(length, dtype=torch.uint8)
-        if self.first:
-            content.copy_(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if length else content)
+        length = int(self.broadcast_value(len(text.encode())))
+        content = _bytes_tensor(text) if self.is_first else torch.zeros(length, dtype=torch.uint8)
         dist.broadcast(content, 0)
         return bytes(content.tolist()).decode()
 
     def require_same(self, text: str, message: str) -> None:
-        """Raise InputError with `message`, on all ranks, unless all say the same text."""
-        if self.any(self.tell(text) != text):
+        """Raise InputError with `message` on every rank unless all have the same text."""
+        if self.any_rank(self.broadcast_text(text) != text):
             raise InputError(f"rank {self.index}: {message}")
 
     def gather(self, tensors: Mapping[str, Tensor], cuts: Mapping[str, int]) -> dict[str, Tensor]:
-        """On the first rank the tensors of all ranks, on the CPU, each name from the lowest rank that has it.
+        """Return the tensors of all ranks on rank 0, on the CPU, and nothing on the other ranks.
 
-        Those named in `cuts` are parts of one tensor, cut along that dimension. Elsewhere nothing. One tensor at a time
-        is on its way, so that no rank but the first needs memory for it.
+        A name that several ranks have is taken from the lowest. A name in `cuts` is one tensor whose parts are
+        concatenated along that dimension. Tensors are sent one at a time, so only rank 0 needs memory for all of them.
         """
         if self.count == 1:
             return dict(tensors)
-        if not self.first:
-            kinds = {name: (str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in tensors.items()}
-            header = torch.frombuffer(bytearray(json.dumps(kinds).encode()), dtype=torch.uint8)
+        if not self.is_first:
+            types = {name: (str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in tensors.items()}
+            header = _bytes_tensor(json.dumps(types))
             dist.send(torch.tensor([len(header)]), 0)
             for tensor in (header, *tensors.values()):
                 dist.send(tensor.detach().cpu().contiguous(), 0)
@@ -111,8 +106,8 @@ class Ranks:
         return {name: torch.cat(parts, cuts[name]) if name in cuts else parts[0] for name, parts in found.items()}
 
     @contextmanager
-    def naming_lost_ranks(self) -> Iterator[None]:
-        """Inside, a message that cannot be sent or does not come becomes a RankLostError of one line."""
+    def lost_ranks_as_errors(self) -> Iterator[None]:
+        """Turn a failed send or receive inside the block into a RankLostError of one line."""
         try:
             yield
         except RuntimeError as error:
@@ -125,26 +120,30 @@ class Ranks:
             ) from error
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
+
+
+def _bytes_tensor(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Inside, the ranks that torchrun's environment names; without it, or with one process, `ALONE`.
+def process_group() -> Iterator[Ranks]:
+    """Join the process group that torchrun's environment describes; without one, or alone in it, do nothing.
 
-    CPU tensors go through gloo; where there is CUDA, its tensors go through NCCL.
+    CPU tensors go through gloo and CUDA tensors through NCCL.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     ranks = Ranks(
         index=int(os.environ["RANK"]), count=count, local_index=int(os.environ.get("LOCAL_RANK", "0")),
         local_count=int(os.environ.get("LOCAL_WORLD_SIZE", count)),
     )  # fmt: skip
-    with ranks.naming_lost_ranks():
+    with ranks.lost_ranks_as_errors():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        ranks.wait()  # all have found each other: who ends from now on does not keep others from beginning
+        ranks.barrier()  # all ranks are connected: one that ends early no longer keeps the others from starting
         yield ranks
-        ranks.wait()
+        ranks.barrier()
     dist.destroy_process_group()

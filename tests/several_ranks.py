@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 
 def on_ranks(function: Callable[..., None], count: int, folder: Path, *arguments: object) -> None:
-    """Call function(*arguments) on `count` ranks; fails with what the first failing one said."""
+    """Call function(*arguments) on `count` ranks; fails with the tracebacks of those that fail."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ngpt.training.trainer", "torch._dynamo", "torch.distributed.fsdp", "pytest"])
     with socket.socket() as free:
@@ -25,8 +25,8 @@ def on_ranks(function: Callable[..., None], count: int, folder: Path, *arguments
         process.start()
     for process in processes:
         process.join(100)
-    said = "\n".join(path.read_text() for path in sorted(folder.glob("rank*")))
-    assert [process.exitcode for process in processes] == [0] * count, said
+    errors = "\n".join(path.read_text() for path in sorted(folder.glob("rank*")))
+    assert [process.exitcode for process in processes] == [0] * count, errors
 
 
 def _rank(

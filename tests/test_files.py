@@ -137,7 +137,7 @@ with locked(Path(sys.argv[1])) as mine:
 
 @contextmanager
 def holder(path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process that asks for the lock on `path` and keeps it if it can; and what it was told."""
+    """Another process that asks for the lock on `path` and keeps it if it can; and whether it got it."""
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -149,10 +149,10 @@ def holder(path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_a_lock_excludes_another_process_and_ends_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "locks" / "run"
-    with locked(path) as mine, holder(path) as (_, told):
-        assert mine and told == "False"
-    with holder(path) as (process, told):
-        assert told == "True"
+    with locked(path) as mine, holder(path) as (_, got_it):
+        assert mine and got_it == "False"
+    with holder(path) as (process, got_it):
+        assert got_it == "True"
         with locked(path) as mine:
             assert not mine
         process.send_signal(signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,25 +12,28 @@ from numpy.typing import NDArray
 from ngpt.data.tokenizers import Tokens
 
 Ids = NDArray[np.int64]
+Take = Callable[[Ids], Any]
+"""As `Windows.take`, also into a tensor on a device"""
 
-UNSCORED = -100
-"""Stands for a target that counts in no loss."""
+IGNORE_INDEX = -100
+"""A target that does not count in a loss; the default `ignore_index` of PyTorch's cross-entropy."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Inputs and targets of `seq_len` tokens each, cut out of a stream (n,).
+    """Windows of `seq_len` inputs and as many targets in a stream of tokens (n,).
 
-    Without `record` the stream is cut into (n - 1) // T windows that follow each other. With it, the stream consists of
-    records of that many tokens, and each gives one window, its beginning; its first `context` tokens are no targets.
+    Without `record` the stream is cut into (n - 1) // seq_len consecutive windows. With it, the stream consists of
+    records of `record` tokens, each of which gives one window, from its start; its first `context` tokens are never
+    targets.
     """
 
     tokens: Tokens
     seq_len: int
     record: int | None = None
     context: int = 0
-    kept: tuple[int, ...] | None = None
-    """if given, only these of the windows, by their numbers"""
+    subset: tuple[int, ...] | None = None
+    """the numbers of the windows to use; None: all"""
 
     def __post_init__(self) -> None:
         if self.record is not None and self.record <= self.seq_len:
@@ -43,50 +46,48 @@ class Windows:
     @property
     def count(self) -> int:
         """Number of windows."""
-        if self.kept is not None:
-            return len(self.kept)
+        if self.subset is not None:
+            return len(self.subset)
         return (len(self.tokens) - 1) // self.seq_len if self.record is None else len(self.tokens) // self.record
 
     def spread(self, number: int) -> "Windows":
-        """`number` of them, at most all, at equal distances through the whole stream; a prefix would be one document's.
+        """Return `number` windows, or all if there are fewer, evenly spaced over the whole stream.
 
-        Raises ValueError if `number` is not positive.
+        A prefix of the stream might be a single document. Raises ValueError if `number` is not positive.
         """
         if number < 1:
             raise ValueError(f"no windows: {number}")
         number = min(number, self.count)
-        return dataclasses.replace(self, kept=self._numbers(i * self.count // number for i in range(number)))
+        return dataclasses.replace(self, subset=self._numbers(i * self.count // number for i in range(number)))
 
-    def _numbers(self, chosen: Iterable[int]) -> tuple[int, ...]:
-        """Among all windows of the stream."""
-        return tuple(chosen) if self.kept is None else tuple(self.kept[w] for w in chosen)
+    def _numbers(self, indices: Iterable[int]) -> tuple[int, ...]:
+        """Return the numbers, among all windows of the stream, of windows of the subset."""
+        return tuple(indices) if self.subset is None else tuple(self.subset[index] for index in indices)
 
-    def starts(self, chosen: Iterable[int]) -> NDArray[np.int64]:
-        """Where some windows begin in the stream, (number chosen,)."""
-        return np.array(self._numbers(chosen), dtype=np.int64) * (self.record or self.seq_len)
+    def at(self, indices: Iterable[int], take: Take | None = None) -> tuple[Any, Any]:
+        """Return the inputs and targets of the windows at `indices`, int64 (number of windows, seq_len) each.
 
-    def at(self, chosen: Iterable[int]) -> tuple[Ids, Ids]:
-        """Inputs and targets of some windows, int64 (number chosen, T) each."""
-        starts = self.starts(chosen).tolist()
-        span = np.stack([self.tokens[start : start + self.seq_len + 1] for start in starts]).astype(np.int64)
-        x, y = span[:, :-1], span[:, 1:].copy()
-        self.hide_context(y)
-        return x, y
+        take: reads the tokens; None: `Windows.take`.
+        """
+        starts_B = np.array(self._numbers(indices), dtype=np.int64) * (self.record or self.seq_len)
+        x_BT, y_BT = map(take or self.take, (starts_B, starts_B + 1))
+        y_BT[:, : max(0, self.context - 1)] = IGNORE_INDEX
+        return x_BT, y_BT
 
-    def hide_context(self, targets_BT: Any) -> None:
-        """Mark what is no target, in place, in an array or a tensor."""
-        targets_BT[:, : max(0, self.context - 1)] = UNSCORED
+    def take(self, starts_B: Ids) -> Ids:
+        """Return the `seq_len` tokens that follow each of some positions, int64 (B, seq_len)."""
+        return self.tokens[starts_B[:, None] + np.arange(self.seq_len)].astype(np.int64)
 
 
 class Batches:
     """Training windows in a shuffled order that visits every window once before any window again.
 
     Epoch e of `seed` visits them in a permutation drawn by Philox(seed, e); step s takes the positions
-    s B ... s B + B - 1. Of `parts` equal parts of each batch, these are the `part`-th.
+    s B ... s B + B - 1. With `parts`, each batch is split into that many equal parts, and these are the `part`-th.
     """
 
     def __init__(self, windows: Windows, *, batch_size: int, seed: int, part: int = 0, parts: int = 1) -> None:
-        """Raises ValueError unless `parts` divides the batch."""
+        """Raise ValueError unless `parts` divides the batch."""
         if batch_size % parts or not 0 <= part < parts:
             raise ValueError(f"no part {part} of {parts} equal ones of a batch of {batch_size}")
         self.windows = windows
@@ -97,26 +98,18 @@ class Batches:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.windows.count)
 
-    def at(self, step: int) -> tuple[Ids, Ids]:
-        """Inputs and targets of one step, int64 (B, T) each."""
-        return self.windows.at(self._chosen(step))
-
-    def starts(self, step: int) -> NDArray[np.int64]:
-        """Where the windows of one step begin in the stream, (B,)."""
-        return self.windows.starts(self._chosen(step))
-
-    def _chosen(self, step: int) -> list[int]:
+    def at(self, step: int, take: Take | None = None) -> tuple[Any, Any]:
+        """Return the inputs and targets of one step, int64 (B, seq_len) each; `take` as in `Windows.at`."""
         count = self.windows.count
         positions = (step * self.batch_size + row for row in self.rows)
-        return [int(self._order(i // count)[i % count]) for i in positions]
+        return self.windows.at([int(self._order(i // count)[i % count]) for i in positions], take)
 
 
 def validation_batches(windows: Windows, *, eval_tokens: int, batch_size: int) -> list[tuple[Ids, Ids]]:
-    """Windows of `eval_tokens` targets, spread through the whole stream, the same for every run.
+    """Return windows of `eval_tokens` targets, spread over the whole stream, in batches; the same for every run.
 
-    Whole windows only: eval_tokens // T of them, at least 1 and at most all. Every target counts once.
+    Whole windows only: eval_tokens // seq_len of them, at least 1 and at most all. Every target counts once.
     """
     spread = windows.spread(max(1, eval_tokens // windows.seq_len))
-    return [
-        spread.at(range(first, min(first + batch_size, spread.count))) for first in range(0, spread.count, batch_size)
-    ]
+    starts = range(0, spread.count, batch_size)
+    return [spread.at(range(first, min(first + batch_size, spread.count))) for first in starts]

@@ -1,13 +1,13 @@
 """Neural cellular automata as a corpus: each sequence is the trajectory of a random rule, to be inferred in context.
 
-A rule is a random network on a torus of cells with n states. Cell by cell, with all channels one-hot,
+A rule is a random network on a torus of cells with n states each. For every cell, with states one-hot as channels,
 
     z = conv3x3(x) (n -> 4),   z = conv1x1(z) (4 -> 16),   logits = conv1x1(relu(z)) (16 -> n),
     next state ~ softmax(logits / T)
 
-A rule is kept if gzip shrinks the first grids after burn-in to a share inside a band: neither frozen nor noise.
-A grid becomes one token for each 2x2 patch, its cells read as the digits of a number in base n, between a start and an
-end token. No token of a sequence's first grid is a target: nothing told it apart from any other.
+A rule is kept if gzip compresses the first grids after burn-in by a ratio inside a band: neither frozen nor noise.
+A grid becomes one token for each 2x2 patch, whose cells are the digits of a number in base n, between a start and an
+end token. No token of a sequence's first grid is a target, since nothing before it says which rule it is.
 
 Source: Lee, Han, Kumar, Agrawal, "Training Language Models via Neural Cellular Automata", arXiv 2603.10055.
 Differs from its released code: cells start uniform and T is 1e-3, as in the paper; the torus wraps in space only.
@@ -23,53 +23,51 @@ import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
 
-from ngpt.errors import InputError
+from ngpt.errors import InputError, require
 
 Cells = NDArray[np.uint8]
 CANDIDATES = 256
-"""Rules that are drawn and simulated together; part of what a seed means."""
+"""Rules that are drawn and simulated together. Another number would change what every seed draws."""
 KERNEL = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
 TRUNCATED_STD = 0.87962566103423978
-"""Standard deviation of a normal variable truncated at two of its standard deviations."""
+"""Standard deviation of a standard normal variable truncated at 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Automaton:
-    """What trajectories are drawn from; the defaults but for the number of rules are the paper's."""
+    """The distribution of trajectories. All defaults but the number of rules are the paper's."""
 
     rules: int = 1000
-    """training sequences, each of a rule of its own; the paper has 16,000"""
+    """training sequences, each from a rule of its own; the paper has 16,000"""
     states: int = 10
     grid: int = 12
-    """cells a side of the torus, even"""
+    """cells per side of the torus, even"""
     grids: int = 27
-    """grids a sequence, after burn-in"""
+    """grids per sequence, after burn-in"""
     burn_in: int = 10
     """steps before the first grid"""
     temperature: float = 1e-3
     ratio_low: float = 0.5
     ratio_high: float = 1.0
-    """a rule is kept if gzip's output over its input lies between the two, both excluded"""
+    """a rule is kept if the compressed size over the plain size lies strictly between the two"""
     ratio_grids: int = 10
-    """grids after burn-in on which the ratio is measured"""
+    """grids after burn-in over which the ratio is measured"""
 
     def __post_init__(self) -> None:
         positive = min(self.rules, self.states - 1, self.grids, self.temperature, self.ratio_grids) > 0
         finite = math.isfinite(self.temperature + self.ratio_low + self.ratio_high)
         if not positive or not finite or self.states > 15 or self.grid < 4 or self.grid % 2 or self.burn_in < 0:
             raise InputError("--data nca: 2 to 15 states, an even grid of at least 4, and the rest positive and finite")
-        if self.ratio_grids > self.grids:
-            raise InputError("--data nca: ratio_grids must not exceed grids")
+        require(self.ratio_grids <= self.grids, "--data nca: ratio_grids must not exceed grids")
 
     @classmethod
     def named(cls, name: str) -> "Automaton":
-        """From `nca`, or `nca:states=4,grid=8` with any of the fields. Raises InputError in one line."""
+        """Parse `nca`, or `nca:states=4,grid=8` with any of the fields. Raises InputError in one line."""
         kinds: dict[str, type] = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         values: dict[str, int | float] = {}
         for part in filter(None, name.partition(":")[2].split(",")):
             key, _, text = part.partition("=")
-            if key not in kinds:
-                raise InputError(f"--data {name}: {key!r} is not one of {', '.join(kinds)}")
+            require(key in kinds, f"--data {name}: {key!r} is not one of {', '.join(kinds)}")
             try:
                 values[key] = kinds[key](text)
             except ValueError as error:
@@ -77,18 +75,18 @@ class Automaton:
         return cls(**values)  # type: ignore[arg-type]
 
     @property
-    def tokens_a_grid(self) -> int:
-        """Patches, start and end."""
+    def tokens_per_grid(self) -> int:
+        """Number of tokens: patches, start and end."""
         return (self.grid // 2) ** 2 + 2
 
     @property
-    def tokens_a_sequence(self) -> int:
-        """Length of a sequence."""
-        return self.grids * self.tokens_a_grid
+    def tokens_per_sequence(self) -> int:
+        """Number of tokens of a whole sequence."""
+        return self.grids * self.tokens_per_grid
 
     @property
     def vocab_size(self) -> int:
-        """All patches, start and end."""
+        """Number of token ids: all patches, start and end."""
         return self.states**4 + 2
 
 
@@ -97,7 +95,7 @@ class Rules:
     """Random rules, R of them."""
 
     spatial: NDArray[np.float32]
-    """(R, 9, n, 4), by offset as in KERNEL and by the neighbour's state"""
+    """(R, 9, n, 4), by offset as in KERNEL and by the neighbor's state"""
     hidden: NDArray[np.float32]
     """(R, 4, 16)"""
     out: NDArray[np.float32]
@@ -105,7 +103,7 @@ class Rules:
 
     @classmethod
     def draw(cls, number: int, states: int, rng: np.random.Generator) -> "Rules":
-        """Weights from a normal distribution truncated at two deviations, of variance 1/fan-in; biases are zero."""
+        """Draw weights from a normal truncated at two standard deviations, of variance 1/fan-in; biases are zero."""
 
         def weights(*shape: int, fan_in: int) -> NDArray[np.float32]:
             return (_truncated_normal(rng, shape) / (TRUNCATED_STD * fan_in**0.5)).astype(np.float32)
@@ -117,10 +115,10 @@ class Rules:
         return Rules(self.spatial[kept], self.hidden[kept], self.out[kept])
 
     def logits(self, cells: Cells) -> NDArray[np.float32]:
-        """(R, H, W) states to the (R, H, W, n) logits of the next ones."""
+        """Map states (R, H, W) to the logits (R, H, W, n) of the next ones."""
         rule = np.arange(len(cells))[:, None, None]
         z = np.zeros((*cells.shape, 4), np.float32)
-        for offset, (i, j) in enumerate(KERNEL):  # a one-hot convolution is a table of its kernel's entries
+        for offset, (i, j) in enumerate(KERNEL):  # the convolution of one-hot channels is a table lookup
             z += self.spatial[rule, offset, np.roll(cells, (-i, -j), axis=(1, 2))]
         flat = rearrange(z, "r h w c -> r (h w) c")
         logits = np.maximum(flat @ self.hidden, 0) @ self.out
@@ -135,38 +133,38 @@ def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArr
 
 
 def step(rules: Rules, cells: Cells, temperature: float, rng: np.random.Generator) -> Cells:
-    """The next states, each drawn from softmax(logits / temperature) by the Gumbel maximum."""
+    """Draw the next states from softmax(logits / temperature), by the Gumbel-max trick."""
     logits = rules.logits(cells)
     noise = -np.log(np.maximum(rng.standard_exponential(logits.shape, dtype=np.float32), np.float32(1e-30)))
     return np.argmax(logits + temperature * noise, axis=-1).astype(np.uint8)
 
 
 def patch_tokens(cells: Cells, states: int) -> NDArray[np.int32]:
-    """(..., H, W) cells to (..., H/2 * W/2) tokens, patches and the cells in them row by row."""
+    """Map cells (..., H, W) to tokens (..., H/2 * W/2), patches and the cells in them in row-major order."""
     patches = rearrange(cells, "... (h p) (w q) -> ... (h w) (p q)", p=2, q=2).astype(np.int32)
     return patches @ states ** np.arange(3, -1, -1, dtype=np.int32)
 
 
 def gzip_ratio(tokens: NDArray[np.int32]) -> float:
-    """Compressed over plain size of 32-bit patch tokens."""
+    """Return the compressed over the plain size of 32-bit patch tokens."""
     plain = np.ascontiguousarray(tokens, "<i4").tobytes()
     return len(gzip.compress(plain, compresslevel=9, mtime=0)) / len(plain)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The sequences that one batch of candidates gave."""
+    """The sequences from one batch of candidates."""
 
     tokens: NDArray[np.uint16]
-    """(accepted, tokens_a_sequence)"""
+    """(accepted, tokens_per_sequence)"""
     ratios: NDArray[np.float64]
-    """(CANDIDATES,) gzip ratios, those outside the band included"""
+    """(CANDIDATES,) gzip ratios, including those outside the band"""
 
 
 def trajectories(automaton: Automaton, count: int, *, stream: int) -> NDArray[np.uint16]:
-    """`count` sequences (count, tokens_a_sequence), the first of an endless stream that the two arguments name.
+    """Return the first `count` sequences (count, tokens_per_sequence) of stream number `stream` of the automaton.
 
-    Raises InputError if no rule of the first batches is inside the band.
+    Raises InputError if hardly any rule is inside the band.
     """
     found: list[NDArray[np.uint16]] = []
     while (have := sum(map(len, found))) < count:
@@ -197,7 +195,7 @@ def simulate(automaton: Automaton, rng: np.random.Generator) -> Batch:
 
 
 def _roll_out(rules: Rules, cells: Cells, grids: int, automaton: Automaton, rng: np.random.Generator) -> list[Cells]:
-    """`grids` grids, `cells` the first of them."""
+    """Return `grids` grids, of which `cells` is the first."""
     found = [cells]
     while len(found) < grids:
         found.append(step(rules, found[-1], automaton.temperature, rng))
@@ -205,21 +203,18 @@ def _roll_out(rules: Rules, cells: Cells, grids: int, automaton: Automaton, rng:
 
 
 def describe(automaton: Automaton, *, shown: int = 4, grids: int = 8) -> dict[str, Any]:
-    """What the first candidates of the training stream are like, for a report.
+    """Describe the first candidates of the training stream, for a report.
 
-    Its fields, how many rules are kept, the gzip ratios of all, and the first `grids` grids of `shown` trajectories.
+    Returns the automaton's fields, the number of rules kept, the gzip ratios of all, and the first `grids` grids of
+    `shown` trajectories.
     """
     batch = simulate(automaton, np.random.Generator(np.random.Philox(key=[0, 0])))
-    tokens = batch.tokens[:shown].reshape(-1, automaton.grids, automaton.tokens_a_grid)[:, :grids, 1:-1].astype(int)
+    tokens = batch.tokens[:shown].reshape(-1, automaton.grids, automaton.tokens_per_grid)[:, :grids, 1:-1].astype(int)
     digits = tokens[..., None] // automaton.states ** np.arange(3, -1, -1) % automaton.states
     side = automaton.grid // 2
     cells = rearrange(digits, "s g (h w) (p q) -> s g (h p) (w q)", h=side, w=side, p=2, q=2)
-    return {
-        **dataclasses.asdict(automaton),
-        "vocabulary": automaton.vocab_size,
-        "tokens_a_sequence": automaton.tokens_a_sequence,
-        "candidates": CANDIDATES,
-        "kept": len(batch.tokens),
-        "ratios": [round(float(ratio), 4) for ratio in np.sort(batch.ratios)],
-        "trajectories": cells.tolist(),
-    }
+    return dataclasses.asdict(automaton) | {
+        "vocabulary": automaton.vocab_size, "tokens_a_sequence": automaton.tokens_per_sequence,
+        "candidates": CANDIDATES, "kept": len(batch.tokens),
+        "ratios": [round(float(ratio), 4) for ratio in np.sort(batch.ratios)], "trajectories": cells.tolist(),
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Two tokenizers behind one small interface: bytes, and GPT-2's BPE through tiktoken."""
+"""Two tokenizers with one interface: bytes, and GPT-2's BPE through tiktoken."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ngpt.errors import InputError, first_line
+from ngpt.errors import as_input_error
 
 Tokens = NDArray[np.uint16]
 
 BYTES_VOCAB = 257
-"""256 byte values and the end of a document."""
+"""256 byte values and the separator of documents."""
 GPT2_VOCAB = 50257
 """GPT-2's vocabulary; its last id, 50256, separates documents."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer's size and name. Every document is preceded by the token `end_of_document`."""
+    """A tokenizer by name. It puts the token `end_of_document` before every document."""
 
     name: Literal["bytes", "gpt2"]
 
@@ -30,24 +30,21 @@ class Tokenizer:
 
     @property
     def end_of_document(self) -> int:
-        """The id that separates documents: the last one."""
+        """Id of the separator of documents: the last one."""
         return self.vocab_size - 1
 
     def encode(self, documents: Iterable[bytes]) -> Tokens:
-        """All documents as one stream (n,), each behind its separator."""
+        """Encode all documents as one stream (n,), each after a separator."""
         separator = np.array([self.end_of_document], np.uint16)
         pieces: list[Tokens] = []
         for document in documents:
-            pieces.append(separator)
-            if self.name == "bytes":
-                pieces.append(np.frombuffer(document, np.uint8).astype(np.uint16))
-            else:
-                text = document.decode("utf-8")
-                pieces.append(np.array(_gpt2().encode_ordinary(text), np.uint16))
+            plain = self.name == "bytes"
+            ids = np.frombuffer(document, np.uint8) if plain else _gpt2().encode_ordinary(document.decode("utf-8"))
+            pieces += [separator, np.asarray(ids, np.uint16)]
         return np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
 
     def byte_lengths(self) -> NDArray[np.int64]:
-        """Bytes of text each token id stands for, (vocab_size,); 0 for the separator."""
+        """Return the bytes of text that each token id stands for, (vocab_size,); 0 for the separator."""
         if self.name == "bytes":
             return np.array([1] * 256 + [0], np.int64)
         encoding = _gpt2()
@@ -58,7 +55,6 @@ class Tokenizer:
 def _gpt2():  # type: ignore[no-untyped-def]
     import tiktoken
 
-    try:
+    message = "GPT-2's vocabulary is not cached and could not be fetched"
+    with as_input_error(message, Exception):  # tiktoken passes on whatever its HTTP client raises
         return tiktoken.get_encoding("gpt2")
-    except Exception as error:  # tiktoken lets whatever its HTTP client raises through
-        raise InputError(f"GPT-2's vocabulary is not cached and could not be fetched: {first_line(error)}") from error

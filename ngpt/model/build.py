@@ -1,4 +1,4 @@
-"""Configuration and seed -> an initialised model."""
+"""Configuration and seed -> an initialized model."""
 
 import torch
 from torch import nn
@@ -15,10 +15,10 @@ CONTROL_STD = 0.02
 
 
 def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> nn.Module:
-    """The model of `config` on the CPU in float32, its matrices drawn from `seed` alone.
+    """Build the model of `config` on the CPU in float32, with matrices drawn from `seed` alone.
 
-    Matrices on the sphere are drawn with standard deviation 1/sqrt(D) and projected, so that they are unit vectors
-    before the first step. The control's are drawn with 0.02, those that write to the residual stream with
+    Matrices on the sphere are drawn with standard deviation 1/sqrt(D) and projected, so that they consist of unit
+    vectors before the first step. The control's are drawn with 0.02, those that write to the residual stream with
     0.02 / sqrt(2 n_layer).
     """
     kinds = {"gpt": ControlTransformer, "gated-literal": LiteralTransformer}

@@ -1,4 +1,4 @@
-"""The unnormalised control `gpt` with the same interface, to ask whether a result transfers from GPT to nGPT."""
+"""The unnormalized control `gpt` with the same interface, to ask whether a result transfers from GPT to nGPT."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn, ones
@@ -15,8 +15,7 @@ class RMSNorm(Declared):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.declare("weight", nn.Parameter(ones(width)), Role.SCALAR)
-        self.weight: nn.Parameter
+        self.weight = self.declare("weight", nn.Parameter(ones(width)), Role.SCALAR)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -45,13 +44,10 @@ class ControlTransformer(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.embedding = Embedding(vocab_size, config.n_embd, sphere_dim=None)
-        self.blocks = nn.ModuleList(ControlBlock(config) for _ in range(config.n_layer))
+        self.blocks = nn.Sequential(*(ControlBlock(config) for _ in range(config.n_layer)))
         self.norm = RMSNorm(config.n_embd)
         self.head = Linear(config.n_embd, vocab_size, Role.HEAD, None)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
-        h_BTD = self.embedding(ids_BT)
-        for block in self.blocks:
-            h_BTD = block(h_BTD)
-        return self.head(self.norm(h_BTD))
+        return self.head(self.norm(self.blocks(self.embedding(ids_BT))))

@@ -22,13 +22,12 @@ class Linear(Declared):
 
     def __init__(self, n_in: int, n_out: int, role: Role, sphere_dim: int | None) -> None:
         super().__init__()
-        self.declare("weight", nn.Parameter(torch.empty(n_out, n_in)), role, sphere_dim)
-        self.weight: nn.Parameter
+        self.weight = self.declare("weight", nn.Parameter(torch.empty(n_out, n_in)), role, sphere_dim)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """(..., in) -> (..., out), times `scale` (out,) if given.
 
-        The scale multiplies the rows of W, which are fewer numbers than the activations: (s * W) x = s * (W x).
+        The scale multiplies the rows of W, which has fewer elements than the activations: (s * W) x = s * (W x).
         """
         return F.linear(x, self.weight if scale is None else self.weight * scale.unsqueeze(-1))
 
@@ -38,8 +37,7 @@ class Embedding(Declared):
 
     def __init__(self, n: int, width: int, sphere_dim: int | None) -> None:
         super().__init__()
-        self.declare("weight", nn.Parameter(torch.empty(n, width)), Role.EMBEDDING, sphere_dim)
-        self.weight: nn.Parameter
+        self.weight = self.declare("weight", nn.Parameter(torch.empty(n, width)), Role.EMBEDDING, sphere_dim)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) integer -> (..., D)."""
@@ -49,23 +47,22 @@ class Embedding(Declared):
 class Scale(Declared):
     """A learned vector (or scalar) of effective value parameter * (init / stored).
 
-    The parameter starts at `stored`, so that Adam, which moves every parameter by about lr a step, moves the effective
-    value by lr * init / stored. arXiv 2410.01131, section 2.5. `gain` is a constant factor that comes with it.
+    The parameter starts at `stored`, so that Adam, which moves each parameter by about lr per step, moves the effective
+    value by about lr * init / stored. arXiv 2410.01131, section 2.5. `gain` is a further constant factor.
     """
 
     def __init__(self, *shape: int, init: float, stored: float, gain: float = 1.0, role: Role = Role.SCALAR) -> None:
         super().__init__()
-        self.declare("value", nn.Parameter(torch.full(shape, stored)), role)
-        self.value: nn.Parameter
+        self.value = self.declare("value", nn.Parameter(torch.full(shape, stored)), role)
         self.factor = init / stored * gain
 
     def forward(self) -> Tensor:
-        """The effective value, times the gain."""
+        """Return the effective value, times the gain."""
         return self.value * self.factor
 
 
 class RotaryEmbedding(nn.Module):
-    """RoPE (arXiv 2104.09864), half-split pairs (i, i + K//2), base 10,000; an odd last dimension is not rotated."""
+    """RoPE (arXiv 2104.09864), half-split pairs (i, i + K//2), base 10,000; an odd last element is not rotated."""
 
     cos_TK: Tensor
     sin_TK: Tensor
@@ -100,9 +97,7 @@ class Attention(nn.Module):
         D = config.n_embd
         reads, writes = (-1, 0) if normalized else (None, None)
         self.n_head = config.n_head
-        self.q = Linear(D, D, Role.HIDDEN, reads)
-        self.k = Linear(D, D, Role.HIDDEN, reads)
-        self.v = Linear(D, D, Role.HIDDEN, reads)
+        self.q, self.k, self.v = (Linear(D, D, Role.HIDDEN, reads) for _ in range(3))
         self.o = Linear(D, D, Role.HIDDEN, writes)
         self.rope = RotaryEmbedding(D // config.n_head, config.seq_len)
         self.s_qk = Scale(D, init=1.0, stored=D**-0.5) if normalized else None
@@ -126,16 +121,15 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """down(u * SiLU(g)); normalized: u <- s_u sqrt(D) u and g <- s_g sqrt(D) g (arXiv 2410.01131, section 2.4.2).
 
-    The paper's text scales only the gate by sqrt(D); its released code scales both, which the normalisation of the
-    branch makes the same function. This follows the code. The paper calls the gate v.
+    The paper's text scales only the gate by sqrt(D), its released code both, which is the same function since the
+    branch is normalized. This follows the code. The paper calls the gate v.
     """
 
     def __init__(self, config: ModelConfig, *, normalized: bool) -> None:
         super().__init__()
         D, hidden = config.n_embd, config.mlp_hidden
         reads, writes = (-1, 0) if normalized else (None, None)
-        self.u = Linear(D, hidden, Role.HIDDEN, reads)
-        self.g = Linear(D, hidden, Role.HIDDEN, reads)
+        self.u, self.g = (Linear(D, hidden, Role.HIDDEN, reads) for _ in range(2))
         self.down = Linear(hidden, D, Role.HIDDEN, writes)
         self.s_u = Scale(hidden, init=1.0, stored=1.0, gain=math.sqrt(D)) if normalized else None
         self.s_g = Scale(hidden, init=1.0, stored=1.0, gain=math.sqrt(D)) if normalized else None
@@ -155,12 +149,12 @@ class PaperResidual(nn.Module):
         self.a = Scale(config.n_embd, init=config.alpha, stored=config.n_embd**-0.5)
 
     def step_size(self) -> Tensor:
-        """|a|, (D,)."""
+        """Return |a|, (D,)."""
         return self.a().abs()
 
     def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
-        """Both (B, T, D); h unit along D before and after."""
-        return kernels.elementwise(h_BTD, h_BTD.size(-1)).residual_step(h_BTD, f_BTD, self.step_size())
+        """Step from h towards f, both (B, T, D); h is unit along D before and after."""
+        return kernels.residual_step(h_BTD, f_BTD, self.step_size())
 
 
 class GatedResidual(Declared):
@@ -172,16 +166,15 @@ class GatedResidual(Declared):
     def __init__(self, config: ModelConfig, *, literal: bool = False) -> None:
         super().__init__()
         self.literal = literal
-        self.declare("gate", nn.Parameter(torch.full((config.n_embd,), config.gate_init)), Role.GATE)
-        self.gate: nn.Parameter
+        self.gate = self.declare("gate", nn.Parameter(torch.full((config.n_embd,), config.gate_init)), Role.GATE)
         self.a = Scale(init=config.alpha, stored=config.alpha)
 
     def step_size(self) -> Tensor:
-        """sigmoid(g) * a, (D,)."""
+        """Return sigmoid(g) * a, (D,)."""
         return torch.sigmoid(self.gate) * self.a()
 
     def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
-        """Both (B, T, D); h unit along D before and after."""
+        """Step from h towards f, both (B, T, D); h is unit along D before and after."""
         if self.literal:
             return unit(h_BTD + self.step_size() * f_BTD)
-        return kernels.elementwise(h_BTD, h_BTD.size(-1)).residual_step(h_BTD, f_BTD, self.step_size())
+        return kernels.residual_step(h_BTD, f_BTD, self.step_size())

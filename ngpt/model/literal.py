@@ -1,8 +1,8 @@
 """The earlier attempt's gated model (dnhkng/nGPT-muon), for comparison with its published losses. Not an nGPT.
 
-What it has: learned positions, fused q k v, no QK norm, softmax scale 1/sqrt(K), GELU, a frozen logit scale of 15, a
-residual step that neither normalises the branch nor interpolates, and rows for unit vectors in every matrix, also
-where columns belong on the sphere.
+It has learned positions, fused q k v, no QK norm, softmax scale 1/sqrt(K), GELU, a frozen logit scale of 15, a residual
+step that neither normalizes the branch nor interpolates, and unit rows in every matrix, even where the columns belong
+on the sphere.
 """
 
 import torch
@@ -48,16 +48,13 @@ class LiteralTransformer(Declared):
         D = config.n_embd
         self.embedding = Embedding(vocab_size, D, sphere_dim=-1)
         self.position = Embedding(config.seq_len, D, sphere_dim=-1)
-        self.blocks = nn.ModuleList(LiteralBlock(config) for _ in range(config.n_layer))
+        self.blocks = nn.Sequential(*(LiteralBlock(config) for _ in range(config.n_layer)))
         self.head = Linear(D, vocab_size, Role.HEAD, -1)
         frozen = nn.Parameter(torch.tensor(LOGIT_SCALE), requires_grad=False)
-        self.declare("logit_scale", frozen, Role.FROZEN)
-        self.logit_scale: nn.Parameter
+        self.logit_scale = self.declare("logit_scale", frozen, Role.FROZEN)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
         position_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
         h_BTD = unit(self.embedding(ids_BT) + self.position(position_T))
-        for block in self.blocks:
-            h_BTD = block(h_BTD)
-        return self.logit_scale * self.head(h_BTD)
+        return self.logit_scale * self.head(self.blocks(h_BTD))

@@ -1,7 +1,7 @@
-"""What each parameter is: its role decides its optimizer, its sphere axis decides along which dimension it is unit.
+"""Roles of parameters: a role decides the optimizer, a sphere axis the dimension of the unit vectors.
 
-A module declares the specs of the parameters it owns itself, where it creates them; `parameter_specs` collects them
-and checks that every parameter of a model is declared exactly once. Nothing is guessed from names or shapes.
+A module declares its parameters where it creates them; `parameter_specs` collects the declarations and checks that
+every parameter of a model has exactly one. Nothing is guessed from names or shapes.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from torch import nn
 
 
 class Role(StrEnum):
-    """What a parameter does in the model."""
+    """The part that a parameter plays in the model."""
 
     HIDDEN = "hidden"
-    """matrix of an attention or MLP layer: the one kind that Muon moves"""
+    """matrix of an attention or MLP layer, the only kind that Muon steps"""
     EMBEDDING = "embedding"
     """token or position vectors that enter the residual stream"""
     HEAD = "head"
-    """output vectors, one a token, and their scales"""
+    """output vectors, one per token, and their scales"""
     GATE = "gate"
     """logits of the residual gates"""
     SCALAR = "scalar"
@@ -33,7 +33,7 @@ class ParameterSpec:
 
     role: Role
     sphere_dim: int | None = None
-    """dimension along which the parameter is made of unit vectors; None where it does not lie on the sphere"""
+    """dimension along which the parameter consists of unit vectors; None if it is not on the sphere"""
 
 
 class Declared(nn.Module):
@@ -43,14 +43,15 @@ class Declared(nn.Module):
         super().__init__()
         self.specs: dict[str, ParameterSpec] = {}
 
-    def declare(self, name: str, parameter: nn.Parameter, role: Role, sphere_dim: int | None = None) -> None:
-        """Register `parameter` under `name` with its spec."""
+    def declare(self, name: str, parameter: nn.Parameter, role: Role, sphere_dim: int | None = None) -> nn.Parameter:
+        """Register `parameter` under `name` with its spec, and return it."""
         self.register_parameter(name, parameter)
         self.specs[name] = ParameterSpec(role, sphere_dim)
+        return parameter
 
 
 def parameter_specs(model: nn.Module) -> dict[str, ParameterSpec]:
-    """Spec of every parameter by its full name, in the order of `named_parameters`.
+    """Return the spec of every parameter by its full name, in the order of `named_parameters`.
 
     Raises ValueError if a parameter has no spec or is shared between modules.
     """

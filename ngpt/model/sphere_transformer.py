@@ -1,4 +1,4 @@
-"""The normalised transformers: `ngpt`, the paper's, and `gated-ngpt`, the same with gated residual steps."""
+"""The normalized transformers: `ngpt`, the paper's, and `gated-ngpt`, the same with gated residual steps."""
 
 from torch import Tensor, nn
 
@@ -35,13 +35,10 @@ class SphereTransformer(nn.Module):
         super().__init__()
         D = config.n_embd
         self.embedding = Embedding(vocab_size, D, sphere_dim=-1)
-        self.blocks = nn.ModuleList(SphereBlock(config) for _ in range(config.n_layer))
+        self.blocks = nn.Sequential(*(SphereBlock(config) for _ in range(config.n_layer)))
         self.head = Linear(D, vocab_size, Role.HEAD, -1)
         self.s_z = Scale(vocab_size, init=1.0, stored=D**-0.5, role=Role.HEAD)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
-        h_BTD = self.embedding(ids_BT)
-        for block in self.blocks:
-            h_BTD = block(h_BTD)
-        return self.head(h_BTD, self.s_z())
+        return self.head(self.blocks(self.embedding(ids_BT)), self.s_z())

@@ -1,4 +1,4 @@
-"""The machine under a run: device, threads, determinism, versions, and the signals that ask a run to stop."""
+"""The machine of a run: device, threads, determinism, versions, and the signals that ask a run to stop."""
 
 import ctypes
 import os
@@ -17,30 +17,27 @@ from types import FrameType
 import numpy
 import torch
 
-from ngpt.errors import InputError, first_line
+from ngpt.errors import InputError, first_line, require
 from ngpt.machine import core_count, processor
 
 NO_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed", "numel: integer multiplication overflow")
-"""In the words of PyTorch, whose error is a plain RuntimeError on a CPU"""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt(3)"""
+"""What PyTorch's messages say on a CPU, where the error is a plain RuntimeError"""
 
 
 def choose_device(name: str, index: int = 0) -> torch.device:
-    """The device that `--device` names, of several GPUs the `index`-th. Raises InputError where there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA device on this machine")
+    """Return the device that `--device` names; with several GPUs the `index`-th. Raises InputError if there is none."""
+    known = name != "cuda" or torch.cuda.is_available()
+    require(known, "--device cuda: PyTorch finds no CUDA device on this machine")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    if index >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: {torch.cuda.device_count()} GPUs for more ranks on this machine")
+    count = torch.cuda.device_count()
+    require(index < count, f"--device {name}: more ranks on this machine than its {count} GPUs")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def prepare(device: torch.device, threads: int) -> None:
-    """Fix what makes two runs differ: the number of threads, and algorithms that add in no fixed order."""
+    """Make runs reproducible: fix the number of threads, and use algorithms with a fixed order of summation only."""
     torch.set_num_threads(threads)
     _keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -49,28 +46,26 @@ def prepare(device: torch.device, threads: int) -> None:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        # a CUDA graph is not captured on the default stream, nor from gradients that first came to be there
+        # CUDA graphs cannot be captured on the default stream, nor with gradients that were allocated on it
         torch.cuda.set_stream(torch.cuda.Stream(device))
-        # of the first step, which is not captured
+        # from the first step, which is not captured
         warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one: by default large tensors go back to the kernel each time.
+    """Let glibc keep the memory that a step frees, instead of returning large tensors to the kernel each time.
 
-    A validation of `tiny`, with tensors of megabytes, then takes two thirds of the time. Elsewhere nothing happens.
+    A validation of `tiny`, with tensors of megabytes, then takes two thirds of the time. Does nothing without glibc.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    library = ctypes.CDLL(None)
-    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-        library.mallopt(parameter, 2**30)
+    if platform.libc_ver()[0] == "glibc":
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)
+            ctypes.CDLL(None).mallopt(parameter, 2**30)
 
 
 def device_name(device: torch.device) -> str:
-    """For the record: the GPU's name, or the processor's with what PyTorch uses of it and the number of cores.
+    """Return the GPU's name, or the processor's with the instruction set that PyTorch uses and the number of cores.
 
-    Processors of different instruction sets add in different orders.
+    Different instruction sets sum in different orders.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -78,12 +73,12 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that the numbers of a run depend on."""
+    """Return the versions of what a run's numbers depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
 
 
 def commit() -> str | None:
-    """The git commit of this code, with + behind it if tracked files differ from it; None outside a checkout."""
+    """Return the git commit of this code, followed by + if tracked files differ from it; None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -96,7 +91,7 @@ def commit() -> str | None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: on the GPU if the run is there, of the process elsewhere."""
+    """Return the peak memory so far: of the GPU if the run is there, of the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -104,44 +99,37 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 @contextmanager
-def naming_lack_of_memory(device: torch.device) -> Iterator[None]:
-    """Inside, an allocation that fails becomes an InputError of one line."""
+def out_of_memory_as_error(device: torch.device) -> Iterator[None]:
+    """Turn a failed allocation inside the block into an InputError of one line."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError, of a GPU, is a RuntimeError
-        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(x in str(error) for x in NO_MEMORY)
-        if not lacking:
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (known or any(text in str(error) for text in NO_MEMORY)):
             raise
         where = "the GPU" if device.type == "cuda" else "this machine"
         raise InputError(f"not enough memory on {where} for this model and batch: {first_line(error)}") from error
 
 
-class StopRequest:
-    """Set by the first SIGINT or SIGTERM; the run then ends after the step it is in. A second one stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-
-
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Handle SIGINT and SIGTERM inside; outside the main thread, where Python has no signals, do nothing."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, request._receive) for number in numbers]
+def stop_on_signals() -> Iterator[list[int]]:
+    """Catch SIGINT and SIGTERM inside the block; yield the list of those received, which is empty at first.
+
+    The first one asks the run to end after its current step, a second one ends it at once. Outside the main thread,
+    where Python handles no signals, does nothing.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    previous = [signal.signal(number, receive) for number in numbers]
     try:
-        yield request
+        yield received
     finally:
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)

@@ -1,11 +1,12 @@
-"""The folder of a run: its files' names, and taking hold of it, so that one run works in it at a time."""
+"""The folder of a run: the names of its files, and claiming it, so that one run works in it at a time."""
 
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ngpt.errors import InputError
+from ngpt.errors import InputError, require
 from ngpt.files import locked
 from ngpt.ranks import Ranks
 from ngpt.training.record import RunRecord, read_record
@@ -13,49 +14,49 @@ from ngpt.training.record import RunRecord, read_record
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 
+CLAIMED, ENDED = "claimed", "ended"
+"""What rank 0 broadcasts instead of an error"""
+
 
 class RunBusyError(InputError):
     """Another process holds the run's lock."""
 
 
 @contextmanager
-def claimed(folder: Path, ranks: Ranks, *, resume: bool) -> Iterator[RunRecord | None]:
-    """Inside, the run in `folder` is this process's and its ranks'; the record of one that is to be left as it is."""
-    if not ranks.first:
-        said = ranks.tell()
-        if said not in ("begin", "ended"):
-            raise InputError(said)
-        yield read_record(folder) if said == "ended" else None
+def claim_run_folder(folder: Path, ranks: Ranks, *, resume: bool) -> Iterator[RunRecord | None]:
+    """Lock `folder` for this process and its ranks, and make it ready for a run.
+
+    Yields None or, with `resume`, the record of a run that ended by itself and is to be left as it is. Raises
+    RunBusyError, on all ranks an InputError, if another process works on the run.
+    """
+    if not ranks.is_first:
+        outcome = ranks.broadcast_text()
+        require(outcome in (CLAIMED, ENDED), outcome)
+        yield read_record(folder) if outcome == ENDED else None
         return
-    with locked(folder.parent / ".locks" / folder.name) as mine:
+    with locked(folder.parent / ".locks" / folder.name) as acquired:
         try:
-            if not mine:
+            if not acquired:
                 raise RunBusyError(f"{folder}: another process is working on this run")
-            ended = _taken_hold_of(folder, resume=resume)
+            ended = _prepare(folder, resume=resume)
         except InputError as error:
-            ranks.tell(str(error))
+            ranks.broadcast_text(str(error))
             raise
-        ranks.tell("begin" if ended is None else "ended")
+        ranks.broadcast_text(CLAIMED if ended is None else ENDED)
         yield ended
 
 
-def _taken_hold_of(folder: Path, *, resume: bool) -> RunRecord | None:
-    """Make the folder ready for the run to come; the record of one that is to be left as it is instead."""
+def _prepare(folder: Path, *, resume: bool) -> RunRecord | None:
+    """Make the folder ready for a run; return the record instead if there is one that is to be left as it is."""
     if (folder / "record.json").exists():
         earlier = read_record(folder)
         if resume and earlier.status in ("done", "diverged"):
             return earlier
         if not resume or (earlier.status == "failed" and not (folder / CHECKPOINT).exists()):
-            _set_aside(folder)
+            places = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+            kept = folder.rename(next(place for place in places if not place.exists()))
+            print(f"note: an earlier run of the same id is kept as {kept}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*"):  # temporary files of a killed process: nobody else is here
+    for leftover in folder.glob(".*"):  # temporary files of a killed process: the lock excludes a living one
         leftover.unlink()
     return None
-
-
-def _set_aside(folder: Path) -> None:
-    number = 1
-    while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(kept)
-    print(f"note: an earlier run of the same id is kept as {kept}", file=sys.stderr)

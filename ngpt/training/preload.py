@@ -1,6 +1,6 @@
-"""Imported once by the fork server, so that every run's process starts with it: the trainer, and the code's digest.
+"""Imports that the fork server makes once for the processes of all runs: the trainer, and the digest of the code.
 
-`torch._dynamo` is imported because PyTorch's optimizers import it when they are built, which takes seconds.
+`torch._dynamo` is among it since PyTorch's optimizers import it when they are built, which takes seconds.
 """
 
 import torch._dynamo  # noqa: F401

@@ -1,6 +1,6 @@
-"""A training step on one batch: gradients, then the move; on a GPU replayed from CUDA graphs, without launch gaps.
+"""A training step in two halves, gradients and move; on a GPU both are replayed from CUDA graphs, without launch gaps.
 
-Between the two the host reads loss and norm, once, so that a step without finite gradients is never made.
+Between the halves the host reads loss and gradient norm, once, so that a step on non-finite gradients is never made.
 """
 
 from collections.abc import Callable
@@ -9,126 +9,122 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ngpt.data.batches import Batches
+from ngpt.data.batches import Batches, Ids
+from ngpt.model.loss import cross_entropy
 from ngpt.optim.build import Optimizers
-from ngpt.training.evaluation import loss_of
-from ngpt.training.shares import Shares
+from ngpt.training.sharding import ParameterSharding
 
-Replay = Callable[[], None]
+Half = Callable[[], None]
 
 ON_DEVICE = 2**28
-"""Most training tokens that are kept on a GPU, 4 bytes each; of a longer stream the host cuts the windows."""
+"""Longest training stream, in tokens of 4 bytes, that is kept on a GPU; of a longer one the host cuts the windows."""
 
 
 class Feed:
-    """The batches of a run on its device; on a GPU the tokens lie there, and a batch costs its windows' places."""
+    """The batches of a run on its device. On a GPU the tokens are there too, and the host sends only positions."""
 
     def __init__(self, batches: Batches, device: torch.device, *, gather: bool | None = None) -> None:
-        """gather: whether the tokens go to the device; None: on a GPU, if they are not too many."""
+        """gather: whether to keep the tokens on the device; None: on a GPU, up to ON_DEVICE."""
         self.batches, self.device = batches, device
         windows = batches.windows
         if gather is None:
             gather = device.type == "cuda" and len(windows.tokens) <= ON_DEVICE
         self.tokens = torch.from_numpy(windows.tokens.astype("int32")).to(device) if gather else None
-        self.within_T = torch.arange(windows.seq_len + 1, device=device)
+        self.offsets_T = torch.arange(windows.seq_len, device=device)
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of one step, int64 (B, T) each."""
+        """Return the inputs and targets of one step, int64 (B, T) each."""
+        return self.batches.at(step, self._take)
+
+    def _take(self, starts_B: Ids) -> Tensor:
         if self.tokens is None:
-            x, y = (torch.from_numpy(ids.copy()).to(self.device) for ids in self.batches.at(step))
-            return x, y
-        starts_B = torch.from_numpy(self.batches.starts(step)).to(self.device)
-        span = self.tokens[starts_B[:, None] + self.within_T].long()
-        x_BT, y_BT = span[:, :-1].contiguous(), span[:, 1:].contiguous()
-        self.batches.windows.hide_context(y_BT)
-        return x_BT, y_BT
+            return torch.from_numpy(self.batches.windows.take(starts_B)).to(self.device)
+        return self.tokens[torch.from_numpy(starts_B).to(self.device)[:, None] + self.offsets_T].long()
 
 
 class TrainingStep:
-    """Model, optimizers and batches of a run as the two halves of a step, and what ranks exchange in between.
+    """Model, optimizers and batches of a run as the two halves of a step, with what ranks exchange in between.
 
     With `compiled` torch.compile makes the forward and the backward pass, which rounds differently. With `graphs` both
-    halves are captured after the first step made and replayed from then on: the same kernels, no launches by the host.
+    halves are captured after the first step that moved the weights and replayed from then on: the same kernels, not
+    launched by the host.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizers: Optimizers,
-        feed: Feed,
-        autocast: torch.autocast,
-        shares: Shares,
-        *,
-        compiled: bool,
-        graphs: bool,
-    ) -> None:
-        self.model, self.optimizers, self.feed, self.autocast = model, optimizers, feed, autocast
-        self.shares = shares
-        self.compiled, self.capturing = compiled, graphs
-        self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
-        self.captured: tuple[Replay, Replay] | None = None
-        self.gradients: list[Tensor] = []
+    x_BT: Tensor
+    y_BT: Tensor
+    outcome: Tensor
+    """loss and gradient norm, (2,)"""
+    captured: bool
+    backward: Half
+    """computes the gradients and `outcome` of the batch"""
+    move: Half
+    """makes one step of the optimizers along the gradients"""
 
-    def said_in_one_line(self) -> str:
-        """How steps are made, for the record."""
-        made = ("compiled" if self.compiled else "eager") + (", CUDA graphs" if self.capturing else "")
-        return made + self.shares.said_in_one_line()
+    def __init__(
+        self, model: nn.Module, optimizers: Optimizers, feed: Feed, autocast: torch.autocast,
+        sharding: ParameterSharding, *, compiled: bool, graphs: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.optimizers, self.feed, self.autocast = model, optimizers, feed, autocast
+        self.sharding, self.compiled, self.graphs = sharding, compiled, graphs
+        self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
+        self.gradients: list[Tensor] = []
+        """what this rank's optimizers see"""
+        self.discard_graphs()
+
+    def describe(self) -> str:
+        """Return how steps are run, for the record."""
+        mode = ("compiled" if self.compiled else "eager") + (", CUDA graphs" if self.graphs else "")
+        return mode + self.sharding.describe()
 
     def take_gradients(self, step: int) -> tuple[float, float]:
-        """Gradients of step `step`'s batch; its loss in nats per token, and their norm. Waits for the device."""
-        batch = self.feed.at(step)
-        if self.captured is None:
-            self.x_BT, self.y_BT = batch
-            self._forward_and_backward()
+        """Compute the gradients of a step's batch; return its loss in nats per token and their norm, of all ranks.
+
+        Waits for the device.
+        """
+        x_BT, y_BT = self.feed.at(step)
+        if self.captured:
+            self.x_BT.copy_(x_BT)
+            self.y_BT.copy_(y_BT)
         else:
-            self.x_BT.copy_(batch[0])
-            self.y_BT.copy_(batch[1])
-            self.captured[0]()
+            self.x_BT, self.y_BT = x_BT, y_BT
+        self.backward()
         loss, norm = self.outcome.tolist()
         return loss, norm
 
     def scale_gradients(self, factor: float) -> None:
-        """Multiply all gradients that this rank's optimizers see."""
+        """Multiply the gradients by `factor`, in place."""
         torch._foreach_mul_(self.gradients, factor)
 
-    def move(self) -> None:
-        """One step of the optimizers along the gradients."""
-        if self.captured is None:
-            self.optimizers.move()
-        else:
-            self.captured[1]()
-
     def end(self, *, moved: bool) -> None:
-        """Forget the gradients; after the first step made, capture: by then all that lasts has its place in memory."""
-        if self.captured is None:
+        """Free the gradients; after the first step that `moved`, capture, since all lasting memory is allocated now."""
+        if not self.captured:
             self.gradients = []
-            self.shares.forget_gradients()
-            if self.capturing and moved:
-                self._capture()
+            self.sharding.zero_grad()
+            if self.graphs and moved:
+                pool = torch.cuda.graph_pool_handle()  # shared by both halves, which are replayed in this order
+                self.backward = capture(self._forward_and_backward, pool)
+                self.move = capture(self.optimizers.move, pool)
+                self.captured = True
 
-    def optimizers_changed(self) -> None:
-        """What was captured is no longer what a step does."""
-        self.captured = None
-        self.shares.forget_gradients()
+    def discard_graphs(self) -> None:
+        """Run both halves eagerly until the next capture, as at first and after the optimizers have changed."""
+        self.captured = False
+        self.backward, self.move = self._forward_and_backward, self.optimizers.move
+        self.sharding.zero_grad()
 
     def _loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         with self.autocast:
             logits_BTV = self.model(x_BT)
-        return loss_of(logits_BTV, y_BT)
+        return cross_entropy(logits_BTV, y_BT)
 
     def _forward_and_backward(self) -> None:
         loss = self.loss(self.x_BT, self.y_BT)
         loss.backward()
-        self.gradients, self.outcome = self.shares.collect(loss)
-
-    def _capture(self) -> None:
-        """Both halves share memory: they are replayed in this order."""
-        pool = torch.cuda.graph_pool_handle()
-        self.captured = capture(self._forward_and_backward, pool), capture(self.optimizers.move, pool)
+        self.gradients, self.outcome = self.sharding.collect(loss)
 
 
-def capture(half: Callable[[], None], pool: Any) -> Replay:
-    """Record what `half` launches, without carrying it out; a call of the result carries it out."""
+def capture(half: Half, pool: Any) -> Half:
+    """Record the kernels that `half` launches, without running them; a call of the result runs them."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
         half()

@@ -1,4 +1,4 @@
-"""What a step did to the unit vectors, measured and never fed back. See `Telemetry.measure` for the quantities."""
+"""Telemetry: what a step did to the unit vectors, measured and never fed back. See `Telemetry.measure`."""
 
 from collections.abc import Mapping
 
@@ -9,81 +9,76 @@ from ngpt import polar, sphere
 from ngpt.model.layers import GatedResidual, PaperResidual
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.projection import LazyProjection
-from ngpt.optim.sharded import whole_of
-from ngpt.training.shares import Shares
+from ngpt.optim.sharded import full_tensor
+from ngpt.training.sharding import ParameterSharding
 
 
 class Telemetry:
-    """Compares the weights before and after a step, by role."""
+    """Compares the weights before and after a step, by role, and knows the drift of the latest projection."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        specs: Mapping[str, ParameterSpec],
-        projection: LazyProjection,
-        shares: Shares | None = None,
-    ) -> None:
-        """shares: which of the parameters this rank steps; None: all."""
-        self.model = model
-        self.projection = projection
-        self.specs = specs
-        self.shares = shares or Shares(model, specs)
+        self, model: nn.Module, specs: Mapping[str, ParameterSpec], projection: LazyProjection,
+        sharding: ParameterSharding | None = None, *, every: int = 0,
+    ) -> None:  # fmt: skip
+        """sharding: which of the parameters this rank steps; None: all. every: steps between figures; 0: never any."""
+        self.model, self.specs, self.projection, self.every = model, specs, projection, every
+        self.sharding = sharding or ParameterSharding(model, specs)
         self.before: dict[str, Tensor] = {}
+
+    def is_due(self, step: int) -> bool:
+        """Return whether to measure the `step`-th step, counted from 1."""
+        return self.every > 0 and (step % self.every == 0 or step == 1)
+
+    def reads_drift(self, step: int) -> bool:
+        """Return whether figures are due after the `step`-th step and before the next projection but one.
+
+        Only then does the projection measure the drift, which costs as much as the projection itself.
+        """
+        return self.every > 0 and (step // self.every + 1) * self.every <= step + self.projection.every
 
     @torch.no_grad()
     def remember(self) -> None:
         """Keep a copy of the weights before the step."""
-        on_sphere = ((n, p) for n, p in self.shares.owned.items() if self.specs[n].sphere_dim is not None)
+        on_sphere = ((n, p) for n, p in self.sharding.owned.items() if self.specs[n].sphere_dim is not None)
         self.before = {name: parameter.detach().clone() for name, parameter in on_sphere}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Figures of the step since `remember`, for each role on the sphere; of several ranks, on the first.
+        """Return figures of the step since `remember`, by role on the sphere; with several ranks, on rank 0 only.
 
-        rotation_<role>_rad: mean angle between a vector before and after; rotation_spread_<role>: its standard
-        deviation over the vectors, relative to that. radial_share_<role>: root of the share of the update's squared
-        length that points along the vectors, which projection throws away; of a step that keeps unit vectors, half the
-        rotation. drift_<role>: largest | |w| - 1 | when the
-        latest lazy projection came. orthogonality_error: of the hidden matrices' updates, scaled to the Frobenius norm
-        of a polar factor; 0 if every update is a multiple of one. gate_*: the gates after the sigmoid; step_*: the
-        effective residual step sizes.
+        rotation_<role>_rad: mean angle between a vector before and after. rotation_spread_<role>: standard deviation of
+        that angle over the vectors, divided by its mean. radial_share_<role>: square root of the share of the update's
+        squared length that points along the vectors, which projection removes; for a step that keeps unit vectors, half
+        the rotation. drift_<role>: largest | |w| - 1 | just before the latest lazy projection. orthogonality_error: of
+        the hidden matrices' updates, scaled to the Frobenius norm of a polar factor; 0 if every update is a multiple of
+        one. gate_*: the gates after the sigmoid. step_*: the effective residual step sizes.
         """
         found: dict[str, Tensor] = {}
         for name, part in self.before.items():
-            before, after = whole_of(part), whole_of(self.shares.owned[name])
-            if self.shares.owner[name] == self.shares.ranks.index:
-                found |= {f"step.{name}.{key}": value for key, value in self._compare(name, before, after).items()}
+            before, after = full_tensor(part), full_tensor(self.sharding.owned[name])
+            if self.sharding.owner[name] == self.sharding.ranks.index:
+                found |= {f"{name}.{key}": value for key, value in self._compare(name, before, after).items()}
         self.before = {}
-        found, drift = self.shares.gather(found), self.seen_drift()
-        if not self.shares.ranks.first:
+        found, drift = self.sharding.gather(found), self.seen_drift()
+        if not self.sharding.ranks.is_first:
             return {}
-        angles: dict[Role, list[Tensor]] = {}
-        radial: dict[Role, list[Tensor]] = {}
-        length: dict[Role, list[Tensor]] = {}
-        errors: list[Tensor] = []
-        for name, spec in self.specs.items():
-            of = f"step.{name}"
-            if f"{of}.angle" in found:
-                angles.setdefault(spec.role, []).append(found[f"{of}.angle"])
-                radial.setdefault(spec.role, []).append(found[f"{of}.radial"])
-                length.setdefault(spec.role, []).append(found[f"{of}.length"])
-                errors += [found[f"{of}.error"]] if spec.role == Role.HIDDEN else []
         figures: dict[str, float] = {}
-        for role in angles:
-            angle = torch.cat(angles[role])
+        roles = {name: spec.role for name, spec in self.specs.items() if f"{name}.angle" in found}
+        for role in dict.fromkeys(roles.values()):
+            names, keys = [name for name in roles if roles[name] == role], ("angle", "radial", "length")
+            angle, radial, length = (torch.cat([found[f"{name}.{key}"] for name in names]) for key in keys)
             figures[f"rotation_{role}_rad"] = angle.mean().item()
             if angle.any():
                 figures[f"rotation_spread_{role}"] = (angle.std() / angle.mean()).item()
-            total = torch.cat(length[role]).sum()
-            if total > 0:
-                figures[f"radial_share_{role}"] = (torch.cat(radial[role]).sum() / total).sqrt().item()
+            if length.sum() > 0:
+                figures[f"radial_share_{role}"] = (radial.sum() / length.sum()).sqrt().item()
         figures |= {f"drift_{role}": value for role, value in drift.items()}
-        if errors:
+        if errors := [found[f"{name}.error"] for name in self.specs if f"{name}.error" in found]:
             figures["orthogonality_error"] = torch.stack(errors).mean().item()
         return figures | self._gates()
 
     def _compare(self, name: str, before: Tensor, after: Tensor) -> dict[str, Tensor]:
-        """Of one parameter: the angle of each vector, two squared lengths (1,) and, of a hidden matrix, the error."""
+        """Return each vector's angle, two squared lengths (1,) and, for a hidden matrix, the orthogonality error."""
         dim = self.specs[name].sphere_dim
         assert dim is not None
         x, update = sphere.project(before, dim=dim), after - before
@@ -97,13 +92,15 @@ class Telemetry:
             found["error"] = polar.orthogonality_error(update * (k**0.5 / norm)) if norm > 0 else norm
         return found
 
-    def seen_drift(self) -> dict[Role, float]:
-        """`LazyProjection.seen_drift` over the parameters of all ranks."""
-        seen = {role: value.item() for role, value in self.projection.seen_drift.items()}
-        if self.shares.ranks.count == 1:
-            return seen
-        largest = dict(zip(Role, self.shares.ranks.largest([seen.get(role, -1.0) for role in Role]), strict=True))
-        return {role: value for role, value in largest.items() if value >= 0}
+    def seen_drift(self) -> dict[str, float]:
+        """Return `LazyProjection.seen_drift` over the parameters of all ranks, by role."""
+        seen = self.projection.seen_drift
+        largest = self.sharding.ranks.all_reduce_max([seen[role].item() if role in seen else -1.0 for role in Role])
+        return {role.value: value for role, value in zip(Role, largest, strict=True) if not value < 0}
+
+    def restore_drift(self, seen: Mapping[str, float]) -> None:
+        """Set the drift that a checkpoint kept."""
+        self.projection.seen_drift = {Role(role): torch.tensor(value) for role, value in seen.items()}
 
     def _gates(self) -> dict[str, float]:
         gates = [p for n, p in self.model.named_parameters() if self.specs[n].role == Role.GATE]

@@ -1,4 +1,4 @@
-"""The process of one run. It imports nothing but the trainer, which its fork server already holds."""
+"""The process of one run in a campaign. It imports only the trainer, which its fork server has already loaded."""
 
 import os
 import signal
@@ -11,39 +11,36 @@ from ngpt.config import RunConfig, Runtime
 from ngpt.errors import InputError
 
 PROGRESS_SECONDS = 0.2
-"""Shortest time between two reports of progress."""
+"""Least time between two progress reports."""
 
 Message = tuple[str, Any]
-"""What a run tells its runner: ("step", (step, loss)), ("busy", ""), ("error", message)"""
+"""What a run sends to its runner: ("step", (step, loss)), ("busy", "") or ("error", message)"""
 
 
 def carry_out_run(config: RunConfig, runtime: Runtime, connection: Connection) -> None:
-    """Train in a process group of its own, so that Ctrl-C does not reach it; tell the runner through `connection`."""
+    """Train in a process group of its own, so that Ctrl-C does not reach it, and report through `connection`."""
     os.setpgrp()
     last = 0.0
 
     def report(step: int, loss: float) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last < PROGRESS_SECONDS:
-            return
-        last = now
-        try:
-            connection.send(("step", (step, loss)))
-        except BrokenPipeError:  # the runner is gone: stop as if asked to
-            os.kill(os.getpid(), signal.SIGTERM)
+        if time.monotonic() - last >= PROGRESS_SECONDS:
+            last = time.monotonic()
+            try:
+                connection.send(("step", (step, loss)))
+            except BrokenPipeError:  # the runner is gone: stop as if asked to
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    messages, _ = _train(config, runtime, report)
-    for message in messages:
+    for message in _train(config, runtime, report)[0]:
         connection.send(message)
 
 
 class StoppedError(Exception):
-    """A run was asked to stop, and not by its runner, for which Ray does not try it again: its machine goes down."""
+    """A run was stopped, but not by its runner: its machine goes down, and Ray should try the run again elsewhere."""
 
 
 def carry_out_task(config: RunConfig, runtime: Runtime, folder: str) -> list[Message]:
-    """Train as a task of a cluster, with `folder` as the working directory; what remains to be told at the end."""
+    """Train as a task of a cluster in the working directory `folder`; return the messages left at the end."""
     os.chdir(folder)
     messages, stopped = _train(config, runtime, None)
     if stopped:
@@ -54,7 +51,7 @@ def carry_out_task(config: RunConfig, runtime: Runtime, folder: str) -> list[Mes
 def _train(
     config: RunConfig, runtime: Runtime, report: Callable[[int, float], None] | None
 ) -> tuple[list[Message], bool]:
-    """What remains to be told, and whether the run was stopped before its end."""
+    """Train; return the messages left at the end, and whether the run was stopped before its end."""
     from ngpt.training.folder import RunBusyError
     from ngpt.training.trainer import train
 

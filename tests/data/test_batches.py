@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngpt.data.batches import UNSCORED, Batches, Windows, validation_batches
+from ngpt.data.batches import IGNORE_INDEX, Batches, Windows, validation_batches
 from ngpt.data.tokenizers import Tokens
 
 COUNT = 1003
@@ -116,11 +116,10 @@ def test_spreading_what_is_spread_keeps_to_it(count: int, first: int, second: in
     whole = Windows(stream(count), 1)
     spread = whole.spread(first)
     assert spread.count == min(first, whole.count) and spread.spread(spread.count) == spread
-    kept = spread.spread(second).kept
-    assert (
-        kept is not None and spread.kept is not None and set(kept) <= set(spread.kept) and len(set(kept)) == len(kept)
-    )
-    np.testing.assert_array_equal(spread.at([spread.count - 1])[0][:, 0], [spread.kept[-1]])
+    subset = spread.spread(second).subset
+    assert subset is not None and spread.subset is not None and set(subset) <= set(spread.subset)
+    assert len(set(subset)) == len(subset)
+    np.testing.assert_array_equal(spread.at([spread.count - 1])[0][:, 0], [spread.subset[-1]])
     for none in (0, -1):
         with pytest.raises(ValueError, match="no windows"):
             whole.spread(none)
@@ -140,7 +139,7 @@ def test_records_are_seen_from_their_beginning_and_their_context_is_no_target(
         for row_x, row_y in zip(x, y, strict=True):
             at = np.arange(row_x[0], row_x[0] + seq_len + 1)
             np.testing.assert_array_equal(row_x, at[:-1])
-            np.testing.assert_array_equal(row_y, np.where(at[1:] % record < context, UNSCORED, at[1:]))
+            np.testing.assert_array_equal(row_y, np.where(at[1:] % record < context, IGNORE_INDEX, at[1:]))
 
 
 def test_a_record_must_be_longer_than_its_window() -> None:
@@ -150,6 +149,6 @@ def test_a_record_must_be_longer_than_its_window() -> None:
 
 
 def test_a_window_must_reach_beyond_the_context() -> None:
-    assert (Windows(stream(30), 5, record=10, context=5).at([0])[1] != UNSCORED).sum() == 1
+    assert (Windows(stream(30), 5, record=10, context=5).at([0])[1] != IGNORE_INDEX).sum() == 1
     with pytest.raises(ValueError, match="no target behind 6 tokens"):
         Windows(stream(30), 5, record=10, context=6)

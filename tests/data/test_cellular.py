@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from ngpt.config import DataConfig
-from ngpt.data.batches import UNSCORED, Batches
+from ngpt.data.batches import IGNORE_INDEX, Batches
 from ngpt.data.cellular import CANDIDATES, Automaton, Rules, gzip_ratio, patch_tokens, simulate, step, trajectories
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import InputError
@@ -27,7 +27,7 @@ def generator(stream: int, batch: int = 0) -> np.random.Generator:
 def cells_of(tokens: np.ndarray, automaton: Automaton) -> np.ndarray:
     """The inverse of the tokenization by hand: (S, L) tokens to (S, grids, H, W) cells."""
     n, side = automaton.states, automaton.grid // 2
-    grids = tokens.astype(int).reshape(len(tokens), automaton.grids, automaton.tokens_a_grid)[:, :, 1:-1]
+    grids = tokens.astype(int).reshape(len(tokens), automaton.grids, automaton.tokens_per_grid)[:, :, 1:-1]
     cells = np.zeros((len(tokens), automaton.grids, automaton.grid, automaton.grid), int)
     for place in range(side * side):
         row, column = divmod(place, side)
@@ -90,11 +90,11 @@ def test_a_patch_is_a_number_of_four_digits() -> None:
 
 
 def test_the_paper_s_sequence_has_the_paper_s_numbers() -> None:
-    assert (PAPER.tokens_a_grid, PAPER.tokens_a_sequence, PAPER.vocab_size) == (38, 1026, 10_002)
+    assert (PAPER.tokens_per_grid, PAPER.tokens_per_sequence, PAPER.vocab_size) == (38, 1026, 10_002)
     corpus = load_corpus(DataConfig(data="nca:rules=8"))
     assert corpus.record == 1026 and corpus.vocab_size == 10_002 and corpus.train.dtype == np.uint16
     x, y = Batches(corpus.windows(corpus.train, 1024), batch_size=8, seed=0).at(0)
-    assert ((y != UNSCORED).sum(axis=1) == 987).all() and (x[:, 0] == 10_000).all() and (x < 10_002).all()
+    assert ((y != IGNORE_INDEX).sum(axis=1) == 987).all() and (x[:, 0] == 10_000).all() and (x < 10_002).all()
 
 
 @pytest.mark.parametrize("automaton", [PAPER, SMALL], ids=["paper", "small"])
@@ -129,7 +129,7 @@ def test_what_is_kept_is_inside_the_band_measured_on_its_first_grids() -> None:
 
 def test_a_stream_is_a_function_of_its_name_and_a_shorter_one_its_beginning() -> None:
     long, short = (trajectories(SMALL, count, stream=0) for count in (300, 5))
-    assert long.shape == (300, SMALL.tokens_a_sequence)
+    assert long.shape == (300, SMALL.tokens_per_sequence)
     np.testing.assert_array_equal(long[:5], short)
     np.testing.assert_array_equal(long, trajectories(SMALL, 300, stream=0))
     other = trajectories(SMALL, 300, stream=1)
@@ -140,7 +140,7 @@ def test_a_stream_is_a_function_of_its_name_and_a_shorter_one_its_beginning() ->
 
 def test_the_corpus_gives_records_and_scores_no_first_grid() -> None:
     corpus = load_corpus(DataConfig(data="nca:rules=40,states=3,grid=6,grids=5,ratio_grids=4,burn_in=2,ratio_low=0.3"))
-    assert (corpus.record, corpus.context, corpus.byte_lengths) == (SMALL.tokens_a_sequence, 11, None)
+    assert (corpus.record, corpus.context, corpus.byte_lengths) == (SMALL.tokens_per_sequence, 11, None)
     assert len(corpus.train) == 40 * 55 and len(corpus.val) == 2 * 55
     np.testing.assert_array_equal(corpus.train.reshape(40, 55), trajectories(SMALL, 40, stream=0))
     windows = corpus.windows(corpus.train, 20)
@@ -148,7 +148,7 @@ def test_the_corpus_gives_records_and_scores_no_first_grid() -> None:
     x, y = windows.at([0, 39, 7])
     for row, record in enumerate((0, 39, 7)):
         np.testing.assert_array_equal(x[row], corpus.train[55 * record : 55 * record + 20])
-        assert y[row].tolist() == [UNSCORED] * 10 + corpus.train[55 * record + 11 : 55 * record + 21].tolist()
+        assert y[row].tolist() == [IGNORE_INDEX] * 10 + corpus.train[55 * record + 11 : 55 * record + 21].tolist()
     with pytest.raises(ValueError, match="a record of 55 tokens holds no window of 55"):
         corpus.windows(corpus.train, 55)
     other = load_corpus(DataConfig(data="nca:rules=40,states=3,grid=6,grids=5,ratio_grids=4,burn_in=3,ratio_low=0.3"))

@@ -197,7 +197,7 @@ def test_queries_and_keys_are_unit_after_rope_and_the_scale_comes_last(
     # the scale, which belongs to q and to k, is applied squared to q: it is the product that counts
     np.testing.assert_allclose(np.linalg.norm(k_BHTK, axis=-1), ones)
     np.testing.assert_allclose(np.linalg.norm(q_BHTK / (s**2)[:, None], axis=-1), ones)
-    assert np.abs(np.linalg.norm(v_BHTK, axis=-1) - 1).min() > 0.01, "v is not normalised"
+    assert np.abs(np.linalg.norm(v_BHTK, axis=-1) - 1).min() > 0.01, "v is not normalized"
 
     h = effective(model, config)["embedding"][ids[0].numpy()]
     for head in range(H):

@@ -26,7 +26,7 @@ from ngpt.errors import exit_code_of
 from ngpt.flags import to_flags
 from ngpt.optim.muon import SimpleMuon
 from ngpt.presets import resolve
-from ngpt.training import metrics, shares, trainer
+from ngpt.training import metrics, sharding, trainer
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import RunRecord, read_metrics, read_record
 from ngpt.training.trainer import train
@@ -86,7 +86,7 @@ def die_at(place: str, count: int) -> None:
         if next(passages) == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    step, replace, write = trainer.Run._step, os.replace, metrics.MetricsFile.write
+    step, replace, write = trainer.Run.step, os.replace, metrics.MetricsFile.write
 
     def step_and_die(run: trainer.Run) -> Any:
         made = step(run)
@@ -107,7 +107,7 @@ def die_at(place: str, count: int) -> None:
             passed()
 
     if place == "after a step":
-        trainer.Run._step = step_and_die  # type: ignore[assignment, method-assign]
+        trainer.Run.step = step_and_die  # type: ignore[assignment, method-assign]
     elif place == "inside a row":
         metrics.MetricsFile.write = write_and_die  # type: ignore[assignment, method-assign]
     else:
@@ -115,7 +115,7 @@ def die_at(place: str, count: int) -> None:
 
 
 def count_calls(name: str, share: Callable[[Any, Any], float], sent: dict[str, float]) -> None:
-    """Of a collective function: add to `sent` the share of its tensor that this rank has to send."""
+    """Make a collective add to `sent` the bytes of its tensor that this rank sends, a fraction `share` of them."""
     of_fsdp = {"all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
     called = of_fsdp.get(name, name)
     if name in of_fsdp and hasattr(dist, f"{name}_single"):
@@ -182,7 +182,7 @@ def command(
     """Run the command in this process, with its standard error in a file."""
     os.environ |= environment
     if "SHARDED_DIM" in environment:
-        shares.Shards.__init__.__kwdefaults__["dim"] = int(environment["SHARDED_DIM"])
+        sharding.FullyShardedParameters.__init__.__kwdefaults__["dim"] = int(environment["SHARDED_DIM"])
     if "BROKEN_AT" in environment:
         SimpleMuon.step = broken_step(int(environment["BROKEN_AT"]))  # type: ignore[assignment, method-assign]
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)

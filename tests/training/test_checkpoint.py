@@ -15,7 +15,7 @@ from ngpt.model import build_model
 from ngpt.optim.build import Optimizers, build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import checkpoint
-from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, unpack, write_tensors
+from ngpt.training.checkpoint import pack_state, read_tensors, tensors_sha256, unpack_state, write_tensors
 
 VOCAB = 11
 STATE = {"steps": 3, "loss": 0.1 + 0.2, "name": "größer", "list": [None, True]}
@@ -156,26 +156,26 @@ def test_no_file_is_named(tmp_path: Path, kind: str) -> None:
 def test_a_model_and_its_optimizers_continue_to_the_same_bits(tmp_path: Path, optimizer: str, steps: int) -> None:
     path = tmp_path / "checkpoint.safetensors"
     model, optimizers = build(small(optimizer), steps=steps)
-    before = bits(pack(dict(model.named_parameters()), optimizers.all))
-    write_tensors(path, pack(dict(model.named_parameters()), optimizers.all), {})
+    before = bits(pack_state(dict(model.named_parameters()), optimizers.all))
+    write_tensors(path, pack_state(dict(model.named_parameters()), optimizers.all), {})
 
     copy, copy_optimizers = build(small(optimizer), steps=0, seed=1)
-    unpack(path, read_tensors(path)[0], dict(copy.named_parameters()), copy_optimizers.all)
-    assert bits(pack(dict(copy.named_parameters()), copy_optimizers.all)) == before
+    unpack_state(path, read_tensors(path)[0], dict(copy.named_parameters()), copy_optimizers.all)
+    assert bits(pack_state(dict(copy.named_parameters()), copy_optimizers.all)) == before
     ids = torch.arange(12).view(2, 6) % VOCAB
     for one, its_optimizers in ((model, optimizers), (copy, copy_optimizers)):
         one(ids).square().mean().backward()
         its_optimizers.move()
     assert (
-        bits(pack(dict(copy.named_parameters()), copy_optimizers.all))
-        == bits(pack(dict(model.named_parameters()), optimizers.all))
+        bits(pack_state(dict(copy.named_parameters()), copy_optimizers.all))
+        == bits(pack_state(dict(model.named_parameters()), optimizers.all))
         != before
     )
 
 
 def test_pack_holds_every_weight_and_every_state() -> None:
     model, optimizers = build(small(), steps=1)
-    tensors = pack(dict(model.named_parameters()), optimizers.all)
+    tensors = pack_state(dict(model.named_parameters()), optimizers.all)
     count = len(list(model.parameters()))
     matrices = sum(len(group["params"]) for group in optimizers.hidden.param_groups)
     assert sum(name.startswith("model.") for name in tensors) == count
@@ -204,11 +204,11 @@ def changes() -> Iterator[tuple[str, Change]]:
 @pytest.mark.parametrize("change", [pytest.param(change, id=name) for name, change in changes()])
 def test_what_does_not_fit_is_refused(tmp_path: Path, change: Change) -> None:
     model, optimizers = build(small(), steps=1)
-    tensors = pack(dict(model.named_parameters()), optimizers.all)
+    tensors = pack_state(dict(model.named_parameters()), optimizers.all)
     change(tensors)
     fresh, fresh_optimizers = build(small(), steps=0, seed=1)
     with pytest.raises(InputError) as caught:
-        unpack(tmp_path / "checkpoint.safetensors", tensors, dict(fresh.named_parameters()), fresh_optimizers.all)
+        unpack_state(tmp_path / "checkpoint.safetensors", tensors, dict(fresh.named_parameters()), fresh_optimizers.all)
     assert str(tmp_path / "checkpoint.safetensors") in str(caught.value)
 
 
@@ -217,10 +217,10 @@ def test_the_checkpoint_of_another_configuration_is_refused_and_nothing_is_loade
     tmp_path: Path, other: RunConfig
 ) -> None:
     other_model, other_optimizers = build(other, steps=1)
-    tensors = pack(dict(other_model.named_parameters()), other_optimizers.all)
+    tensors = pack_state(dict(other_model.named_parameters()), other_optimizers.all)
     model, optimizers = build(small(), steps=0, seed=1)
     before = bits(dict(model.named_parameters()))
     with pytest.raises(InputError) as caught:
-        unpack(tmp_path / "checkpoint.safetensors", tensors, dict(model.named_parameters()), optimizers.all)
+        unpack_state(tmp_path / "checkpoint.safetensors", tensors, dict(model.named_parameters()), optimizers.all)
     assert str(tmp_path / "checkpoint.safetensors") in str(caught.value)
     assert bits(dict(model.named_parameters())) == before

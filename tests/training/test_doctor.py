@@ -199,5 +199,5 @@ def test_a_line_lost_at_the_end_of_the_metrics_is_seen(copied: Path, capsys: pyt
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     assert all("checksum" in json.loads(line) for line in lines)
     (folder / "metrics.jsonl").write_text("".join(lines[:-1]))
-    code, said = diagnosis(copied, capsys)
-    assert code == 1 and any("metrics.jsonl: its lines end at step 11 of 12" in line for line in said)
+    code, lines = diagnosis(copied, capsys)
+    assert code == 1 and any("metrics.jsonl: its lines end at step 11 of 12" in line for line in lines)

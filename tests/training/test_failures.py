@@ -19,10 +19,11 @@ from ngpt.command import main
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import InputError
 from ngpt.model import layers
+from ngpt.model.loss import cross_entropy
 from ngpt.optim.muon import SimpleMuon
 from ngpt.training import step, trainer
-from ngpt.training.checkpoint import pack, read_tensors, tensors_sha256, write_tensors
-from ngpt.training.evaluation import loss_of
+from ngpt.training.checkpoint import pack_state, read_tensors, tensors_sha256, write_tensors
+from ngpt.training.fallback import Fallback
 from ngpt.training.folder import CHECKPOINT, WEIGHTS
 from ngpt.training.record import read_record
 
@@ -44,8 +45,8 @@ BAD = [nan_loss, infinite_loss, nan_gradient]
 
 def poison(patch: pytest.MonkeyPatch, bad: Callable[[Tensor], Tensor], steps: range | set[int]) -> None:
     """Spoil the loss of some steps, counted from 1; validation is not touched."""
-    calls, clean = itertools.count(1), loss_of
-    patch.setattr(step, "loss_of", lambda *args: (bad if next(calls) in steps else torch.clone)(clean(*args)))
+    calls, clean = itertools.count(1), cross_entropy
+    patch.setattr(step, "cross_entropy", lambda *args: (bad if next(calls) in steps else torch.clone)(clean(*args)))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
@@ -65,7 +66,7 @@ def test_one_bad_activation_leaves_weights_and_state_finite(
     monkeypatch.setattr(layers.SwiGLU, "forward", spoilt)
 
     def look(*_: Any) -> None:
-        for name, tensor in pack(dict(parts.model.named_parameters()), parts.optimizers.all).items():
+        for name, tensor in pack_state(dict(parts.model.named_parameters()), parts.optimizers.all).items():
             assert tensor.isfinite().all(), name
 
     folder, record = start(small(data, optimizer=optimizer, n_layer=1), tmp_path, look)
@@ -83,7 +84,9 @@ def test_a_bad_gradient_is_skipped_and_counted(
     folder, record = start(
         small(data, optimizer=optimizer, lazy_proj_freq=100),
         tmp_path,
-        lambda *_: digests.append(tensors_sha256(pack(dict(parts.model.named_parameters()), parts.optimizers.all))),
+        lambda *_: digests.append(
+            tensors_sha256(pack_state(dict(parts.model.named_parameters()), parts.optimizers.all))
+        ),
     )
     assert (record.status, record.skipped_steps, record.steps) == ("done", 3, 12)
     assert json.loads((folder / "record.json").read_text())["skipped_steps"] == 3
@@ -182,20 +185,20 @@ def test_normuon_takes_over_from_the_weights_before_the_broken_step(
     break_muon(monkeypatch, 5)
     digests: list[str] = []
     arguments = [flag for flag in flags(small(data, **FALLING), tmp_path) if flag != "--no-progress"]
-    clean, fall_back = trainer.Run._step, trainer.Run._fall_back
+    clean, take_over = trainer.Run.step, Fallback.take_over
 
     def watched_step(run: trainer.Run) -> Any:
         digests.append(tensors_sha256(dict(run.model.named_parameters())))
         return clean(run)
 
-    def watched_fall(run: trainer.Run) -> bool:
-        fell = fall_back(run)
-        digests.append(tensors_sha256(dict(run.model.named_parameters())))
-        assert not run.optimizers.hidden.state, "fresh momentum"
+    def watched_fall(fallback: Fallback) -> bool:
+        fell = take_over(fallback)
+        digests.append(tensors_sha256(dict(parts.model.named_parameters())))
+        assert not parts.optimizers.hidden.state, "fresh momentum"
         return fell
 
-    monkeypatch.setattr(trainer.Run, "_step", watched_step)
-    monkeypatch.setattr(trainer.Run, "_fall_back", watched_fall)
+    monkeypatch.setattr(trainer.Run, "step", watched_step)
+    monkeypatch.setattr(Fallback, "take_over", watched_fall)
     assert main(arguments) == 0
     captured = capsys.readouterr()
     folder = Path(captured.out.splitlines()[-1])
@@ -248,7 +251,7 @@ def test_a_checkpoint_without_the_weights_to_fall_back_to_is_refused(
     config = small(data, **FALLING)
     folder = killed(config, tmp_path)
     tensors, state = read_tensors(folder / CHECKPOINT)
-    first = next(name for name in tensors if name.startswith(trainer.BEFORE))
+    first = next(name for name in tensors if name.startswith("before."))
     write_tensors(folder / CHECKPOINT, {n: t for n, t in tensors.items() if n != first}, state)
     with pytest.raises(InputError, match="the weights to fall back to"):
         start(config, tmp_path, resume=True)

@@ -29,7 +29,7 @@ from ngpt.config import Runtime, from_dict
 from ngpt.data.shards import HEADER_BYTES, read_shard, write_shard
 from ngpt.errors import EXIT_BAD_INPUT, InputError, exit_code_of
 from ngpt.files import read_json, write_json
-from ngpt.training.checkpoint import progressed_of, read_tensors, write_tensors
+from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, write_tensors
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
 from ngpt.training.trainer import train
@@ -168,7 +168,7 @@ def test_states_of_checkpoints_that_are_whole_and_wrong(run: Path, tmp_path: Pat
     generator, path, seen = random.Random(3), tmp_path / CHECKPOINT, 0
     for number in range(count):
         changed = mutated(state, generator)
-        found = refused(partial(progressed_of, changed, path), path)
+        found = refused(partial(parse_checkpoint_state, changed, path), path)
         seen += found is None
         if found is not None:
             assert dataclasses.asdict(found) == changed | {"record": dataclasses.asdict(found.record)}, number
@@ -232,8 +232,8 @@ def test_damaged_shards(tmp_path: Path, count: int) -> None:
     ("name", "content", "reason"),
     [
         ("latin.txt", "caf\xe9 ".encode("latin-1") * 2000, "not UTF-8 at byte 3"),
-        ("empty.txt", b"", "are not one window"),
-        ("blank.txt", b" \n\t\n" * 2000, "are not one window"),
+        ("empty.txt", b"", "hold no window"),
+        ("blank.txt", b" \n\t\n" * 2000, "hold no window"),
         ("nul.jsonl", b"\x00" * 5000, "line 1: not JSON"),
         ("deep.jsonl", b"[" * 200_000, "line 1: not JSON"),
         ("list.jsonl", b'["a"]\n', "line 1: no string under 'text'"),

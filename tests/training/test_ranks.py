@@ -45,7 +45,7 @@ from ngpt.presets import resolve
 from ngpt.ranks import Ranks
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
-from ngpt.training.shares import Replicas, Shards, owners
+from ngpt.training.sharding import FullyShardedParameters, ShardedOptimizerState, owners
 
 TOLERANCE = 1e-6
 """Relative, of losses in float32: ranks add the same numbers in another order."""
@@ -61,13 +61,13 @@ STEPS: dict[str, dict[str, Any]] = {
     "clipped, scheduled": {"grad_clip": 0.05, "schedule": "cosine", "warmup_steps": 3},
 }
 QUICK = [
-    ("clipped, scheduled", 2, "replicas"), ("geodesic lr", 4, "replicas"),
+    ("clipped, scheduled", 2, "zero1"), ("geodesic lr", 4, "zero1"),
     ("linear", 2, "fsdp"), ("normuon, cautious decay", 4, "fsdp"),
 ]  # fmt: skip
 
 
 def thirty(data: str, **fields: Any) -> RunConfig:
-    """Thirty steps of two layers: 14 hidden matrices, which 4 ranks cannot share equally.
+    """Thirty steps of two layers: 14 hidden matrices, which 4 ranks cannot divide equally.
 
     Validations come at other steps than projections, which would leave nothing to restore.
     """
@@ -101,7 +101,7 @@ def only(out: Path) -> Path:
     ("name", "count", "parallel"),
     [
         pytest.param(name, count, parallel, marks=[] if (name, count, parallel) in QUICK else pytest.mark.slow)
-        for name in STEPS for count in (2, 3, 4) for parallel in ("replicas", "fsdp")
+        for name in STEPS for count in (2, 3, 4) for parallel in ("zero1", "fsdp")
     ],
 )  # fmt: skip
 def test_any_number_of_ranks_has_the_losses_of_one_process(
@@ -112,7 +112,7 @@ def test_any_number_of_ranks_has_the_losses_of_one_process(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
     record = read_record(only(tmp_path / "runs"))
     assert (record.ranks, record.status) == (count, "done")
-    assert record.engine == f"eager, {count} ranks, {'shards' if parallel == 'fsdp' else 'replicas'}"
+    assert record.engine == f"eager, {count} ranks, {parallel}"
 
 
 def test_one_rank_is_one_process_to_the_bit(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
@@ -130,7 +130,7 @@ def test_a_shard_may_end_inside_a_unit_vector(data: str, tmp_path: Path, undistu
     same_losses(only(tmp_path / "runs"), undisturbed(config))
 
 
-@pytest.mark.parametrize("parallel", ["replicas", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parallel", ["zero1", pytest.param("fsdp", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_killed_rank_ends_the_others_and_the_run_resumes_on_any_number(
     data: str, tmp_path: Path, undisturbed: Undisturbed, victim: int, parallel: str
@@ -154,7 +154,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes_on_any_number(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
 
 
-@pytest.mark.parametrize("parallel", [pytest.param("replicas", marks=pytest.mark.slow), "fsdp"])
+@pytest.mark.parametrize("parallel", [pytest.param("zero1", marks=pytest.mark.slow), "fsdp"])
 def test_what_one_process_left_is_continued_by_several_ranks(
     data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str
 ) -> None:
@@ -166,7 +166,7 @@ def test_what_one_process_left_is_continued_by_several_ranks(
     same_losses(only(tmp_path / "runs"), undisturbed(config))
 
 
-@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+@pytest.mark.parametrize("parallel", ["zero1", "fsdp"])
 def test_normuon_takes_over_on_all_ranks(data: str, tmp_path: Path, parallel: str) -> None:
     """Step 5 breaks the weights that each rank moves; two steps later all go on from the weights before it."""
     config = thirty(data, nan_fallback="normuon", max_skipped_in_a_row=2)
@@ -178,7 +178,7 @@ def test_normuon_takes_over_on_all_ranks(data: str, tmp_path: Path, parallel: st
     assert read_record(only(tmp_path / "runs")).fell_back_at_step == 7
 
 
-@pytest.mark.parametrize("parallel", ["replicas", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parallel", ["zero1", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_time_budget_ends_all_ranks_at_one_step(data: str, tmp_path: Path, parallel: str) -> None:
     config = small(data, time_budget_seconds=0.5)
     ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 2))
@@ -187,13 +187,13 @@ def test_a_time_budget_ends_all_ranks_at_one_step(data: str, tmp_path: Path, par
 
 
 @pytest.mark.parametrize("flag", ["--save-every", "--parallel", "--resume"])
-def test_ranks_that_are_told_different_things_are_refused(data: str, tmp_path: Path, flag: str) -> None:
+def test_ranks_with_different_flags_are_refused(data: str, tmp_path: Path, flag: str) -> None:
     """They would wait for each other for ever; and nothing is touched."""
     folder, record = start(thirty(data, steps=3), tmp_path / "runs")
     common = [*to_flags(thirty(data, steps=3)), "--out", str(tmp_path / "runs"), "--no-progress"]
     other = {"--save-every": ["--save-every", "5"], "--parallel": ["--parallel", "fsdp"], "--resume": ["--resume"]}
     for child in ranks_of(common, tmp_path / "errors", 2, of_rank=[[], other[flag]]):
-        assert child.exit_code() == 2 and "the ranks have other flags" in child.errors.read_text()
+        assert child.exit_code() == 2 and "the ranks differ in flags" in child.errors.read_text()
     assert only(tmp_path / "runs") == folder and read_record(folder) == record
 
 
@@ -206,7 +206,7 @@ def test_a_run_that_others_are_working_on_is_left_by_all_ranks(data: str, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+@pytest.mark.parametrize("parallel", ["zero1", "fsdp"])
 def test_several_ranks_start_from_the_weights_of_one_process(
     data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str
 ) -> None:
@@ -231,13 +231,13 @@ def test_a_signal_to_one_rank_stops_all_after_their_step(data: str, tmp_path: Pa
 
 def test_shards_of_one_process_are_refused(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(lambda: main(flags(thirty(data), tmp_path / "runs", "--parallel", "fsdp"))) == 2
-    assert capsys.readouterr().err.startswith("error: --parallel fsdp has no effect in one process")
+    assert capsys.readouterr().err.startswith("error: --parallel fsdp has no effect in a single process")
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_by_every_rank(data: str, tmp_path: Path) -> None:
     for child in ranks_of(flags(thirty(data, batch_size=5), tmp_path / "runs"), tmp_path / "errors", 2):
-        assert child.exit_code() == 2 and "--batch-size 5 cannot be shared equally by 2" in child.errors.read_text()
+        assert child.exit_code() == 2 and "--batch-size 5 cannot be split equally among 2" in child.errors.read_text()
     assert not (tmp_path / "runs").exists()
 
 
@@ -259,7 +259,7 @@ def test_the_command_of_the_readme(data: str, tmp_path: Path, undisturbed: Undis
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, where it compiles
-@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+@pytest.mark.parametrize("parallel", ["zero1", "fsdp"])
 def test_compiled_ranks(data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str) -> None:
     config = thirty(data, compile=True)
     ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 2), seconds=300)
@@ -273,14 +273,14 @@ def half_of_the_matrices() -> None:
     model = nn.ParameterDict({name: nn.Parameter(torch.randn(4, 4)) for name in ("first", "second", "third")})
     model["scale"] = nn.Parameter(torch.ones(()))
     specs = {name: ParameterSpec(Role.HIDDEN if p.ndim else Role.SCALAR) for name, p in model.named_parameters()}
-    shares = Replicas(model, specs, ranks)
+    sharding = ShardedOptimizerState(model, specs, ranks)
     x = torch.full((4,), ranks.index + 1.0)
-    gradients, outcome = shares.collect(_backward(model["first"] @ x * model["scale"] + model["third"] @ x))
-    assert set(shares.owned) >= {"scale"} and len(gradients) == len(shares.owned)
+    gradients, outcome = sharding.collect(_backward(model["first"] @ x * model["scale"] + model["third"] @ x))
+    assert set(sharding.owned) >= {"scale"} and len(gradients) == len(sharding.owned)
     mean = torch.full((4, 4), (ranks.count + 1) / 2)
     for name, expected in {"first": mean, "second": 0 * mean, "third": mean}.items():
-        if name in shares.owned:
-            torch.testing.assert_close(shares.owned[name].grad, expected)
+        if name in sharding.owned:
+            torch.testing.assert_close(sharding.owned[name].grad, expected)
     slope = (model["first"].detach().sum() * (ranks.count + 1) / 2).square()
     assert outcome[1].item() == pytest.approx((2 * mean.square().sum() + slope).sqrt().item(), rel=1e-5)
 
@@ -301,12 +301,12 @@ def test_torchrun_begins_again_from_the_checkpoint(data: str, tmp_path: Path, un
     config = thirty(data)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3", "--nproc_per_node=2"]
     arguments = ["train_architectural.py", *flags(config, tmp_path / "runs", "--resume")]
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=said, stderr=said)
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=output, stderr=output)
         wait_for_rows(tmp_path / "runs", 7)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        assert process.wait(100) == 0, (tmp_path / "said").read_text()
+        assert process.wait(100) == 0, (tmp_path / "output").read_text()
     same_losses(only(tmp_path / "runs"), undisturbed(config))
 
 
@@ -316,7 +316,7 @@ def test_torchrun_begins_again_from_the_checkpoint(data: str, tmp_path: Path, un
 @pytest.mark.parametrize(
     ("parallel", "options"),
     [
-        ("replicas", {}), ("fsdp", {"polar_dtype": "bfloat16"}),
+        ("zero1", {}), ("fsdp", {"polar_dtype": "bfloat16"}),
         ("fsdp", {"geodesic_muon": "lr-norm", "normuon": "short-axis", "momentum_transport": "parallel"}),
     ],
 )  # fmt: skip
@@ -332,14 +332,14 @@ def test_as_many_bytes_are_sent_as_the_formulas_say(data: str, tmp_path: Path, p
     of = scaling.Parameters.of(config, 257)
     expected = scaling.payload_bytes(of, 2, parallel)
     everywhere = 12 * expected["vectors, norms and loss"]
-    if parallel == "replicas":
+    if parallel == "zero1":
         assert found["all_reduce"] == pytest.approx(everywhere, rel=1e-12)
         assert found["reduce"] == pytest.approx(12 * expected["gradients to owners"], rel=1e-12)
         assert found["broadcast"] == pytest.approx(15 * expected["weights from owners"], rel=1e-12)
     else:
         projected = 0 if options.get("geodesic_muon") else 3  # steps 5 and 10, and at the end
         assert found["all_reduce"] == pytest.approx(everywhere + projected * scaling.projection_bytes(of, 2), rel=1e-12)
-        both_ways = expected["to be orthogonalised, to owners"] + expected["updates, to shards"]
+        both_ways = expected["input of the orthogonalizer, to owners"] + expected["updates, to shards"]
         assert found["all_to_all"] == pytest.approx(12 * both_ways, rel=1e-12)
         assert found["reduce_scatter"] == pytest.approx(12 * expected["gradients onto shards"], rel=1e-12)
         evaluated = sum(of.padded(2, inside=place) for place in (True, False)) * scaling.WORD / 2
@@ -358,7 +358,7 @@ def model_of(preset: str, **fields: Any) -> tuple[nn.Module, dict[str, Parameter
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize("preset", ["tiny", "155m"])
-def test_ranks_share_the_orthogonalisation_equally(preset: str, count: int) -> None:
+def test_ranks_split_the_orthogonalization_equally(preset: str, count: int) -> None:
     """No rank has more than the mean and one matrix; at 155m that is 8% for 8 ranks."""
     model, specs, _ = model_of(preset)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -376,7 +376,7 @@ def test_ranks_share_the_orthogonalisation_equally(preset: str, count: int) -> N
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_each_rank_orthogonalises_its_share_and_keeps_only_its_state(
+def test_each_rank_orthogonalizes_its_part_and_keeps_only_its_state(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Counted in a step of each rank's optimizers; over the ranks every matrix once."""
@@ -413,8 +413,8 @@ def test_each_rank_orthogonalises_its_share_and_keeps_only_its_state(
         states.append(expected - len(others))
         names += hidden
     assert sorted(names) == sorted(name for name in specs if specs[name].role == Role.HIDDEN)
-    told = scaling.memory_bytes(scaling.Parameters.of(config, 257), count, "replicas")["optimizer state"]
-    assert max(states) * scaling.WORD == told
+    predicted = scaling.memory_bytes(scaling.Parameters.of(config, 257), count, "zero1")["optimizer state"]
+    assert max(states) * scaling.WORD == predicted
     assert max(counted) <= 1.25 * sum(counted) / count
 
 
@@ -424,9 +424,9 @@ def state_in_shards() -> None:
     config, vocabulary = resolve("tiny", n_layer=2), 256  # rows that the ranks divide
     model = build_model(config.model, vocabulary, seed=0)
     specs = parameter_specs(model)
-    shares = Shards(model, specs, ranks, torch.device("cpu"))
-    optimizers = build_optimizers(model, config, shares.owned)
-    _, outcome = shares.collect(_backward(model(torch.arange(8).reshape(2, 4) + ranks.index) / 1000))
+    sharding = FullyShardedParameters(model, specs, ranks, torch.device("cpu"))
+    optimizers = build_optimizers(model, config, sharding.owned)
+    _, outcome = sharding.collect(_backward(model(torch.arange(8).reshape(2, 4) + ranks.index) / 1000))
     assert outcome.isfinite().all()
     optimizers.move()
     kept, whole = 0, 0
@@ -435,8 +435,8 @@ def state_in_shards() -> None:
             values = [value for key, value in state.items() if key != "step"]
             kept += sum(local_of(value).numel() for value in values)
             whole += sum(value.numel() for value in values)
-    told = scaling.memory_bytes(scaling.Parameters.of(config, vocabulary), ranks.count, "fsdp")
-    assert kept * scaling.WORD == told["optimizer state, sharded"] and kept < 0.6 * whole
+    predicted = scaling.memory_bytes(scaling.Parameters.of(config, vocabulary), ranks.count, "fsdp")
+    assert kept * scaling.WORD == predicted["optimizer state, sharded"] and kept < 0.6 * whole
 
 
 def test_each_rank_keeps_as_much_state_of_shards_as_the_formula_says(tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_a_rank_without_a_matrix_steps_vectors_and_scalars(optimizer: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["replicas", "fsdp"])
+@pytest.mark.parametrize("parallel", ["zero1", "fsdp"])
 def test_more_ranks_than_hidden_matrices(data: str, tmp_path: Path, undisturbed: Undisturbed, parallel: str) -> None:
     config = thirty(data, n_layer=1, batch_size=8)
     ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 8))

@@ -11,14 +11,14 @@ from small_runs import outcome, rows, small, start
 from torch import Tensor
 
 from ngpt.config import Runtime
-from ngpt.data.batches import UNSCORED, Batches, Windows
+from ngpt.data.batches import IGNORE_INDEX, Batches, Windows
 from ngpt.model import build_model
 from ngpt.model.roles import parameter_specs
 from ngpt.optim import build
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import environment, step, trainer
-from ngpt.training.shares import Shares
+from ngpt.training.sharding import ParameterSharding
 from ngpt.training.step import Feed, TrainingStep
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def test_batches_gathered_on_the_device_are_those_of_the_host(record: int | None
     for number in (0, 1, 24, 25, 1000):
         for a, b in zip(host.at(number), device.at(number), strict=True):
             assert torch.equal(a, b) and a.dtype == b.dtype == torch.int64 and b.is_contiguous()
-    assert (device.at(0)[1][:, : max(0, context - 1)] == UNSCORED).all()
+    assert (device.at(0)[1][:, : max(0, context - 1)] == IGNORE_INDEX).all()
 
 
 def as_on_a_gpu(patch: pytest.MonkeyPatch) -> list[str]:
@@ -49,7 +49,7 @@ def as_on_a_gpu(patch: pytest.MonkeyPatch) -> list[str]:
 
         def replay() -> None:
             for training_step in made:
-                training_step.shares.forget_gradients()
+                training_step.sharding.zero_grad()
             half()
 
         return replay
@@ -93,13 +93,13 @@ def test_a_skipped_step_is_captured_later_and_a_fallback_again(
 ) -> None:
     captured = as_on_a_gpu(monkeypatch)
     calls = iter(range(1000))
-    clean = step.loss_of
+    clean = step.cross_entropy
 
     def spoilt(*args: Tensor) -> Tensor:
         number = next(calls)
         return clean(*args) * (float("nan") if number == 0 or 5 <= number < 8 else 1.0)
 
-    monkeypatch.setattr(step, "loss_of", spoilt)
+    monkeypatch.setattr(step, "cross_entropy", spoilt)
     _, record = start(small(data, nan_fallback="normuon", max_skipped_in_a_row=3), tmp_path)
     assert (record.status, record.skipped_steps, record.fell_back_at_step) == ("done", 4, 8)
     assert captured == ["_forward_and_backward", "move"] * 2
@@ -132,7 +132,7 @@ def test_no_half_waits_for_its_device(monkeypatch: pytest.MonkeyPatch, dtype: st
 
     Neither could be captured in a CUDA graph. Without AdamW, whose fused step knows no such device.
     """
-    monkeypatch.setattr(build, "_adamw", lambda parameters, *_, **options: torch.optim.SGD(parameters))
+    monkeypatch.setattr(build, "adamw", lambda parameters, *_, **options: torch.optim.SGD(parameters))
     monkeypatch.setattr(build, "_rate", lambda value, device: value)  # its bounds are checked by the host, once
     config = resolve("tiny", n_layer=1, n_embd=24, n_head=2, seq_len=8, dtype=dtype, **options)
     model = build_model(config.model, 50, seed=0).to("meta")
@@ -141,7 +141,7 @@ def test_no_half_waits_for_its_device(monkeypatch: pytest.MonkeyPatch, dtype: st
         group |= {name: torch.full((), 0.1, device="meta") for name in ("lr", "momentum")}
     made = TrainingStep(
         model, optimizers, None, torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"),
-        Shares(model, parameter_specs(model)),         compiled=False, graphs=False,
+        ParameterSharding(model, parameter_specs(model)),         compiled=False, graphs=False,
     )  # type: ignore[arg-type]  # fmt: skip
     made.x_BT = made.y_BT = torch.zeros(2, 8, dtype=torch.int64, device="meta")
     for _ in range(2):

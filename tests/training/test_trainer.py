@@ -25,7 +25,7 @@ from ngpt.identity import run_digest, run_id
 from ngpt.machine import core_count, processor
 from ngpt.model import build_model
 from ngpt.model.roles import parameter_specs
-from ngpt.training import step, trainer
+from ngpt.training import clock, step, trainer
 from ngpt.training.checkpoint import tensors_sha256, transfer
 from ngpt.training.folder import WEIGHTS
 from ngpt.training.record import read_metrics, read_record
@@ -101,7 +101,7 @@ class Clock:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.now, self.patch = 0.0, patch
-        patch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: self.now, process_time=None))
+        patch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: self.now, process_time=None))
 
     def takes(self, place: Any, name: str, seconds: float | Iterator[float]) -> None:
         """Let each call of a function take so long."""
@@ -120,10 +120,10 @@ def test_the_time_budget_counts_training_alone(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_every: int
 ) -> None:
     """The first step is start-up and takes 90 seconds, the others 1, a validation 10, a telemetry 30."""
-    clock = Clock(monkeypatch)
-    clock.takes(step, "loss_of", itertools.chain([90.0], itertools.repeat(1.0)))
-    clock.takes(trainer.Evaluator, "measure", 10.0)
-    clock.takes(trainer.Telemetry, "measure", 30.0)
+    slow = Clock(monkeypatch)
+    slow.takes(step, "cross_entropy", itertools.chain([90.0], itertools.repeat(1.0)))
+    slow.takes(trainer.Evaluator, "measure", 10.0)
+    slow.takes(trainer.Telemetry, "measure", 30.0)
     config = small(data, time_budget_seconds=6.0, eval_every=eval_every, schedule="linear")
     folder, record = start(config, tmp_path)
     validations, watched = len({7, *range(eval_every, 8, eval_every)}), 2  # after steps 1 and 4
@@ -141,7 +141,7 @@ def test_a_budget_ends_at_the_step_that_is_nearest(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """5.1 seconds: by at most half a step too long or too short, and a slower machine makes fewer steps."""
-    Clock(monkeypatch).takes(step, "loss_of", seconds)
+    Clock(monkeypatch).takes(step, "cross_entropy", seconds)
     _, record = start(small(data, time_budget_seconds=5.1), tmp_path)
     assert record.timed_steps == max(1, round(5.1 / seconds)) and abs(record.train_seconds - 5.1) <= max(
         seconds / 2, seconds - 5.1
@@ -149,13 +149,13 @@ def test_a_budget_ends_at_the_step_that_is_nearest(
 
 
 def test_the_cpu_clock_does_not_count_waiting(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a step that sleeps; and it changes nothing but the time that is told."""
-    clean = step.loss_of
-    monkeypatch.setattr(step, "loss_of", lambda *args: (time.sleep(0.05), clean(*args))[1])
+    """In steps that sleep; and the clock changes nothing but the times in the record."""
+    clean = step.cross_entropy
+    monkeypatch.setattr(step, "cross_entropy", lambda *args: (time.sleep(0.05), clean(*args))[1])
     (folder, cpu), (other, wall) = (start(small(data, clock=clock), tmp_path) for clock in ("cpu", "wall"))
     assert wall.train_seconds > 11 * 0.05 > 0.3 > cpu.train_seconds > 0
     assert outcome(folder) == outcome(other)
-    with pytest.raises(InputError, match="--clock cpu tells the time of one CPU thread"):
+    with pytest.raises(InputError, match="--clock cpu measures the time of one CPU thread"):
         trainer.train(small(data, clock="cpu"), Runtime(out=tmp_path / "refused", threads=2, progress=False))
     assert not (tmp_path / "refused").exists()
 
