@@ -1,11 +1,11 @@
-"""Gates C6: `python runners/integration_gates.py` -> reports/INTEGRATION_GATES_REPORT.md; exit code 0 PASS, 1 FAIL."""
+"""Run the gates: `python runners/integration_gates.py` -> runs/reports/INTEGRATION_GATES_REPORT.md; 0 PASS, 1 FAIL."""
 
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # the runs' processes import this file as well, and need nothing from it
+if __name__ == "__main__":  # the runs' processes import this file too and need nothing from it
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from experiments import INDEX, integration_gates
-    from ngpt.campaign.gates.command import main
+    from experiments import INDEX
+    from ngpt.campaign.engine import main
 
-    main(integration_gates.GATES, INDEX)
+    main("integration_gates", INDEX)

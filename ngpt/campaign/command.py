@@ -1,202 +1,228 @@
-"""The command line of a campaign: plan, carry out, collect, report. What every script in `runners/` calls."""
+"""A campaign as the engine carries it out: tuning, then the comparison at the rates it chose. No torch."""
+
+# ruff: noqa: D102 (methods without a docstring inherit that of `Study`)
 
 import argparse
 import math
-import shlex
-import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ngpt.campaign.collect import collect, losses_by_method
-from ngpt.campaign.definition import MOST_SEEDS, Campaign
-from ngpt.campaign.execute import Outcome, execute, finished_record
-from ngpt.campaign.index import Definition, write_index
-from ngpt.campaign.options import (
-    ASSUMED_FLOPS,
-    common_parser,
-    default_jobs,
-    launched,
-    on_cpu,
-    overrides_of,
-    require_writable,
-    where,
-)
-from ngpt.campaign.plan import Plan, PlannedRun, choose_rates, estimated_operations
-from ngpt.campaign.report import data_path, read_data, write_data, write_report
-from ngpt.campaign.reproduce import reproduce
+import numpy as np
+
+from ngpt.campaign import engine
+from ngpt.campaign.analysis.analyze import analyze
+from ngpt.campaign.analysis.verdict import Answer, Label
+from ngpt.campaign.definition import Arm, Campaign
+from ngpt.campaign.definition.plan import Plan, PlannedRun, estimated_operations
+from ngpt.campaign.engine import Batch, Study
+from ngpt.campaign.execution import options
+from ngpt.campaign.execution.collect import read_data
+from ngpt.campaign.execution.execute import Outcome, finished_record
+from ngpt.campaign.execution.reproduce import reproduce
+from ngpt.campaign.report.index import Indexed, IndexRow
+from ngpt.campaign.report.markdown import answer_of, effect_of, signed, write_report
 from ngpt.command import Parser
+from ngpt.data.cellular import Automaton, describe
 from ngpt.data.corpus import load_corpus
-from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
+from ngpt.errors import require
 from ngpt.machine import core_count
 
-
-def main(campaign: Campaign, index: Sequence[Definition] = ()) -> None:
-    """Run the campaign as the command line says, list its answer with those of `index`, and exit."""
-    sys.exit(exit_code_of(lambda: carry_out(campaign, sys.argv[1:], index)))
+MAX_NAMED = 3
+"""answers to one question that a summary names one by one"""
 
 
-def build_parser(campaign: Campaign) -> Parser:
-    """The flags of a campaign."""
-    parser = common_parser(
-        campaign.question, preset=campaign.preset, seeds=campaign.tuning_seeds,
-        seeds_help=f"seeds an arm for choosing rates (%(default)s); comparison: at least {campaign.comparison_seeds}",
-    )  # fmt: skip
-    if campaign.budget_seconds is None:
-        parser.add_argument("--steps", type=int, help="steps a run; the preset's if not given")
-    else:
-        parser.add_argument(
-            "--budget-seconds", dest="time_budget_seconds", metavar="SECONDS", type=float,
-            default=campaign.budget_seconds, help="training time of a run (%(default)s)",
+def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Indexed] = ()) -> int:
+    """Carry out the campaign; return 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
+    return engine.carry_out(CampaignStudy(campaign), arguments, index)
+
+
+class CampaignStudy(Study[Plan]):
+    """A campaign with all that the engine and the index need of it."""
+
+    reports_partial_results = True
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.experiment: Campaign = campaign
+
+    def parser(self) -> Parser:
+        campaign = self.experiment
+        parser = options.common_parser(
+            campaign.question, preset=campaign.preset, seeds=campaign.tuning_seeds,
+            seeds_help=f"seeds per arm to choose rates (%(default)s); to compare: at least {campaign.comparison_seeds}",
         )  # fmt: skip
-    parser.add_argument(
-        "--reproduce", action="store_true", help="run one run of each method of the report again, compare to the bit"
-    )
-    return parser
+        if campaign.budget_seconds is None:
+            parser.add_argument("--steps", type=int, help="steps of a run; default: the preset's")
+        else:
+            parser.add_argument(
+                "--budget-seconds", dest="time_budget_seconds", metavar="SECONDS", type=float,
+                default=campaign.budget_seconds, help="training time of a run (%(default)s)",
+            )  # fmt: skip
+        parser.add_argument(
+            "--reproduce", action="store_true", help="repeat one published run per method and compare it to the bit"
+        )
+        return parser
+
+    def plan(self, given: argparse.Namespace) -> Plan:
+        campaign = self.experiment
+        here = given.launcher == "local" or not given.reproduce
+        require(here, "--reproduce compares runs of this machine: it works with --launcher local only")
+        overrides = options.overrides_of(given, "steps", "time_budget_seconds")
+        seconds = overrides.get("time_budget_seconds", 1.0)
+        require(0 < seconds < math.inf, f"--budget-seconds must be positive: {seconds}")
+        if self._by_cpu_clock(given.device):
+            overrides["clock"] = "cpu"
+        first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
+        return Plan(
+            campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
+            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=load_corpus(first.data).digest,
+            out=given.out,
+        )  # fmt: skip
+
+    def _by_cpu_clock(self, device: str) -> bool:
+        return self.experiment.budget_seconds is not None and options.on_cpu(device)
+
+    def usual_jobs(self, device: str) -> int:
+        """Return one job per method where the processor's clock is the budget, so that all meet the same conditions."""
+        return len(self.experiment.methods) if self._by_cpu_clock(device) else super().usual_jobs(device)
+
+    def show(self, plan: Plan, jobs: int) -> None:
+        campaign = self.experiment
+        sources = plan.pretraining_runs("tuning")
+        ready = all(finished_record(plan.out, run.run_id) for run in sources)
+        runs = sources + (plan.tuning_runs() if ready else [])
+        print(f"{campaign.question}\n")
+        print(f"preset {plan.preset}, data digest {plan.data_digest[:16]}, {plan.comparison_seeds} seeds to compare on")
+        records = [finished_record(plan.out, run.run_id) for run in runs]
+        done = [record for record in records if record is not None]
+        for run, record in zip(runs, records, strict=True):
+            print(f"  {run.stage}  {run.run_id}  {run.name}  [{'to do' if record is None else 'done'}]")
+        if not ready:
+            for arm in campaign.tuned_arms():
+                print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
+        for method in campaign.methods:
+            print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
+        config = campaign.configure(campaign.arms()[0], 0, plan.overrides, plan.preset)
+        if done:
+            seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)
+            basis = f"from {len(done)} finished runs"
+        elif config.train.time_budget_seconds is not None:
+            seconds, basis = config.train.time_budget_seconds, "the time budget"
+        else:
+            seconds = estimated_operations(config, load_corpus(config.data).vocab_size) / options.ASSUMED_FLOPS
+            basis = f"assuming {options.ASSUMED_FLOPS:.0e} operations per second"
+        print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
+        at_once = min(jobs, core_count()) if config.train.clock == "cpu" else jobs
+        print(f"estimated time: {(plan.count() - len(done)) * seconds / at_once / 60:.1f} minutes")
+
+    def stages(self, plan: Plan, outcome: Outcome) -> Iterator[Batch]:
+        """Yield the tuning runs, then the comparison at the chosen rates, each after the runs it starts from."""
+        sources = plan.pretraining_runs("tuning")
+        yield sources, {}
+        if not _ended(sources, plan.out, outcome):
+            return
+        tuning = plan.tuning_runs()
+        yield tuning, {}
+        if not _ended(tuning, plan.out, outcome):
+            return
+        sources = plan.pretraining_runs("comparison")
+        yield sources, {}
+        if _ended(sources, plan.out, outcome):
+            yield plan.comparison_runs(choose_rates(plan, tuning)), {}
+
+    def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
+        first = next(run.config for run in runs if run.stage != "pretraining")
+        sources = [run.config.data for run in runs if run.stage == "pretraining"]
+        return {
+            "planned_runs": len(runs) if any(run.stage == "comparison" for run in runs) else plan.count(),
+            "tuning_seeds": plan.tuning_seeds,
+            "comparison_seeds": plan.comparison_seeds,
+            "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
+                         "schedule": first.optim.schedule, "decay_share": first.optim.decay_share,
+                         "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,
+                         "budget_seconds": first.train.time_budget_seconds, "clock": first.train.clock,
+                         "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
+            "automata": {name: describe(Automaton.named(name))
+                         for name in sorted({data.data for data in sources if data.tokenizer == "patches"})},
+        }  # fmt: skip
+
+    def report(self, reports: Path) -> tuple[Path, list[str], bool]:
+        """Write report and figures; the experiment fails if a flag had no effect or a run failed."""
+        path, analysis = write_report(self.experiment, reports)
+        lines = [f"{a.contrast.name}: {a.verdict.label}. {a.verdict.reason}" for a in analysis.answers]
+        return path, lines, not (analysis.idle or analysis.counts.get("failed"))
+
+    def reproduce(self, plan: Plan, given: argparse.Namespace, jobs: int) -> int:
+        """Compare with the published data unless --reports is given."""
+        published = read_data(self.experiment, options.reports_folder(given))
+        return 0 if reproduce(published, plan.data_digest, jobs=jobs, **options.device_settings(given.device)) else 1
+
+    def rows(self, data: dict[str, Any]) -> list[IndexRow]:
+        return [
+            IndexRow(question, answer.contrast.name, answer.verdict.label, seeds=_seeds([answer]),
+                     effect=f"{effect_of(answer)} {answer.contrast.rule.unit}")
+            for question, answers in analyze(self.experiment, data).questions().items()
+            for answer in answers
+        ]  # fmt: skip
+
+    def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
+        """Return the answers to each question one by one if they are few, else by verdict."""
+        found = []
+        for question, answers in analyze(self.experiment, data).questions().items():
+            lines = _by_verdict(answers) if len(answers) > MAX_NAMED else [_named(answer) for answer in answers]
+            found.append((question, f"{'<br>'.join(lines)} ({answers[0].contrast.rule.unit})", _seeds(answers)))
+        return found
 
 
-def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Definition] = ()) -> int:
-    """The whole campaign; returns the exit code: 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
-    given = build_parser(campaign).parse_args(arguments)
-    if not 2 <= given.seeds <= MOST_SEEDS or (given.jobs is not None and given.jobs < 1):
-        raise InputError(f"--seeds must be 2 to {MOST_SEEDS}, and --jobs at least 1")
-    overrides = overrides_of(given, "steps", "time_budget_seconds")
-    by_cpu_clock = campaign.budget_seconds is not None and on_cpu(given.device)
-    if by_cpu_clock:
-        overrides["clock"] = "cpu"
-    if not 0 < overrides.get("time_budget_seconds", 1.0) < math.inf:
-        raise InputError(f"--budget-seconds must be positive: {given.time_budget_seconds}")
-    first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
-    corpus = load_corpus(first.data)
-    plan = Plan(
-        campaign=campaign,
-        preset=given.preset,
-        overrides=overrides,
-        tuning_seeds=given.seeds,
-        comparison_seeds=max(campaign.comparison_seeds, given.seeds),
-        data_digest=corpus.digest,
-        out=given.out,
-    )
-    usual_jobs = len(campaign.methods) if by_cpu_clock else default_jobs(given.device)
-    jobs = given.jobs or usual_jobs
-    if given.launcher != "local" and given.reproduce:
-        raise InputError("--reproduce compares runs of this machine: it knows no other --launcher")
-    if given.dry_run:
-        _show_plan(plan, given.out, jobs, corpus.vocab_size)
-        return 0
-    if given.reproduce:
-        published = read_data(campaign, given.reports)
-        return 0 if reproduce(published, plan.data_digest, jobs=jobs, **where(given.device)) else 1
-
-    require_writable(given.out, given.reports)
-    command = shlex.join(["python", f"runners/{campaign.name}.py", *arguments])
-    settings = {"jobs": jobs} if given.report_only else launched(given, usual_jobs)
-    jobs = settings["jobs"]
-    runs, outcome = _carry_out_runs(plan, given, settings)
-    ends = [run for run in runs if run.stage != "pretraining"]
-    found = sum(finished_record(given.out, run.run_id) is not None for run in ends)
-    if given.report_only and not found and data_path(given.reports, campaign.name).exists():
-        return _finish(campaign, given, index)  # a checkout without the runs: from the collected data
-    if not found:
-        if outcome.interrupted:
-            return _interrupted(runs, plan, given.out)
-        raise InputError(f"no finished run of this campaign in {given.out}" + _first_message(outcome))
-    command = command.replace(" --report-only", "")
-    write_data(given.reports, collect(plan, runs, given.out, command=command, jobs=jobs, failures=outcome.failures))
-    if outcome.interrupted:
-        write_report(campaign, given.reports)
-        return _interrupted(runs, plan, given.out)
-    return _finish(campaign, given, index)
-
-
-def _finish(campaign: Campaign, given: argparse.Namespace, index: Sequence[Definition]) -> int:
-    """Report and index from the collected data; the answers and, last, the report's path on standard output."""
-    path, analysis = write_report(campaign, given.reports)
-    write_index(index or [campaign], given.reports)
-    for answer in analysis.answers:
-        print(f"{answer.contrast.name}: {answer.verdict.label}. {answer.verdict.reason}")
-    print(path)
-    return 1 if analysis.idle or analysis.counts.get("failed") else 0
-
-
-def _carry_out_runs(
-    plan: Plan, given: argparse.Namespace, settings: dict[str, Any]
-) -> tuple[list[PlannedRun], Outcome]:
-    """Tuning, then the comparison at the rates it chose; with --report-only only what is already there.
-
-    settings: as for `execute`, without `out`.
-    """
-    print(
-        f"{plan.campaign.name}: {plan.count()} runs, {settings['jobs']} at a time; finished ones are not repeated",
-        file=sys.stderr,
-    )
-    done: list[PlannedRun] = []
-    outcome = Outcome()
-
-    def carry_out(runs: list[PlannedRun]) -> bool:
-        """Whether every run has ended or failed, and those whose weights others need are done."""
-        done.extend(runs)
-        if runs and not given.report_only:
-            found = execute(runs, out=given.out, **settings)
-            outcome.failures |= found.failures
-            outcome.interrupted |= found.interrupted
-        going_on = not outcome.interrupted
-        for run in runs:
-            record = finished_record(given.out, run.run_id)
-            if record is None:
-                going_on &= run.name in outcome.failures and run.stage != "pretraining"
-            elif run.stage == "pretraining" and record.status != "done":  # it has no weights to give
-                outcome.failures[run.name] = record.message or record.status
-                going_on = False
-        return going_on
-
-    if not carry_out(plan.pretraining_runs("tuning")):
-        return done, outcome
-    tuning = plan.tuning_runs()
-    if not carry_out(tuning) or not carry_out(plan.pretraining_runs("comparison")):
-        return done, outcome
-    losses = losses_by_method(plan, tuning, given.out, plan.campaign.rule.metric)
-    carry_out(plan.comparison_runs(choose_rates(plan.campaign, losses)))
-    return done, outcome
-
-
-def _interrupted(runs: list[PlannedRun], plan: Plan, out: Path) -> int:
-    done = sum(finished_record(out, run.run_id) is not None for run in runs)
-    print(f"interrupted with {done} of {plan.count()} runs finished; the same command continues", file=sys.stderr)
-    return EXIT_INTERRUPTED
-
-
-def _first_message(outcome: Outcome) -> str:
-    return f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
-
-
-def _show_plan(plan: Plan, out: Path, jobs: int, vocab_size: int) -> None:
-    """The plan, the number of runs, those already finished, and an estimate of the time."""
-    sources = plan.pretraining_runs("tuning")
-    ready = all(finished_record(out, run.run_id) for run in sources)
-    runs = sources + (plan.tuning_runs() if ready else [])
-    done = [record for run in runs if (record := finished_record(out, run.run_id))]
-    print(f"{plan.campaign.question}\n")
-    print(
-        f"preset {plan.preset}, data digest {plan.data_digest[:16]}, {plan.comparison_seeds} comparison seeds a method"
-    )
+def _ended(runs: list[PlannedRun], out: Path, outcome: Outcome) -> bool:
+    """Return whether every run has ended or failed, and all those whose weights others need are done."""
+    ended = True
     for run in runs:
-        state = "done" if finished_record(out, run.run_id) else "to do"
-        print(f"  {run.stage}  {run.run_id}  {run.name}  [{state}]")
-    if not ready:
-        for arm in plan.campaign.tuned_arms():
-            print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
-    for method in plan.campaign.methods:
-        print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
-    config = plan.campaign.configure(plan.campaign.arms()[0], 0, plan.overrides, plan.preset)
-    if done:
-        seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)
-        basis = f"from {len(done)} finished runs"
-    else:
-        budget = config.train.time_budget_seconds
-        seconds = estimated_operations(config, vocab_size) / ASSUMED_FLOPS if budget is None else budget
-        basis = f"assuming {ASSUMED_FLOPS:.0e} operations a second" if budget is None else "the time budget"
-    remaining = plan.count() - len(done)
-    print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
-    at_once = min(jobs, core_count()) if config.train.clock == "cpu" else jobs
-    print(f"estimated time: {remaining * seconds / at_once / 60:.1f} minutes")
+        record = finished_record(out, run.run_id)
+        if record is None:
+            ended &= run.name in outcome.failures and run.stage != "pretraining"
+        elif run.stage == "pretraining" and record.status != "done":  # it has no weights to give
+            outcome.failures[run.name] = record.message or record.status
+            ended = False
+    return ended
+
+
+def choose_rates(plan: Plan, runs: list[PlannedRun]) -> dict[str, Arm]:
+    """Choose for each method the arm of lowest mean tuning loss among those in which every seed finished.
+
+    A method with a single rate keeps it; a method without any complete arm is left out.
+    """
+    losses: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for run in runs:
+        value = getattr(finished_record(plan.out, run.run_id), plan.campaign.rule.metric, None)
+        losses[run.arm.method, run.arm.lr].append(math.nan if value is None else value)
+    chosen: dict[str, Arm] = {}
+    lowest: dict[str, float] = {}
+    for arm in plan.campaign.arms():
+        mean = float(np.mean(losses.get((arm.method, arm.lr), [0.0])))
+        if math.isfinite(mean) and mean < lowest.get(arm.method, math.inf):
+            chosen[arm.method], lowest[arm.method] = arm, mean
+    return chosen
+
+
+def _named(answer: Answer) -> str:
+    return f"{answer.contrast.name}: {answer_of(answer)}"
+
+
+def _by_verdict(answers: Sequence[Answer]) -> list[str]:
+    """Return for each verdict how many answers have it, and the range of their effects."""
+    groups = []
+    for label in get_args(Label):
+        mine = [answer for answer in answers if answer.verdict.label == label]
+        effects = [answer.verdict.effect.mean for answer in mine if answer.verdict.effect is not None]
+        reach = f", {signed(min(effects))} to {signed(max(effects))}" if effects else ""
+        if mine:
+            groups.append(_named(mine[0]) if len(mine) == 1 else f"{len(mine)} **{label}**{reach}")
+    return groups
+
+
+def _seeds(answers: Sequence[Answer]) -> str:
+    """Return the number of paired seeds behind the answers."""
+    numbers = {0 if answer.verdict.effect is None else answer.verdict.effect.n for answer in answers}
+    return "–".join(str(number) for number in sorted({min(numbers), max(numbers)}))

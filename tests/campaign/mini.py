@@ -3,6 +3,7 @@
 if __name__ == "__main__":
     from mini_campaign import CAMPAIGN
 
-    from ngpt.campaign.command import main
+    from ngpt.campaign.command import CampaignStudy
+    from ngpt.campaign.engine import main
 
-    main(CAMPAIGN)
+    main(CAMPAIGN.name, [CampaignStudy(CAMPAIGN)])

@@ -2,8 +2,7 @@
 
 import signal
 
-from ngpt.campaign.definition import Campaign, Method
-from ngpt.campaign.verdict import Rule
+from ngpt.campaign.definition import Campaign, Method, Rule
 
 SMALL = {
     "n_embd": 16, "n_layer": 1, "n_head": 2, "seq_len": 16, "batch_size": 2, "eval_tokens": 64, "eval_every": 4,

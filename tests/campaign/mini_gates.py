@@ -34,6 +34,7 @@ GATES = Gates(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    from ngpt.campaign.gates.command import main
+    from ngpt.campaign.engine import main
+    from ngpt.campaign.gates.command import GatesStudy
 
-    main(GATES)
+    main(GATES.name, [GatesStudy(GATES)])

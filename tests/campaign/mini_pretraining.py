@@ -22,6 +22,7 @@ BROKEN = after_automata(1000)
 """Its automata are records too short for the window"""
 
 if __name__ == "__main__":
-    from ngpt.campaign.command import main
+    from ngpt.campaign.command import CampaignStudy
+    from ngpt.campaign.engine import main
 
-    main(CAMPAIGN)
+    main(CAMPAIGN.name, [CampaignStudy(CAMPAIGN)])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mini_campaign import CAMPAIGN
 
-from ngpt.campaign.execute import execute
-from ngpt.campaign.launchers import RayLauncher
-from ngpt.campaign.plan import Plan
+from ngpt.campaign.definition.plan import Plan
+from ngpt.campaign.execution.execute import execute
+from ngpt.campaign.execution.launchers import RayLauncher
 from ngpt.data.corpus import load_corpus
 
 STEPS = 800

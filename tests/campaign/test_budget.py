@@ -10,12 +10,12 @@ from mini_budget import CAMPAIGN as BY_THE_CLOCK
 from mini_campaign import CAMPAIGN
 from test_report import made_up, report, row
 
-from ngpt.campaign.analysis import analyse
+from ngpt.campaign.analysis.analyze import analyze
+from ngpt.campaign.analysis.pace import pace_of
+from ngpt.campaign.analysis.statistics import PairedDifference, paired_difference
+from ngpt.campaign.analysis.verdict import judge_simplicity
 from ngpt.campaign.command import carry_out
-from ngpt.campaign.definition import Method
-from ngpt.campaign.pace import pace_of
-from ngpt.campaign.statistics import PairedDifference, paired_difference
-from ngpt.campaign.verdict import Rule, judge_simplicity
+from ngpt.campaign.definition import Method, Rule
 from ngpt.errors import InputError
 from ngpt.files import read_json
 from ngpt.training.record import read_record
@@ -56,7 +56,7 @@ def test_a_campaign_by_the_clock(tmp_path: Path, capsys: pytest.CaptureFixture[s
     text = (tmp_path / "r" / "MINI_REPORT.md").read_text()
     assert data["training"]["clock"] == "cpu" and data["jobs"] == 2, "all methods at once"
     assert "0.4 seconds of training" in text and "## Steps and time" in text and "--time-budget-seconds 0.4" in text
-    assert "0.01, not tuned" in text and "**Which simplifications cost nothing?**" in text
+    assert "0.01, not tuned" in text and "**Which simplifications are free?**" in text
     assert (tmp_path / "r" / "figures" / "mini_pace.png").stat().st_size > 10_000
 
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/record.json")}
@@ -94,7 +94,7 @@ def test_runs_of_unequal_length_are_shown_as_far_as_all_have_come(tmp_path: Path
         r["val"] = curve(speed, 0.01, 0.0)
         r["telemetry"] = {"step": [37 * i for i in range(1, 3 + r["seed"] % 2)], "rotation_hidden_rad": [0.1] * 3}
     data["training"] |= {"budget_seconds": 10.0, "schedule": "wsd"}
-    (fast, slow) = analyse(CAMPAIGN, data).summaries
+    (fast, slow) = analyze(CAMPAIGN, data).summaries
     assert list(fast.telemetry["rotation_hidden_rad"][0]) == [37, 74]
     assert fast.pace is not None and slow.pace is not None and len(fast.pace.at_equal_time) == 4
     assert (fast.pace.at_equal_time < 0).all() and not fast.pace.at_equal_steps.any()
@@ -147,11 +147,11 @@ def test_the_report_judges_what_is_simpler_and_nothing_else(tmp_path: Path) -> N
         CAMPAIGN, methods=(dataclasses.replace(muon, leaves_out="what Adam keeps"), adam), baselines=("Adam",)
     )
     assert campaign.digest != CAMPAIGN.digest, "what is judged decides the answer"
-    (found,) = analyse(campaign, made_up(gain=0.1)).simplifications
+    (found,) = analyze(campaign, made_up(gain=0.1)).simplifications
     assert (found.method.name, found.label) == ("Muon", "a win")
-    (found,) = analyse(campaign, made_up(gain=-0.1)).simplifications
+    (found,) = analyze(campaign, made_up(gain=-0.1)).simplifications
     assert found.label == "not free"
-    assert not analyse(CAMPAIGN, made_up()).simplifications
+    assert not analyze(CAMPAIGN, made_up()).simplifications
 
 
 def test_grids_are_of_one_size_or_of_one_rate() -> None:
@@ -175,4 +175,4 @@ def test_a_rate_that_is_part_of_the_method_is_no_edge_of_a_grid(grid: tuple[int,
         for method in CAMPAIGN.methods
     )  # fmt: skip
     campaign = dataclasses.replace(CAMPAIGN, methods=(muon, adam))
-    assert analyse(campaign, made_up(gain=0.2)).answers[0].verdict.label == label
+    assert analyze(campaign, made_up(gain=0.2)).answers[0].verdict.label == label

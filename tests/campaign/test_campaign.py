@@ -13,7 +13,8 @@ import pytest
 
 from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Campaign, Method
-from ngpt.campaign.plan import Plan
+from ngpt.campaign.definition.plan import Plan
+from ngpt.campaign.execution import options
 from ngpt.errors import InputError, exit_code_of
 from ngpt.files import read_json, write_json
 
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN, heed_interrupts
 from mini_processes import started
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("mini.py")
 
 
@@ -99,7 +101,7 @@ def test_a_campaign_interrupted_killed_and_continued(
 
     report = Path(capsys.readouterr().out.splitlines()[-1])
     content = report.read_text()
-    assert report.name == "MINI_REPORT.md" and "16 planned: 16 done" in content
+    assert report.name == "MINI_REPORT.md" and "16 runs planned: 16 done" in content
     assert all(
         (report.parent / "figures" / f"mini_{kind}.png").stat().st_size > 10_000
         for kind in ("loss_curves", "telemetry")
@@ -130,6 +132,43 @@ def test_a_campaign_interrupted_killed_and_continued(
     capsys.readouterr()
     assert in_this_process(tmp_path, "--reproduce") == 2
     assert "had other data" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_report_goes_where_git_does_not_look_unless_it_is_published(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / "reports"
+    monkeypatch.setattr(options, "PUBLISHED", published)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+
+    def untracked() -> list[str]:
+        done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+        return done.stdout.split("\n")[:-1]
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    before = untracked()
+    flags = ["--data", "text.txt", "--steps", "4"]
+    assert carry_out(CAMPAIGN, flags) == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    assert path == Path("runs/reports/MINI_REPORT.md") and untracked() == before, "git sees nothing new"
+    assert "[MINI_REPORT.md](MINI_REPORT.md)" in (path.parent / "README.md").read_text(), "its index lists it"
+    assert (path.parent / "data" / "mini.json").exists() and not published.exists()
+
+    with pytest.raises(InputError, match=r"reports/data/mini.json: no such file"):
+        carry_out(CAMPAIGN, [*flags, "--reproduce"])
+    assert carry_out(CAMPAIGN, [*flags, "--publish"]) == 0
+    assert (published / path.name).read_bytes() == path.read_bytes(), "and says how to make it without publishing it"
+    assert untracked() == [*before[:1], "?? reports/", *before[1:]]
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")  # a fresh checkout has no runs
+    (published / path.name).unlink()
+    assert carry_out(CAMPAIGN, [*flags, "--publish", "--report-only"]) == 0 and (published / path.name).exists()
+    capsys.readouterr()
+    assert carry_out(CAMPAIGN, [*flags, "--reproduce"]) == 0 and "2 of 2 runs have" in capsys.readouterr().out
+
+    assert in_this_process(tmp_path, "--publish") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: argument --publish: not allowed with argument --reports (see --help)"
 
 
 def test_two_runners_on_one_folder_share_the_work(tmp_path: Path, text: Path) -> None:
@@ -198,7 +237,7 @@ def test_a_script_ends_in_one_line_and_code_2(tmp_path: Path, text: Path) -> Non
     assert "Traceback" not in result.stderr
 
 
-def test_pairing_gives_all_arms_of_a_seed_the_same_batches_and_initialisation() -> None:
+def test_pairing_gives_all_arms_of_a_seed_the_same_batches_and_initialization() -> None:
     plan = Plan(campaign=CAMPAIGN, preset="tiny", overrides={}, tuning_seeds=2, comparison_seeds=2, data_digest="0")
     runs = plan.tuning_runs()
     assert {run.seed for run in runs} == {0, 1}

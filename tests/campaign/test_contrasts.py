@@ -1,4 +1,4 @@
-"""Campaigns of several families and questions: contrasts, their suspects, and the report on them."""
+"""Campaigns of several families and questions: contrasts, what could overturn them, and the report on them."""
 
 import dataclasses
 from pathlib import Path
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from test_report import SEEDS, made_up, row
 
-from ngpt.campaign.analysis import analyse
-from ngpt.campaign.definition import Campaign, Contrast, Method
-from ngpt.campaign.index import results_table, write_index
-from ngpt.campaign.report import OutdatedDataError, read_data, write_data, write_report
-from ngpt.campaign.verdict import Rule
+from ngpt.campaign.analysis.analyze import analyze
+from ngpt.campaign.command import CampaignStudy
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.execution.collect import OutdatedDataError, read_data, write_data
+from ngpt.campaign.report.index import results_table, write_index
+from ngpt.campaign.report.markdown import write_report
 
 COST = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=2)
 GAIN = dataclasses.replace(COST, predicted="lower")
@@ -83,18 +84,18 @@ def test_a_difference_of_differences_is_taken_seed_by_seed() -> None:
         sum(weight * final[name, 10_000 + seed] for name, weight in SCAN.leading[0].weights.items())
         for seed in range(SEEDS)
     ]
-    answers = analyse(SCAN, content).questions()
+    answers = analyze(SCAN, content).questions()
     assert list(answers) == ["Does Muon need it less often?", "Does K cost anything?"]
     (first,) = answers["Does Muon need it less often?"]
     assert first.verdict.label == "supported" and first.verdict.effect is not None
     assert first.verdict.effect.mean == pytest.approx(np.mean(each), abs=1e-12)
     assert first.verdict.effect.sd == pytest.approx(np.std(each, ddof=1), rel=1e-9)
     assert [a.verdict.label for a in answers["Does K cost anything?"]] == ["supported", "supported"]
-    assert analyse(SCAN, content).winner is None, "a cost that is shown is no win"
+    assert analyze(SCAN, content).winner is None, "a cost that is shown is no win"
 
 
 def test_no_cost_is_the_prediction_refuted() -> None:
-    analysis = analyse(SCAN, data(Muon20=2.0))
+    analysis = analyze(SCAN, data(Muon20=2.0))
     assert {a.contrast.name: a.verdict.label for a in analysis.answers} == {
         "Muon's cost minus Adam's": "supported",
         "Muon, K = 20 against Muon, K = 1": "refuted",
@@ -103,7 +104,7 @@ def test_no_cost_is_the_prediction_refuted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "label", "suspects"),
+    ("rule", "label", "methods"),
     [
         (GAIN, "supported", ["b"]),  # a better rate of the baseline would raise a - b
         (GAIN, "refuted", ["a"]),
@@ -112,8 +113,9 @@ def test_no_cost_is_the_prediction_refuted() -> None:
         (GAIN, "inconclusive", []),
     ],
 )
-def test_whose_better_tuning_could_overturn_a_verdict(rule: Rule, label: str, suspects: list[str]) -> None:
-    assert Contrast(name="a - b", weights={"a": 1, "b": -1}, question="?", rule=rule).suspects(label) == suspects
+def test_whose_better_tuning_could_overturn_a_verdict(rule: Rule, label: str, methods: list[str]) -> None:
+    contrast = Contrast(name="a - b", weights={"a": 1, "b": -1}, question="?", rule=rule)
+    assert contrast.methods_that_could_overturn(label) == methods
 
 
 def test_a_rate_at_the_edge_takes_its_verdicts_and_no_others() -> None:
@@ -121,7 +123,7 @@ def test_a_rate_at_the_edge_takes_its_verdicts_and_no_others() -> None:
     for r in content["runs"]:
         if r["stage"] == "comparison" and r["method"] == named("Muon", 20):
             r["lr"] = LRS[-1]
-    labels = {a.contrast.name: a.verdict for a in analyse(SCAN, content).answers}
+    labels = {a.contrast.name: a.verdict for a in analyze(SCAN, content).answers}
     taken = labels["Muon, K = 20 against Muon, K = 1"]
     assert taken.label == "inconclusive" and "Muon, K = 20 may lie beyond its grid" in taken.reason
     assert labels["Adam, K = 20 against Adam, K = 1"].label == "supported"
@@ -164,10 +166,10 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
         assert f"figures/scan_{kind}.png" in text
         assert (tmp_path / "figures" / f"scan_{kind}.png").stat().st_size > 10_000
 
-    table = results_table([SCAN], tmp_path, "reports/").splitlines()
+    table = results_table([CampaignStudy(SCAN)], tmp_path, "reports/").splitlines()
     assert len(table) == 4 and table[2].startswith("| Does Muon need it less often? | Muon's cost minus Adam's: **supp")
     assert "<br>Adam, K = 20 against Adam, K = 1: **supported**" in table[3]
-    write_index([SCAN], tmp_path)
+    write_index([CampaignStudy(SCAN)], tmp_path)
     index = (tmp_path / "README.md").read_text().splitlines()
     assert len(index) == 10 and all("| 2026-01-31 |" in line for line in index[-3:])
 
@@ -175,9 +177,9 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
 def test_a_campaign_with_outdated_data_is_named_in_the_index_and_stops_no_other(tmp_path: Path) -> None:
     write_data(tmp_path, data())
     edited = dataclasses.replace(SCAN, leading=())
-    with pytest.raises(OutdatedDataError, match=r"scan\.json: made with other arms or another rule"):
+    with pytest.raises(OutdatedDataError, match=r"scan\.json: collected before experiments/scan\.py was changed"):
         read_data(edited, tmp_path)
-    table = results_table([edited], tmp_path, "reports/")
+    table = results_table([CampaignStudy(edited)], tmp_path, "reports/")
     assert "| Does" not in table
-    assert table.endswith("has now: SCAN_REPORT.md (`python runners/scan.py` makes it again).\n")
-    assert "Not listed" not in results_table([SCAN], tmp_path, "reports/")
+    assert table.endswith("were collected: SCAN_REPORT.md (`python runners/scan.py` rebuilds it).\n")
+    assert "Not listed" not in results_table([CampaignStudy(SCAN)], tmp_path, "reports/")

@@ -4,27 +4,39 @@ Synthetic campaigns of 6 or 14 arms, arm 0 the baseline, in units of the arms' o
 as large. `pytest -s` prints the measured rates.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy import stats
+from test_report import made_up, row
 
-from ngpt.campaign.statistics import Array, compare, holm, moderated_p_values
-from ngpt.campaign.verdict import Rule, name_winner
+from ngpt.campaign.analysis.analyze import BOOTSTRAP_SEED, analyze
+from ngpt.campaign.analysis.statistics import Array, holm, moderated_p_values
+from ngpt.campaign.analysis.verdict import judge_campaign
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 ARMS, SEED_SPREAD = 6, 3.0
 LEVEL, CAMPAIGNS = 0.05, 2000
 ALLOWED = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / CAMPAIGNS)
 
+LRS = (0.01, 0.03, 0.1)
+
 Engine = Callable[[Array], int | None]
 
 
-def rule(seeds: int, smallest_effect: float = 1e-9) -> Rule:
-    return Rule(
-        metric="final_val_loss", predicted="lower", smallest_effect=smallest_effect, unit="noise floors", seeds=seeds
-    )
+@functools.cache
+def campaign(arms: int, seeds: int) -> Campaign:
+    """Every arm against the first, each with a grid whose middle rate is its best."""
+    return Campaign(
+        name="synthetic", title="", question="Does any arm gain?", claim="",
+        methods=tuple(Method(name=str(arm), fields={}, lrs=LRS) for arm in range(arms)), baselines=("0",),
+        rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=1e-9, unit="noise floors", seeds=seeds),
+        comparison_seeds=seeds,
+    )  # fmt: skip
 
 
 def against(arms: int) -> Array:
@@ -33,8 +45,29 @@ def against(arms: int) -> Array:
 
 
 def engine(table: Array) -> int | None:
-    row = name_winner(table, against(table.shape[1]), rule(len(table)), np.random.default_rng(0), resamples=0)
-    return None if row is None else row + 1
+    """The arm that a report on this table names as the winner; `judge_campaign` is what `analyze` calls."""
+    seeds, arms = table.shape
+    rates = {str(arm): LRS[1] for arm in range(arms)}
+    _, winner = judge_campaign(campaign(arms, seeds), table, rates, np.random.default_rng(0), resamples=0)
+    return None if winner is None else int(winner)
+
+
+def test_a_report_names_the_winner_that_is_tested_here() -> None:
+    """The same tables as collected data, through the whole analysis."""
+    named_winners = []
+    for effect in (0.0, -3.0, -6.0):
+        table = np.random.default_rng(20240604).normal(size=(5, 4)) + np.array([0.0, 0.0, effect, effect / 2])
+        rows = [
+            row("comparison", str(arm), LRS[1], seed, float(table[seed, arm])) for seed in range(5) for arm in range(4)
+        ]
+        analysis = analyze(campaign(4, 5), made_up() | {"runs": rows, "planned_runs": len(rows)})
+        answers, winner = judge_campaign(
+            campaign(4, 5), table, {str(arm): LRS[1] for arm in range(4)}, np.random.default_rng(BOOTSTRAP_SEED)
+        )
+        assert analysis.answers == answers and analysis.winner == winner
+        assert engine(table) == (None if winner is None else int(winner))
+        named_winners.append(winner)
+    assert named_winners[0] is None and named_winners[2] == "2"
 
 
 def named(
@@ -98,9 +131,23 @@ def test_differences_of_differences_and_main_effects_name_nothing_where_there_is
         "main effects": signs / 4,
         "differences": np.array([[1, -1, -1, 1, 0, 0, 0, 0], [1, -1] + [0] * 6, [0, 0, 1, -1] + [0] * 4], float),
     }
+    names = [str(arm) for arm in range(8)]
+    rates = dict.fromkeys(names, LRS[1])
     for name, contrasts in families.items():
+        asked = tuple(
+            Contrast(
+                name=str(number), weights=dict(zip(names, weights, strict=True)), question=name,
+                rule=campaign(8, 6).rule,
+            )
+            for number, weights in enumerate(contrasts.tolist())
+        )  # fmt: skip
+        factorial = dataclasses.replace(campaign(8, 6), leading=asked)
         tables = SEED_SPREAD * draw.normal(size=(CAMPAIGNS, 6, 1)) + draw.normal(size=(CAMPAIGNS, 6, 8))
-        found = [any(c.distinguishable for c in compare(t, contrasts, draw, resamples=0)) for t in tables]
+        found = []
+        for table in tables:
+            answers, _ = judge_campaign(factorial, table, rates, draw, resamples=0)
+            mine = [answer.result for answer in answers if answer.contrast.question == name]
+            found.append(any(result is not None and result.distinguishable for result in mine))
         print(f"\nA/A, {name}: something in {np.mean(found):.2%} of {CAMPAIGNS} campaigns, allowed {ALLOWED:.2%}")
         assert np.mean(found) <= ALLOWED
 

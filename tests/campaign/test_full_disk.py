@@ -8,7 +8,7 @@ import pytest
 
 from experiments import muon_lr_sweep
 from ngpt.campaign.command import carry_out
-from ngpt.campaign.report import read_data, write_data
+from ngpt.campaign.execution.collect import read_data, write_data
 from ngpt.errors import InputError, exit_code_of
 
 CAMPAIGN = muon_lr_sweep.CAMPAIGN

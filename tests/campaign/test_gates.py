@@ -18,14 +18,15 @@ from mini_campaign import heed_interrupts
 from mini_gates import GATES
 from torch import Tensor, nn
 
-from ngpt.campaign.execute import Outcome
-from ngpt.campaign.gates import command
-from ngpt.campaign.gates.command import carry_out
+from ngpt.campaign import engine
+from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.execution.collect import read_data
+from ngpt.campaign.execution.execute import Outcome
+from ngpt.campaign.gates.command import GatesStudy, carry_out
 from ngpt.campaign.gates.definition import Gates
 from ngpt.campaign.gates.judge import judge_gates, overall, polar_operations
-from ngpt.campaign.gates.report import read_gates_data, write_gates_report
-from ngpt.campaign.index import results_table, write_index
-from ngpt.campaign.plan import PlannedRun
+from ngpt.campaign.gates.report import write_gates_report
+from ngpt.campaign.report.index import results_table, write_index
 from ngpt.config import RunConfig, Runtime
 from ngpt.errors import InputError
 from ngpt.files import read_json
@@ -48,7 +49,7 @@ def in_this_process(runs: list[PlannedRun], *, out: Path, jobs: int, device: str
 
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "execute", in_this_process)
+    monkeypatch.setattr(engine, "execute", in_this_process)
 
 
 def judge(folder: Path, gates: Gates = GATES) -> tuple[int, dict[str, Any]]:
@@ -65,7 +66,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of gates carried out by an optimizer that is whole."""
     folder = tmp_path_factory.mktemp("healthy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "execute", in_this_process)
+        patch.setattr(engine, "execute", in_this_process)
         code, _ = judge(folder)
     assert code == 0
     return folder
@@ -100,10 +101,10 @@ def flip_the_sign(patch: pytest.MonkeyPatch) -> None:
 def skip_the_polar_factor(patch: pytest.MonkeyPatch) -> None:
     """Momentum alone, with the Frobenius norm that a polar factor has."""
 
-    def normalise(G: Tensor, **_: Any) -> Tensor:
+    def normalize(G: Tensor, **_: Any) -> Tensor:
         return G * (min(G.shape[-2:]) ** 0.5 / torch.linalg.matrix_norm(G, keepdim=True))
 
-    patch.setattr(muon.polar, "orthogonalize", normalise)
+    patch.setattr(muon.polar, "orthogonalize", normalize)
 
 
 def give_muon_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,7 @@ def test_nan_leads_to_normuon_and_fails_the_stability(tmp_path: Path, monkeypatc
 def test_a_slow_machine_drops_from_10_to_5_iterations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By an orthogonaliser that sleeps where it has ten iterations."""
+    """By an orthogonalizer that sleeps where it has ten iterations."""
     polar = muon.polar.orthogonalize
 
     def slow(G: Tensor, **options: Any) -> Tensor:
@@ -293,21 +294,21 @@ def test_operations_of_the_polar_factor_by_hand(data: dict[str, Any]) -> None:
 
 
 def test_the_report_is_rebuilt_from_its_data(healthy: Path, tmp_path: Path) -> None:
-    data = read_gates_data(GATES, healthy / "r")
+    data = read_data(GATES, healthy / "r")
     path, _ = write_gates_report(GATES, data, tmp_path)
     assert path.read_text() == (healthy / "r" / "MINI_GATES_REPORT.md").read_text()
     other = dataclasses.replace(GATES, targets=dataclasses.replace(GATES.targets, overfit_bpb=0.4))
-    with pytest.raises(InputError, match="other tasks or targets"):
-        read_gates_data(other, healthy / "r")
+    with pytest.raises(InputError, match="was changed"):
+        read_data(other, healthy / "r")
 
 
 def test_the_index_has_a_row_a_gate(healthy: Path) -> None:
-    write_index([GATES], healthy / "r")
+    write_index([GatesStudy(GATES)], healthy / "r")
     index = (healthy / "r" / "README.md").read_text()
     assert all(f"| {name}: " in index for name in ("G1", "G7")) and index.count("**PASS**") == 7
-    assert "| **PASS** of 7 gates |" in results_table([GATES], healthy / "r", "reports/")
+    assert "| **PASS** of 7 gates |" in results_table([GatesStudy(GATES)], healthy / "r", "reports/")
     other = dataclasses.replace(GATES, ns_steps_if_slow=4)
-    assert "Not listed" in results_table([other], healthy / "r", "reports/")
+    assert "Not listed" in results_table([GatesStudy(other)], healthy / "r", "reports/")
 
 
 def places(folder: Path) -> list[str]:

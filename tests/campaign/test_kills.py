@@ -15,10 +15,10 @@ from mini_campaign import CAMPAIGN
 from mini_processes import started, workers_beside
 from mini_waiting import wait_and_record
 
-from ngpt.campaign import execute as execution
-from ngpt.campaign import launchers
 from ngpt.campaign.definition import Arm
-from ngpt.campaign.plan import PlannedRun
+from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.execution import execute as execution
+from ngpt.campaign.execution import launchers
 from ngpt.config import Runtime, from_dict
 from ngpt.doctor import examine, runs_in
 from ngpt.files import read_json

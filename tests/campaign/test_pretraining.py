@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Campaign
-from ngpt.campaign.plan import Plan
+from ngpt.campaign.definition.plan import Plan
 from ngpt.errors import InputError
 from ngpt.files import read_json
 from ngpt.training.record import read_record

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import special, stats
 
-from ngpt.campaign.statistics import (
+from ngpt.campaign.analysis.statistics import (
     Array,
     PairedDifference,
     best_lr,
@@ -309,15 +309,15 @@ def test_noise_floor() -> None:
 GRID = np.array([0.001, 0.003, 0.01, 0.023, 0.05, 0.1])
 
 
-def bowl(centre: float, floor: float = 3.0, curvature: float = 0.2) -> Array:
-    return floor + curvature * (np.log(GRID) - math.log(centre)) ** 2
+def bowl(center: float, floor: float = 3.0, curvature: float = 0.2) -> Array:
+    return floor + curvature * (np.log(GRID) - math.log(center)) ** 2
 
 
-@pytest.mark.parametrize("centre", [0.0031, 0.0088, 0.017, 0.03, 0.05])
-def test_best_lr_of_a_parabola_is_its_vertex(centre: float) -> None:
+@pytest.mark.parametrize("center", [0.0031, 0.0088, 0.017, 0.03, 0.05])
+def test_best_lr_of_a_parabola_is_its_vertex(center: float) -> None:
     seed_effects = np.array([[0.3], [-0.1], [0.1]])
-    best = best_lr(GRID, bowl(centre) + seed_effects, rng(), tolerance=0.01)
-    assert_allclose([best.lr, best.lr_low, best.lr_high], centre, rtol=1e-9)  # seed effects do not move the vertex
+    best = best_lr(GRID, bowl(center) + seed_effects, rng(), tolerance=0.01)
+    assert_allclose([best.lr, best.lr_low, best.lr_high], center, rtol=1e-9)  # seed effects do not move the vertex
     assert best.loss == pytest.approx(3.1)
     assert not best.at_edge
 
@@ -336,9 +336,9 @@ def test_best_lr_is_least_squares_on_the_points_of_all_seeds() -> None:
     assert best == best_lr(GRID[order], table[:, order], rng(), tolerance=0.01)
 
 
-@pytest.mark.parametrize(("centre", "edge"), [(1e-4, 0.001), (0.5, 0.1)])
-def test_best_lr_at_the_edge_of_the_grid_is_that_rate(centre: float, edge: float) -> None:
-    best = best_lr(GRID, np.tile(bowl(centre), (3, 1)), rng(), tolerance=0.01)
+@pytest.mark.parametrize(("center", "edge"), [(1e-4, 0.001), (0.5, 0.1)])
+def test_best_lr_at_the_edge_of_the_grid_is_that_rate(center: float, edge: float) -> None:
+    best = best_lr(GRID, np.tile(bowl(center), (3, 1)), rng(), tolerance=0.01)
     assert (best.lr, best.at_edge) == (edge, True)
     assert (best.basin_open_low, best.basin_open_high) == (edge == GRID[0], edge == GRID[-1])
 
@@ -355,7 +355,7 @@ def test_best_lr_leaves_diverged_arms_out() -> None:
     table = bowl(0.03) + np.zeros((3, 1))
     table[1, 5] = NAN
     assert best_lr(GRID, table, rng(), tolerance=0.01).lr == pytest.approx(0.03)
-    table[0, 4] = math.inf  # now the lowest arm has no neighbour above that survived
+    table[0, 4] = math.inf  # now the lowest arm has no neighbor above that survived
     best = best_lr(GRID, table, rng(), tolerance=0.01)
     assert (best.lr, best.at_edge, best.basin_open_high) == (0.023, True, True)
 

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngpt.campaign.statistics import PairedDifference, paired_difference
-from ngpt.campaign.verdict import Direction, Rule, judge, name_winner
+from ngpt.campaign.analysis.statistics import PairedDifference, paired_difference
+from ngpt.campaign.analysis.verdict import Label, judge, judge_campaign
+from ngpt.campaign.definition import Campaign, Direction, Method, Rule
+
+LRS = (0.01, 0.03, 0.1)
 
 
 def rule(predicted: Direction = "lower", smallest: float = 0.01, seeds: int = 3) -> Rule:
@@ -110,17 +113,23 @@ def quiet_table(*effects: float) -> np.ndarray:
     return 3 + draw.normal(size=(5, 1)) + 0.001 * draw.normal(size=(5, len(effects))) + np.array(effects)
 
 
-def against(baseline: int, arms: int) -> np.ndarray:
-    rows = np.eye(arms)
-    rows[:, baseline] -= 1
-    return np.delete(rows, baseline, axis=0)
+def winner_of(table: np.ndarray, rule: Rule, baseline: int = 0, resamples: int = 0) -> int | None:
+    """The column that wins against the baseline's, every rate in the middle of its grid."""
+    arms = table.shape[1]
+    campaign = Campaign(
+        name="table", title="", question="?", claim="", rule=rule, baselines=(str(baseline),),
+        methods=tuple(Method(name=str(arm), fields={}, lrs=LRS) for arm in range(arms)),
+    )  # fmt: skip
+    rates = {str(arm): LRS[1] for arm in range(arms)}
+    _, winner = judge_campaign(campaign, table, rates, np.random.default_rng(0), resamples=resamples)
+    return None if winner is None else int(winner)
 
 
 @pytest.mark.parametrize(
     ("effects", "predicted", "winner"),
     [
-        ((0.0, -0.05, -0.08, 0.2), "lower", 1),
-        ((0.0, -0.05, -0.08, 0.2), "higher", 2),
+        ((0.0, -0.05, -0.08, 0.2), "lower", 2),
+        ((0.0, -0.05, -0.08, 0.2), "higher", None),  # a cost that is shown is no win
         ((0.0, -0.005, 0.0, 0.2), "lower", None),  # distinguishable, but too small to matter
         ((0.0, 0.0, 0.0, 0.0), "lower", None),
         ((0.0,), "lower", None),
@@ -129,21 +138,30 @@ def against(baseline: int, arms: int) -> np.ndarray:
 def test_the_winner_is_the_best_supported_contrast(
     effects: tuple[float, ...], predicted: Direction, winner: int | None
 ) -> None:
-    contrasts = against(0, len(effects))
-    assert name_winner(quiet_table(*effects), contrasts, rule(predicted), np.random.default_rng(0)) == winner
+    assert winner_of(quiet_table(*effects), rule(predicted)) == winner
 
 
 def test_a_survivor_is_not_named() -> None:
     table = quiet_table(-0.08, -0.05, 0.0)
     table[4, 0] = math.nan
-    assert name_winner(table, against(2, 3), rule(), np.random.default_rng(0)) == 1
+    assert winner_of(table, rule(), baseline=2) == 1
 
 
 def test_the_bootstrap_never_decides() -> None:
     table, generator = quiet_table(0.0, -0.05, 0.02), np.random.default_rng(0)
-    contrasts = against(0, 3)
-    assert name_winner(table, contrasts, rule(), generator, resamples=50) == 0
-    assert name_winner(table, contrasts, rule(), generator) == 0
+    assert winner_of(table, rule(), resamples=50) == winner_of(table, rule()) == 1
     d = paired_difference(table[:, 1], table[:, 0], generator, resamples=50)
     bare = paired_difference(table[:, 1], table[:, 0], generator, resamples=0)
     assert judge(rule(), d).reason == judge(rule(), bare).reason
+
+
+@pytest.mark.parametrize(("mean", "label"), [(-0.03, "supported"), (0.03, "refuted"), (0.0, "refuted")])
+def test_a_rate_at_the_edge_of_its_grid_takes_the_verdict_that_it_could_overturn(mean: float, label: Label) -> None:
+    plain = judge(rule(), around(mean, 0.005))
+    assert plain.label == label
+    other: Label = "refuted" if label == "supported" else "supported"
+    assert judge(rule(), around(mean, 0.005), edge={label: [], other: ["Adam"]}) == plain
+    taken = judge(rule(), around(mean, 0.005), edge={label: ["Muon", "Adam"]})
+    assert (taken.label, taken.effect, taken.seeds_needed) == ("inconclusive", plain.effect, None)
+    assert taken.reason.startswith(plain.reason) and taken.reason.endswith(f"But: {taken.why}.")
+    assert taken.why == f"would be {label}, but the best rate of Muon and Adam may lie beyond its grid"

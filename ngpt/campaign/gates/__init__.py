@@ -1,1 +1,1 @@
-"""Integration gates: what an optimizer must do before it is built in, each PASS or FAIL with the figure measured."""
+"""Integration gates: what an optimizer must achieve before it is adopted, each PASS or FAIL with its measurement."""

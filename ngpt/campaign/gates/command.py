@@ -1,266 +1,188 @@
-"""The command line of the gates: speed first, alone on the machine, then all else; report, one line, exit code."""
+"""The gates as the engine carries them out: speed first, alone on the machine, then all else. No torch."""
+
+# ruff: noqa: D102 (methods without a docstring inherit that of `Study`)
 
 import argparse
-import math
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ngpt.campaign.collect import curves_of, environments_of, figures_of
-from ngpt.campaign.definition import MOST_SEEDS, Arm
-from ngpt.campaign.execute import Outcome, execute, finished_record
-from ngpt.campaign.gates.definition import LOWEST_SEEDS, Gates, OptimizerName, TaskName
-from ngpt.campaign.gates.judge import BOTH, Gate, overall
-from ngpt.campaign.gates.report import read_gates_data, write_gates_report
-from ngpt.campaign.index import Definition, write_index
-from ngpt.campaign.options import ASSUMED_FLOPS, common_parser, default_jobs, overrides_of, require_writable, where
-from ngpt.campaign.plan import PlannedRun, digest_of, estimated_operations
-from ngpt.campaign.report import data_path, write_data
+from ngpt.campaign import engine
+from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, digest_of, estimated_operations
+from ngpt.campaign.engine import Batch, Study
+from ngpt.campaign.execution.collect import Metrics, read_data
+from ngpt.campaign.execution.execute import Outcome, finished_record
+from ngpt.campaign.execution.options import ASSUMED_FLOPS, common_parser, overrides_of
+from ngpt.campaign.gates.definition import MIN_SEEDS, Gates, OptimizerName, TaskName
+from ngpt.campaign.gates.judge import BOTH, judge_gates, overall
+from ngpt.campaign.gates.report import write_gates_report
+from ngpt.campaign.report.index import Indexed, IndexRow
+from ngpt.command import Parser
 from ngpt.data.corpus import load_corpus
-from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
-from ngpt.flags import to_flags
-from ngpt.identity import code_digest, run_id
+from ngpt.errors import require
 from ngpt.training.record import RunRecord, read_metrics
 
 LONGEST_FIRST: tuple[TaskName, ...] = ("stability", "race", "overfit", "automata")
-"""Tasks after the speed, in an order that keeps all cores busy to the end."""
+"""tasks after the speed, in an order that keeps all cores busy to the end"""
+
+ALONE = {"jobs": 1, "threads": 0}
+"""settings of runs whose speed is measured: nothing else on the machine, and all its cores"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatePlan:
-    """The gates on given data at a given size."""
-
-    gates: Gates
-    preset: str
-    overrides: dict[str, Any]
-    race_seeds: int
-    out: Path
-
-    def run(self, task: TaskName, optimizer: OptimizerName, seed: int, ns_steps: int) -> "GateRun":
-        """One run of a task."""
-        config = self.gates.configure(
-            task, optimizer, seed, ns_steps=ns_steps, overrides=self.overrides, preset=self.preset
-        )
-        iterations = f", {ns_steps} iterations" if optimizer == "Muon" else ""
-        arm = Arm(method=f"{task}, {optimizer}{iterations}", lr=config.optim.lr, fields={})
-        identity = run_id(config, digest_of(config.data))
-        planned = PlannedRun(stage="comparison", arm=arm, seed=seed, config=config, run_id=identity)
-        return GateRun(task=task, optimizer=optimizer, run=planned)
-
-    def runs(self, tasks: Sequence[TaskName], ns_steps: int) -> list["GateRun"]:
-        """The runs of some tasks, both optimizers in turn."""
-        seeds = {task: self.race_seeds if task == "race" else self.gates.tasks[task].seeds for task in tasks}
-        return [
-            self.run(task, optimizer, seed, ns_steps)
-            for task in tasks
-            for seed in range(seeds[task])
-            for optimizer in BOTH
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateRun:
+class GateRun(PlannedRun):
     """A planned run and what it is for. Two tasks may ask for the same run."""
 
     task: TaskName
     optimizer: OptimizerName
-    run: PlannedRun
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        optim, what = self.config.optim, {"task": self.task, "optimizer": self.optimizer, "seed": self.seed}
+        return {**what, "lr": optim.lr, "ns_steps": optim.ns_steps}
+
+    @property
+    def key(self) -> str:
+        return self.run_id
 
 
-def main(gates: Gates, index: Sequence[Definition] = ()) -> None:
-    """Run the gates as the command line says and exit: 0 on PASS, 1 on FAIL."""
-    sys.exit(exit_code_of(lambda: carry_out(gates, sys.argv[1:], index)))
+@dataclass(frozen=True, kw_only=True)
+class GatePlan(AnyPlan):
+    """The runs of the gates."""
+
+    gates: Gates
+    race_seeds: int
+
+    def run(self, task: TaskName, optimizer: OptimizerName, seed: int, ns_steps: int) -> GateRun:
+        """Return one run of a task."""
+        settings: dict[str, Any] = {"ns_steps": ns_steps, "overrides": self.overrides, "preset": self.preset}
+        config = self.gates.configure(task, optimizer, seed, **settings)
+        method = f"{task}, {optimizer}" + (f", {ns_steps} iterations" if optimizer == "Muon" else "")
+        return GateRun.of("comparison", method, seed, config, task=task, optimizer=optimizer)
+
+    def runs(
+        self, tasks: Sequence[TaskName], ns_steps: int, optimizers: Sequence[OptimizerName] = BOTH
+    ) -> list[GateRun]:
+        """Return the runs of some tasks, the optimizers in turn."""
+        seeds = {task: self.race_seeds if task == "race" else self.gates.tasks[task].seeds for task in tasks}
+        turns = [(task, optimizer, seed) for task in tasks for seed in range(seeds[task]) for optimizer in optimizers]
+        return [self.run(task, optimizer, seed, ns_steps) for task, optimizer, seed in turns]
+
+    def count(self) -> int:
+        """Return the number of runs if the speed is high enough."""
+        return len(self.runs(["speed", *LONGEST_FIRST], self.gates.ns_steps))
 
 
-def carry_out(gates: Gates, arguments: list[str], index: Sequence[Definition] = ()) -> int:
-    """All gates; returns the exit code: 0 PASS, 1 FAIL, 130 interrupted."""
-    given = common_parser(
-        gates.question, preset=gates.preset, seeds=gates.tasks["race"].seeds,
-        seeds_help=f"seeds of the race, at least {LOWEST_SEEDS} (%(default)s)",
-    ).parse_args(arguments)  # fmt: skip
-    if not LOWEST_SEEDS <= given.seeds <= MOST_SEEDS or (given.jobs is not None and given.jobs < 1):
-        raise InputError(f"--seeds must be {LOWEST_SEEDS} to {MOST_SEEDS}, and --jobs at least 1")
-    if given.launcher != "local":
-        raise InputError("the gates measure the speed of this machine: they know no other --launcher")
-    plan = GatePlan(
-        gates=gates, preset=given.preset, overrides=overrides_of(given), race_seeds=given.seeds, out=given.out
-    )  # fmt: skip
-    jobs = given.jobs or default_jobs(given.device)
-    if given.dry_run:
-        _show_plan(plan, jobs)
-        return 0
-
-    require_writable(given.out, given.reports)
-    carried_out = _carry_out_runs(plan, given, jobs)
-    found = sum(finished_record(given.out, gate_run.run.run_id) is not None for gate_run in carried_out.runs)
-    if carried_out.outcome.interrupted:
-        print(f"interrupted with {found} runs finished; the same command continues", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if found or not (given.report_only and data_path(given.reports, gates.name).exists()):
-        if not found:
-            raise InputError(f"no finished run of these gates in {given.out}")
-        command = shlex.join(["python", f"runners/{gates.name}.py", *arguments]).replace(" --report-only", "")
-        write_data(given.reports, _collect(plan, carried_out, command=command, jobs=jobs))
-    return _finish(gates, given, index)
+def carry_out(gates: Gates, arguments: list[str], index: Sequence[Indexed] = ()) -> int:
+    """Carry out the gates; return 0 on PASS, 1 on FAIL, 130 if interrupted."""
+    return engine.carry_out(GatesStudy(gates), arguments, index)
 
 
-def _finish(gates: Gates, given: argparse.Namespace, index: Sequence[Definition]) -> int:
-    """Report and index from the collected data; a line a gate, the whole, and the report's path on standard output."""
-    path, judged = write_gates_report(gates, read_gates_data(gates, given.reports), given.reports)
-    write_index(index or [gates], given.reports)
-    for gate in judged:
-        print(line_of(gate))
-    print(f"{gates.name}: {overall(judged)}")
-    print(path)
-    return 0 if all(gate.passed for gate in judged) else 1
+class GatesStudy(Study[GatePlan]):
+    """Gates with all that the engine and the index need of them."""
 
+    min_seeds = MIN_SEEDS
 
-def line_of(gate: Gate) -> str:
-    """`G3 PASS  overfit 100 samples: below 0.5 bits per byte: Muon 0.2; AdamW 0.7`."""
-    why = f": {gate.why}" if gate.why else ""
-    return f"{gate.name} {gate.label}{why}  {gate.asks}: Muon {gate.muon}; AdamW {gate.adamw}"
+    def __init__(self, gates: Gates) -> None:
+        self.experiment: Gates = gates
 
+    def parser(self) -> Parser:
+        return common_parser(
+            self.experiment.question, preset=self.experiment.preset, seeds=self.experiment.tasks["race"].seeds,
+            seeds_help=f"seeds of the race, at least {MIN_SEEDS} (%(default)s)",
+        )  # fmt: skip
 
-@dataclass
-class CarriedOut:
-    """What was planned and what became of it."""
+    def plan(self, given: argparse.Namespace) -> GatePlan:
+        here = given.launcher == "local"
+        require(here, "the gates measure the speed of this machine: they run with --launcher local only")
+        gates, overrides = self.experiment, overrides_of(given)
+        first = gates.configure("speed", "Muon", 0, ns_steps=gates.ns_steps, overrides=overrides, preset=given.preset)
+        return GatePlan(
+            gates=gates, preset=given.preset, overrides=overrides, race_seeds=given.seeds, out=given.out,
+            data_digest=digest_of(first.data),
+        )  # fmt: skip
 
-    runs: list[GateRun]
-    outcome: Outcome
-    ns_steps: int
-    before_the_drop: float | None
-    """steps a second at the full number of iterations, if that was too slow and they were dropped"""
+    def show(self, plan: GatePlan, jobs: int) -> None:
+        gates = self.experiment
+        if_slow = plan.runs(["speed"], gates.ns_steps_if_slow, ["Muon"])
+        print(f"{gates.question}\n\npreset {plan.preset}, {plan.race_seeds} seeds of the race")
+        seconds = 0.0
+        for run in plan.runs(["speed"], gates.ns_steps) + if_slow + plan.runs(LONGEST_FIRST, gates.ns_steps):
+            state = "done" if finished_record(plan.out, run.run_id) else "to do"
+            note = " (if it is too slow with more)" if run in if_slow else ""
+            print(f"  {run.task}  {run.run_id}  {run.name}  [{state}]{note}")
+            if state == "to do":
+                operations = estimated_operations(run.config, load_corpus(run.config.data).vocab_size)
+                seconds += operations / ASSUMED_FLOPS / (1 if run.task == "speed" else jobs)
+        print(f"{plan.count()} runs, {jobs} at a time after the speed, with fewer iterations if that is too low")
+        print(f"estimated time: {seconds / 60:.1f} minutes, without the orthogonalizer's")
 
+    def stages(self, plan: GatePlan, outcome: Outcome) -> Iterator[Batch]:
+        """Yield the speed runs, Muon's again with fewer iterations if it was too slow, then everything else."""
+        gates = self.experiment
+        yield list(plan.runs(["speed"], gates.ns_steps)), ALONE
+        rate = self._speed(plan)
+        iterations = gates.iterations_at(rate)
+        if iterations != gates.ns_steps:
+            low = f"{rate:.1f} steps/s with {gates.ns_steps} iterations, below {gates.targets.steps_per_second:g}"
+            print(f"{low}: going on with {iterations}", file=sys.stderr)
+            yield list(plan.runs(["speed"], iterations, ["Muon"])), ALONE
+        yield list(plan.runs(LONGEST_FIRST, iterations)), {}
 
-def _carry_out_runs(plan: GatePlan, given: argparse.Namespace, jobs: int) -> CarriedOut:
-    """Speed alone on the machine; fewer iterations if it is too low; then everything else."""
-    gates = plan.gates
-    result = CarriedOut([], Outcome(), gates.ns_steps, None)
+    def _speed(self, plan: GatePlan) -> float | None:
+        """Return Muon's steps per second at the full number of iterations; None if no run has finished."""
+        runs = plan.runs(["speed"], self.experiment.ns_steps, ["Muon"])
+        ended = [(run, record) for run in runs if (record := finished_record(plan.out, run.run_id)) is not None]
+        figures = [self.figures(record, read_metrics(plan.out / run.run_id)) for run, record in ended]
+        found = [one["steps_per_second"] for one in figures if "steps_per_second" in one]
+        return median(found) if found else None
 
-    def carry_out(runs: list[GateRun], **settings: Any) -> bool:
-        result.runs += runs
-        if not given.report_only:
-            once = {gate_run.run.run_id: gate_run.run for gate_run in runs}
-            outcome = execute(list(once.values()), out=given.out, **settings)
-            result.outcome.failures |= outcome.failures
-            result.outcome.interrupted |= outcome.interrupted
-        return not result.outcome.interrupted
+    def figures(self, record: RunRecord, metrics: Metrics) -> dict[str, Any]:
+        """Return figures over every step; metrics.jsonl has a line per step and leaves out what is not finite."""
+        finite = [row for row in metrics if "loss" in row and "grad_norm" in row]
+        figures: dict[str, Any] = {"steps_not_finite": record.steps - len(finite)}
+        if finite:
+            largest = max(row["grad_norm"] for row in finite)
+            figures |= {"first_loss": finite[0]["loss"], "largest_grad_norm": largest}
+            figures |= {"lr_first": metrics[0]["lr"], "lr_last": metrics[-1]["lr"]}
+        if len(finite) > 1:  # the first step is start-up
+            figures["steps_per_second"] = 1 / median(row["seconds"] for row in finite[1:])
+        if record.fell_back_at_step is not None:
+            figures["fell_back_at_step"] = record.fell_back_at_step
+        return figures
 
-    alone = {"jobs": 1, **where(given.device), "threads": 0}
-    if not carry_out(plan.runs(["speed"], gates.ns_steps), **alone):
-        return result
-    measured = [
-        row["steps_per_second"]
-        for gate_run in result.runs
-        if gate_run.optimizer == "Muon" and "steps_per_second" in (row := _row(gate_run, given.out))
-    ]
-    rate = median(measured) if measured else math.inf
-    result.ns_steps = gates.iterations_at(rate)
-    if result.ns_steps != gates.ns_steps:
-        result.before_the_drop = rate
-        print(
-            f"{rate:.1f} steps/s with {gates.ns_steps} iterations, below {gates.targets.steps_per_second:g}: "
-            f"going on with {result.ns_steps}",
-            file=sys.stderr,
-        )
-        muons = [gate_run for gate_run in plan.runs(["speed"], result.ns_steps) if gate_run.optimizer == "Muon"]
-        if not carry_out(muons, **alone):
-            return result
-    carry_out(plan.runs(LONGEST_FIRST, result.ns_steps), jobs=jobs, **where(given.device))
-    return result
-
-
-def _row(gate_run: GateRun, out: Path) -> dict[str, Any]:
-    """What the gates need of one run."""
-    run = gate_run.run
-    record = finished_record(out, run.run_id)
-    row: dict[str, Any] = {
-        "task": gate_run.task, "optimizer": gate_run.optimizer, "seed": run.seed, "run_id": run.run_id,
-        "lr": run.config.optim.lr, "ns_steps": run.config.optim.ns_steps,
-        "status": "missing" if record is None else record.status,
-    }  # fmt: skip
-    if record is None:
-        return row
-    metrics = read_metrics(out / run.run_id)
-    return row | figures_of(record) | curves_of(metrics) | _whole_run(record, metrics)
-
-
-def _whole_run(record: RunRecord, metrics: list[dict[str, float]]) -> dict[str, Any]:
-    """Figures over every step; metrics.jsonl has a line a step and leaves out what is not finite."""
-    finite = [row for row in metrics if "loss" in row and "grad_norm" in row]
-    figures: dict[str, Any] = {"steps_not_finite": record.steps - len(finite)}
-    if finite:
-        figures |= {
-            "first_loss": finite[0]["loss"],
-            "largest_grad_norm": max(row["grad_norm"] for row in finite),
-            "lr_first": metrics[0]["lr"],
-            "lr_last": metrics[-1]["lr"],
+    def details(self, plan: GatePlan, runs: list[PlannedRun]) -> dict[str, Any]:
+        gates, rate = self.experiment, self._speed(plan)
+        iterations = gates.iterations_at(rate)
+        automata = plan.run("automata", "Muon", 0, iterations).config.data
+        return {
+            "ns_steps": iterations,
+            "ns_steps_wanted": gates.ns_steps,
+            "steps_per_second_before_the_drop": None if iterations == gates.ns_steps else rate,
+            "race_seeds": plan.race_seeds,
+            "overfit_windows": plan.run("overfit", "Muon", 0, iterations).config.train.overfit_windows,
+            "automata_vocabulary": load_corpus(automata).vocab_size,
         }
-    if len(finite) > 1:  # the first step is start-up
-        figures["steps_per_second"] = 1 / median(row["seconds"] for row in finite[1:])
-    if record.fell_back_at_step is not None:
-        figures["fell_back_at_step"] = record.fell_back_at_step
-    return figures
 
+    def report(self, reports: Path) -> tuple[Path, list[str], bool]:
+        """Write report and figure; the experiment passes if every gate does."""
+        path, judged = write_gates_report(self.experiment, read_data(self.experiment, reports), reports)
+        lines = [*(gate.line for gate in judged), f"{self.name}: {overall(judged)}"]
+        return path, lines, all(gate.passed for gate in judged)
 
-def _collect(plan: GatePlan, carried_out: CarriedOut, *, command: str, jobs: int) -> dict[str, Any]:
-    """Everything the report needs, as JSON."""
-    gates = plan.gates
-    rows, records = [], []
-    for gate_run in carried_out.runs:
-        row, run = _row(gate_run, plan.out), gate_run.run
-        if run.name in carried_out.outcome.failures:
-            row |= {"status": "failed", "message": carried_out.outcome.failures[run.name]}
-        rows.append(row)
-        if (record := finished_record(plan.out, run.run_id)) is not None:
-            records.append(record)
-    first = plan.run("stability", "Muon", 0, carried_out.ns_steps).run.config
-    automata = plan.run("automata", "Muon", 0, carried_out.ns_steps).run.config
-    return {
-        "campaign": gates.name,
-        "definition": gates.digest,
-        "preset": plan.preset,
-        "data": first.data.data,
-        "tokenizer": first.data.tokenizer,
-        "data_digest": digest_of(first.data),
-        "code_digest": code_digest(),
-        "command": command,
-        "jobs": jobs,
-        "ns_steps": carried_out.ns_steps,
-        "ns_steps_wanted": gates.ns_steps,
-        "steps_per_second_before_the_drop": carried_out.before_the_drop,
-        "race_seeds": plan.race_seeds,
-        "overfit_windows": plan.run("overfit", "Muon", 0, carried_out.ns_steps).run.config.train.overfit_windows,
-        "automata_vocabulary": load_corpus(automata.data).vocab_size,
-        "parameters": records[0].parameters,
-        "model": {"arch": first.model.arch, "layers": first.model.n_layer, "width": first.model.n_embd,
-                  "heads": first.model.n_head, "context": first.model.seq_len, "mlp_hidden": first.model.mlp_hidden},
-        "dates": sorted({record.finished[:10] for record in records if record.finished}),
-        "commands": {g.run.run_id: " ".join(to_flags(g.run.config)) for g in carried_out.runs},
-        "environments": environments_of(records),
-        "runs": rows,
-    }  # fmt: skip
+    def rows(self, data: dict[str, Any]) -> list[IndexRow]:
+        return [
+            IndexRow(self.experiment.question, f"{gate.name}: {gate.asks}", gate.label, effect=gate.muon,
+                     seeds=str(data["race_seeds"] if gate.name == "G6" else 1))
+            for gate in judge_gates(self.experiment, data)
+        ]  # fmt: skip
 
-
-def _show_plan(plan: GatePlan, jobs: int) -> None:
-    """The plan, the number of runs, those already finished, and an estimate of the time."""
-    gates = plan.gates
-    speed = plan.runs(["speed"], gates.ns_steps)
-    if_slow = [g for g in plan.runs(["speed"], gates.ns_steps_if_slow) if g.optimizer == "Muon"]
-    rest = plan.runs(LONGEST_FIRST, gates.ns_steps)
-    print(f"{gates.question}\n\npreset {plan.preset}, {plan.race_seeds} seeds of the race")
-    seconds = 0.0
-    for gate_run in speed + if_slow + rest:
-        task, run = gate_run.task, gate_run.run
-        state = "done" if finished_record(plan.out, run.run_id) else "to do"
-        note = " (if it is too slow with more)" if gate_run in if_slow else ""
-        print(f"  {task}  {run.run_id}  {run.name}  [{state}]{note}")
-        if state == "to do":
-            vocabulary = load_corpus(run.config.data).vocab_size
-            seconds += estimated_operations(run.config, vocabulary) / ASSUMED_FLOPS / (1 if task == "speed" else jobs)
-    print(f"{len(speed) + len(rest)} runs, {jobs} at a time after the speed, and fewer iterations if that is too low")
-    print(f"estimated time: {seconds / 60:.1f} minutes, without the orthogonaliser's")
+    def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
+        """Return the overall result and every gate that fails."""
+        judged = judge_gates(self.experiment, data)
+        failed = (f"{g.name}, {g.asks}: {g.muon}, AdamW {g.adamw}" for g in judged if not g.passed)
+        answers = "<br>".join([f"**{overall(judged)}** of {len(judged)} gates", *failed])
+        return [(self.experiment.question, answers, str(data["race_seeds"]))]

@@ -1,34 +1,34 @@
-"""Loss against steps and against time, for campaigns whose runs end by the clock. Pure, no torch."""
+"""Compare methods at equal steps and at equal time, for runs that end by the clock. Pure, no torch."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ngpt.campaign.statistics import Array
+from ngpt.campaign.analysis.statistics import Array
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """A method against its baseline, seed by seed, while neither decays its rate; all (seeds,).
+    """A method against its baseline, seed by seed, before the rate of either decays; all arrays (seeds,).
 
     A method can win on the clock because its steps are better or because there are more of them: the first shows at
     equal steps, both together at equal time.
     """
 
     steps_ratio: Array
-    """steps made in the budget over the baseline's"""
+    """steps within the budget, relative to the baseline's"""
     at_equal_steps: Array
     """difference of validation loss after the latest step at which both were validated, nats per token"""
     at_equal_time: Array
-    """the same after the latest time up to which both were validated, between validations on a straight line"""
+    """the same at the latest training time that both reached, interpolated linearly between validations"""
 
 
 def pace_of(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], *, undecayed_seconds: float) -> Pace:
-    """The pace of a method's runs against those of its baseline on the same seeds.
+    """Return the pace of a method's runs against those of its baseline on the same seeds.
 
-    rows: as `ngpt.campaign.collect` gives them. undecayed_seconds: training time until the schedule begins its decay.
-    Seeds without two validations of both by then are left out.
+    rows: as collected. undecayed_seconds: training time until the schedule begins its decay. Seeds on which either has
+    fewer than two validations by then are left out.
     """
     other = {row["seed"]: row for row in baseline if "val" in row}
     ratio, steps, time = [], [], []

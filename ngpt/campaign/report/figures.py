@@ -1,6 +1,7 @@
-"""The figures of a report. One style for all of them; colours are the method's, in the order of the experiment file."""
+"""The figures of a report, in one style; each method has its own color, in the order of the experiment file."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import matplotlib
 import numpy as np
 from scipy import stats
 
-from ngpt.campaign.analysis import Analysis, MethodSummary
+from ngpt.campaign.analysis.analyze import Analysis, MethodSummary
 from ngpt.campaign.definition import Campaign
 from ngpt.files import replaced_atomically
 
@@ -17,22 +18,19 @@ import matplotlib.pyplot as plt  # noqa: E402 (the backend comes first)
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B5EA7")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, and two more."""
+Look = dict[str, Any]
+"""color and line style of a method, the same in every figure"""
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B5EA7")
+"""Okabe and Ito's palette, which is safe for color-blind readers, and two more"""
 
 LINES = ("-", "--", ":", "-.")
-VERDICT_COLOURS = {"supported": "#009E73", "refuted": "#D55E00", "inconclusive": "#777777"}
+VERDICT_COLORS = {"supported": "#009E73", "refuted": "#D55E00", "inconclusive": "#777777"}
 
 STYLE: dict[Any, Any] = {
-    "figure.dpi": 130,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-}
+    "figure.dpi": 130, "figure.constrained_layout.use": True, "font.size": 10, "legend.frameon": False,
+    "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
 
 TELEMETRY_LABELS = {
     "rotation_hidden_rad": "rotation of hidden vectors\nper step [rad]",
@@ -41,18 +39,17 @@ TELEMETRY_LABELS = {
     "orthogonality_error": "orthogonality error\nof hidden updates",
 }
 
-
 SCANNED = {
     "rotation_hidden_rad": "rotation, hidden",
     "drift_hidden": "drift, hidden",
     "drift_head": "largest | |w| - 1 | of head\nvectors when a projection came",
     "drift_embedding": "largest | |w| - 1 | of embedding\nvectors when a projection came",
 }
-"""Telemetry along a scan."""
+"""telemetry shown along a scan"""
 
 
 def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Write all figures that there is something to show in as PNG into `folder`; returns file name by kind."""
+    """Write every figure that has something to show as PNG into `folder`; return file names by kind."""
     folder.mkdir(parents=True, exist_ok=True)
     looks = _looks(campaign)
     kinds: dict[str, Callable[[], Figure | None]] = {
@@ -75,38 +72,34 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `figure` as PNG, atomically, and forget it. Raises InputError if the disk is full."""
+    """Write `figure` as PNG, atomically, and close it. Raises InputError if the disk is full."""
     with replaced_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
     plt.close(figure)
 
 
-Look = dict[str, Any]
-"""Colour and line style of a method, the same in every figure."""
-
-
 def _looks(campaign: Campaign) -> dict[str, Look]:
-    """A colour each; in a scan the colour says the position and the line the family."""
+    """Return a color for each method; in a scan the color shows the position and the line style the family."""
     families = list(dict.fromkeys(method.family for method in campaign.methods))
     positions = sorted({method.position for method in campaign.methods if method.position is not None})
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(positions)))
     looks: dict[str, Look] = {}
     for index, method in enumerate(campaign.methods):
         place = method.position
-        colour = COLOURS[index % len(COLOURS)] if place is None else shades[positions.index(place)]
-        line = families.index(method.family) + (index // len(COLOURS) if place is None else 0)
-        looks[method.name] = {"color": colour, "linestyle": LINES[line % len(LINES)]}
+        color = COLORS[index % len(COLORS)] if place is None else shades[positions.index(place)]
+        line = families.index(method.family) + (index // len(COLORS) if place is None else 0)
+        looks[method.name] = {"color": color, "linestyle": LINES[line % len(LINES)]}
     return looks
 
 
 def _interval(values: np.ndarray) -> np.ndarray:
-    """Half-width of the 95% t interval of the mean along axis 0."""
+    """Return the half-width of the 95% t interval of the mean along axis 0."""
     n = len(values)
     return stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(values.shape[1:])
 
 
 def _legend(axes: Axes) -> None:
-    """Beside the axes where there are many methods."""
+    """Add a legend, beside the axes if there are many methods."""
     handles = axes.get_legend_handles_labels()[0]
     if handles:
         beside: dict[str, Any] = {"bbox_to_anchor": (1.01, 1.0), "loc": "upper left"} if len(handles) > 3 else {}
@@ -114,7 +107,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _effects(analysis: Analysis) -> Figure | None:
-    """Every comparison's difference with its interval, on the band of what does not matter."""
+    """Draw every comparison's difference with its interval, over the band of differences that do not matter."""
     shown = [answer for answer in analysis.answers if answer.verdict.effect is not None]
     if len(shown) < 2:
         return None
@@ -123,34 +116,33 @@ def _effects(analysis: Analysis) -> Figure | None:
         e, smallest = answer.verdict.effect, answer.contrast.rule.smallest_effect
         assert e is not None
         axes.fill_betweenx([place - 0.4, place + 0.4], -smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
-        axes.plot([e.t_low, e.t_high], [place, place], color=VERDICT_COLOURS[answer.verdict.label], linewidth=2)
-        axes.plot(e.mean, place, "o", color=VERDICT_COLOURS[answer.verdict.label], markersize=5)
+        axes.plot([e.t_low, e.t_high], [place, place], color=VERDICT_COLORS[answer.verdict.label], linewidth=2)
+        axes.plot(e.mean, place, "o", color=VERDICT_COLORS[answer.verdict.label], markersize=5)
         above = shown[len(shown) - 2 - place] if place + 1 < len(shown) else answer
         if above.contrast.question != answer.contrast.question:
             axes.axhline(place + 0.5, color="#000000", linewidth=0.6, linestyle=":")
     axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [answer.contrast.name for answer in reversed(shown)], fontsize=8)
     axes.set_xlabel(f"difference [{shown[0].contrast.rule.unit}]")
-    for label, colour in VERDICT_COLOURS.items():
-        axes.plot([], [], color=colour, linewidth=2, label=label)
+    for label, color in VERDICT_COLORS.items():
+        axes.plot([], [], color=color, linewidth=2, label=label)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    axes.set_title("Paired difference, mean and 95% interval; grey: smaller than what matters", fontsize=9)
+    axes.set_title("Paired difference, mean and 95% interval; gray: too small to matter", fontsize=9)
     return figure
 
 
 def _scan(campaign: Campaign, analysis: Analysis) -> Figure | None:
-    """Loss, cost against the baseline, and telemetry along the methods' positions, a line for each family."""
+    """Draw loss, cost against the baseline, and telemetry along the methods' positions, one line per family."""
     scanned = [s for s in analysis.summaries if s.method.position is not None and np.isfinite(s.comparison).sum() > 1]
     if not scanned:
         return None
     base = {s.method.name: s.comparison for s in analysis.summaries}
     panels: dict[str, Callable[[MethodSummary], tuple[float, float]]] = {
         f"{campaign.rule.metric}\n[{campaign.rule.unit}]": lambda s: _mean_and_half(s.comparison),
-        "difference to the baseline,\npaired, 95% interval": lambda s: _mean_and_half(
-            s.comparison - base[campaign.baseline_of(s.method)]
-        ),
-        **{TELEMETRY_LABELS.get(name, label): _mean_of(name) for name, label in SCANNED.items()},
-    }
+        "difference to the baseline,\npaired, 95% interval":
+            lambda s: _mean_and_half(s.comparison - base[campaign.baseline_of(s.method)]),
+        **{TELEMETRY_LABELS.get(name, label): partial(_mean_telemetry, name) for name, label in SCANNED.items()},
+    }  # fmt: skip
     figure, grid = plt.subplots(2, 3, figsize=(10.5, 6.0))
     for axes, (label, measure) in zip(grid.flat, panels.items(), strict=True):
         for number, family in enumerate(dict.fromkeys(s.method.family for s in scanned)):
@@ -158,7 +150,7 @@ def _scan(campaign: Campaign, analysis: Analysis) -> Figure | None:
             values = [measure(s) for s in members]
             axes.errorbar(
                 [s.method.position for s in members], [v for v, _ in values], yerr=[h for _, h in values],
-                marker="o", capsize=3, markersize=4, color=COLOURS[number], label=family,
+                marker="o", capsize=3, markersize=4, color=COLORS[number], label=family,
             )  # fmt: skip
         axes.set_title(label, fontsize=9)
         axes.set_xlabel(campaign.axis)
@@ -168,13 +160,9 @@ def _scan(campaign: Campaign, analysis: Analysis) -> Figure | None:
     return figure
 
 
-def _mean_of(name: str) -> Callable[[MethodSummary], tuple[float, float]]:
-    """The mean of a quantity of telemetry over the measured steps, without an interval."""
-
-    def measure(summary: MethodSummary) -> tuple[float, float]:
-        return (float(np.nanmean(summary.telemetry[name][1])), 0.0) if name in summary.telemetry else (np.nan, 0.0)
-
-    return measure
+def _mean_telemetry(name: str, summary: MethodSummary) -> tuple[float, float]:
+    """Return the mean of a quantity over the measured steps, and no interval."""
+    return float(np.nanmean(summary.telemetry[name][1])) if name in summary.telemetry else np.nan, 0.0
 
 
 def _mean_and_half(values: np.ndarray) -> tuple[float, float]:
@@ -192,15 +180,7 @@ def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Lo
         whole = np.isfinite(summary.tuning).all(axis=0)
         table = summary.tuning[:, whole]
         label = f"{summary.method.name} ({len(table)} tuning seeds)"
-        axes.errorbar(
-            lrs[whole],
-            table.mean(axis=0),
-            yerr=_interval(table),
-            marker="o",
-            capsize=3,
-            label=label,
-            **look,
-        )
+        axes.errorbar(lrs[whole], table.mean(axis=0), yerr=_interval(table), marker="o", capsize=3, label=label, **look)
         for seed_row in table:
             axes.plot(lrs[whole], seed_row, ".", color=look["color"], alpha=0.35, markersize=4)
         for lr in lrs[~whole]:
@@ -220,7 +200,7 @@ def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Lo
 
 
 def _name_rates(axes: Axes, rates: list[float]) -> None:
-    """Ticks at the rates that were tried, those left out that would touch their neighbour's."""
+    """Put ticks at the rates that were tried, except where their labels would overlap."""
     shown = rates[:1]
     for rate in rates[1:]:
         if np.log10(rate / shown[-1]) > 0.09 * np.log10(rates[-1] / rates[0]):
@@ -232,9 +212,8 @@ def _name_rates(axes: Axes, rates: list[float]) -> None:
 def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0 if len(analysis.summaries) < 4 else 12.0, 3.8))
     for summary in analysis.summaries:
-        rows = [
-            r for r in data["runs"] if r["stage"] == "comparison" and r["method"] == summary.method.name and "val" in r
-        ]
+        mine = [row for row in data["runs"] if row["method"] == summary.method.name]
+        rows = [row for row in mine if row["stage"] == "comparison" and "val" in row]
         if not rows:
             continue
         label = f"{summary.method.name}, lr {summary.chosen_lr:g} ({len(rows)} seeds)"
@@ -248,7 +227,7 @@ def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look
 
 
 def _band(axes: Axes, curves: list[dict[str, list[float]]], look: Look, label: str) -> None:
-    """Mean and range over seeds, along the steps of all; runs that end by the clock are read between their points."""
+    """Draw mean and range over seeds, over the steps that all have; runs that end by the clock are interpolated."""
     curves = [curve for curve in curves if curve["step"]]
     if not curves:
         return
@@ -261,7 +240,7 @@ def _band(axes: Axes, curves: list[dict[str, list[float]]], look: Look, label: s
 
 
 def _pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure | None:
-    """Validation loss against steps and against time, and its paired difference to the baseline along both."""
+    """Draw validation loss against steps and against time, and its paired difference to the baseline."""
     runs: dict[str, dict[int, dict[str, Any]]] = {s.method.name: {} for s in analysis.summaries}
     for row in data["runs"]:
         if row["stage"] == "comparison" and len(row.get("val", {}).get("seconds", [])) > 1:
@@ -273,10 +252,8 @@ def _pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any], looks: d
         low = max(curve[axis][0] for curves in runs.values() for curve in curves.values())
         high = min(curve[axis][-1] for curves in runs.values() for curve in curves.values())
         place = np.linspace(low, high, 60)
-        losses = {
-            name: {seed: np.interp(place, curve[axis], curve["loss"]) for seed, curve in curves.items()}
-            for name, curves in runs.items()
-        }
+        losses = {name: {seed: np.interp(place, curve[axis], curve["loss"]) for seed, curve in curves.items()}
+                  for name, curves in runs.items()}  # fmt: skip
         for summary in analysis.summaries:
             name, baseline = summary.method.name, losses[campaign.baseline_of(summary.method)]
             common = sorted(set(losses[name]) & set(baseline))
@@ -288,7 +265,7 @@ def _pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any], looks: d
     grid[0, 0].set_ylabel("validation loss [nats per token]")
     grid[1, 0].set_ylabel("difference to the baseline [nats per token]")
     _legend(grid[0, 1])
-    figure.suptitle("Mean over the comparison seeds, as far as all runs have come", fontsize=9)
+    figure.suptitle("Mean over the comparison seeds, up to where the shortest run ends", fontsize=9)
     return figure
 
 
@@ -310,7 +287,7 @@ def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
 
 
 def _automata(described: dict[str, dict[str, Any]]) -> Figure | None:
-    """Some trajectories, a row each, and the gzip ratios of all rules drawn; of the first automaton described."""
+    """Draw some trajectories of the first automaton, a row each, and the gzip ratios of all sampled rules."""
     if not described:
         return None
     automaton = next(iter(described.values()))
@@ -318,15 +295,12 @@ def _automata(described: dict[str, dict[str, Any]]) -> Figure | None:
     rows, columns = shown.shape[:2]
     figure = plt.figure(figsize=(1.1 * columns + 4.0, 1.15 * rows + 0.5))
     grid = figure.add_gridspec(rows, columns + 4)
-    for row in range(rows):
-        for column in range(columns):
-            axes = figure.add_subplot(grid[row, column])
-            axes.imshow(shown[row, column], cmap="viridis", vmin=0, vmax=automaton["states"] - 1)
-            axes.set(xticks=[], yticks=[])
-            if row == 0:
-                axes.set_title(f"grid {column + 1}", fontsize=8)
-            if column == 0:
-                axes.set_ylabel(f"rule {row + 1}", fontsize=8)
+    for row, column in np.ndindex(rows, columns):
+        axes = figure.add_subplot(grid[row, column])
+        axes.imshow(shown[row, column], cmap="viridis", vmin=0, vmax=automaton["states"] - 1)
+        axes.set(xticks=[], yticks=[])
+        axes.set_title("" if row else f"grid {column + 1}", fontsize=8)
+        axes.set_ylabel("" if column else f"rule {row + 1}", fontsize=8)
     axes = figure.add_subplot(grid[:, columns:])
     axes.hist(automaton["ratios"], bins=30, color="#999999")
     axes.axvspan(automaton["ratio_low"], automaton["ratio_high"], color="#009E73", alpha=0.15, linewidth=0)

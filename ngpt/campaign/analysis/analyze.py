@@ -1,0 +1,183 @@
+"""Collected data -> every number of the report: tables, intervals, verdicts. Pure, seeded, no torch."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ngpt.campaign.analysis.pace import Pace, pace_of
+from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, noise_floor, steps_to_reach
+from ngpt.campaign.analysis.verdict import Answer, Simplicity, judge_campaign, judge_simplicity
+from ngpt.campaign.definition import Campaign, Method
+
+BOOTSTRAP_SEED = 20241001
+
+Row = dict[str, Any]
+"""One run in the collected data"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSummary:
+    """One method over its grid and at the rate that tuning chose."""
+
+    method: Method
+    tuning: Array
+    """metric on the tuning seeds, (seeds, rates); NaN where a run has no result"""
+    chosen_lr: float | None
+    optimum: LrOptimum | None
+    comparison: Array
+    """metric at the chosen rate on the comparison seeds, (seeds,)"""
+    speedup: Array
+    """share of the baseline's steps after which this method reaches the baseline's final loss, (seeds,); inf: never"""
+    time_share: Array
+    """the same as a share of the baseline's training time, as measured on this machine, (seeds,)"""
+    tokens_per_second: float | None
+    """median over the comparison runs"""
+    tokens_per_second_ratio: float | None
+    """median over seeds of the method's throughput relative to its baseline's"""
+    telemetry: dict[str, tuple[Array, Array]]
+    """(steps, mean over the comparison seeds) by quantity"""
+    pace: Pace | None
+    """against its baseline, where runs end by the clock"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simplification:
+    """A method that does without something, and whether that costs anything."""
+
+    method: Method
+    answer: Answer
+    label: Simplicity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """A campaign's numbers."""
+
+    summaries: list[MethodSummary]
+    answers: list[Answer]
+    simplifications: list[Simplification]
+    winner: str | None
+    """the best of the methods that beat their baseline; None also where no gain is predicted"""
+    noise_floors: dict[str, float]
+    """standard deviation of each baseline over the comparison seeds"""
+    paired_noise: float | None
+    """standard deviation over seeds of a method's difference to its baseline, pooled; None with fewer than two seeds"""
+    idle: list[tuple[str, str]]
+    """pairs of arms whose weights are equal after the first step and at the end"""
+    counts: dict[str, int]
+    """runs by status"""
+    complete: bool
+    """whether every planned run has ended by itself"""
+
+    def questions(self) -> dict[str, list[Answer]]:
+        """Return the answers by question."""
+        asked = dict.fromkeys(answer.contrast.question for answer in self.answers)
+        return {question: [a for a in self.answers if a.contrast.question == question] for question in asked}
+
+
+def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
+    """Compute all figures of a report from its collected data."""
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    rows, metric = data["runs"], campaign.rule.metric
+    final = [row for row in rows if row["stage"] == "comparison"]
+    values = {(row["method"], row["seed"]): row.get(metric, math.nan) for row in final}
+    seeds = sorted({seed for _, seed in values})
+    names = [method.name for method in campaign.methods]
+    columns = {name: np.array([values.get((name, seed), math.nan) for seed in seeds], np.float64) for name in names}
+    table = np.stack(list(columns.values()), axis=1)
+    answers, winner = judge_campaign(campaign, table, {row["method"]: row["lr"] for row in final}, rng)
+
+    training, undecayed = data["training"], None
+    if training.get("budget_seconds") is not None:
+        decay_share = training["decay_share"] if training["schedule"] == "wsd" else 0.0
+        undecayed = training["budget_seconds"] * (1 - decay_share)
+    plain = [answer for answer in answers if answer.contrast.question == campaign.question]
+    spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
+    counts = Counter(row["status"] for row in rows)
+    return Analysis(
+        summaries=[_summary(campaign, m, rows, columns[m.name], undecayed, rng) for m in campaign.methods],
+        answers=answers, simplifications=_simplifications(campaign, plain), winner=winner,
+        noise_floors={name: noise_floor(columns[name][:, None], 0) for name in campaign.baselines
+                      if np.isfinite(columns[name]).sum() >= 2},
+        paired_noise=float(np.sqrt(np.mean(np.square(spreads)))) if spreads else None,
+        idle=_idle_arms(rows), counts=dict(counts),
+        complete=len(rows) == data["planned_runs"] and counts["done"] + counts["diverged"] == len(rows),
+    )  # fmt: skip
+
+
+def _simplifications(campaign: Campaign, answers: list[Answer]) -> list[Simplification]:
+    """Judge every method that leaves something out of its baseline, in the order of the experiment file."""
+    found = []
+    for method in campaign.methods:
+        for answer in answers:
+            if method.leaves_out and answer.contrast.weights.get(method.name) == 1.0:
+                missing = 0 if answer.result is None else answer.result.n_missing
+                label = judge_simplicity(campaign.rule, answer.verdict.effect, n_missing=missing)
+                found.append(Simplification(method=method, answer=answer, label=label))
+    return found
+
+
+def _summary(
+    campaign: Campaign, method: Method, rows: list[Row], comparison: Array, undecayed: float | None,
+    rng: np.random.Generator,
+) -> MethodSummary:  # fmt: skip
+    mine = [row for row in rows if row["method"] == method.name]
+    metric = campaign.rule.metric
+    tuned = {(row["lr"], row["seed"]): row.get(metric, math.nan) for row in mine if row["stage"] == "tuning"}
+    seeds = sorted({seed for _, seed in tuned})
+    tuning = np.array([[tuned.get((lr, seed), math.nan) for lr in method.lrs] for seed in seeds])
+    complete = len(tuning) and np.isfinite(tuning).all(axis=0).any()
+    final = [row for row in mine if row["stage"] == "comparison"]
+    baseline = campaign.baseline_of(method)
+    base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
+    speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
+    speeds = {row["seed"]: row["tokens_per_second"] for row in final if "tokens_per_second" in row}
+    base_speeds = {seed: row["tokens_per_second"] for seed, row in base.items() if "tokens_per_second" in row}
+    ratios = [speed / base_speeds[seed] for seed, speed in speeds.items() if seed in base_speeds]
+    shares = [s if math.isnan(s) else s * base_speeds[row["seed"]] / speeds[row["seed"]]
+              for s, row in zip(speedups, final, strict=True)]  # fmt: skip
+    return MethodSummary(
+        method=method, tuning=tuning, chosen_lr=final[0]["lr"] if final else None,
+        optimum=best_lr(method.lrs, tuning, rng, tolerance=campaign.rule.smallest_effect) if complete else None,
+        comparison=comparison, speedup=np.array(speedups), time_share=np.array(shares),
+        tokens_per_second=float(np.median(list(speeds.values()))) if speeds else None,
+        tokens_per_second_ratio=float(np.median(ratios)) if ratios else None,
+        telemetry=_mean_telemetry(final),
+        pace=pace_of(final, list(base.values()), undecayed_seconds=undecayed) if undecayed is not None else None,
+    )  # fmt: skip
+
+
+def share_of_steps(row: Row, base: Row | None) -> float:
+    """Return the share of the baseline's steps that reaches its final loss on the same seed; inf: never reached."""
+    if base is None or "val" not in row or "final_val_loss" not in base:
+        return math.nan
+    return steps_to_reach(row["val"]["step"], row["val"]["loss"], base["final_val_loss"]) / base["steps"]
+
+
+def _mean_telemetry(rows: list[Row]) -> dict[str, tuple[Array, Array]]:
+    measured = [row["telemetry"] for row in rows if row["status"] == "done" and row["telemetry"]["step"]]
+    if not measured:
+        return {}
+    length = min(len(t["step"]) for t in measured)  # runs that end by the clock differ in length
+    if any(t["step"][:length] != measured[0]["step"][:length] for t in measured):
+        return {}
+    names = set.intersection(*(set(t) for t in measured)) - {"step"}
+    step = np.array(measured[0]["step"][:length], dtype=np.float64)
+    curves = {name: np.array([t[name][:length] for t in measured], dtype=np.float64) for name in sorted(names)}
+    return {name: (step, curve.mean(axis=0)) for name, curve in curves.items()}
+
+
+def _idle_arms(rows: list[Row]) -> list[tuple[str, str]]:
+    """Return arms of one stage and seed with equal weights, to the bit, after the first step and at the end."""
+    seen: dict[tuple[str, int, str], str] = {}
+    idle = set()
+    for row in rows:
+        digest = row.get("first_sha256", "") + row.get("final_sha256", "")
+        if "final_sha256" in row:
+            key, name = (row["stage"], row["seed"], digest), f"{row['method']}, lr {row['lr']:g}"
+            if seen.setdefault(key, name) != name:
+                idle.add((seen[key], name))
+    return sorted(idle)

@@ -1,0 +1,173 @@
+"""A campaign as an experiment file states it: question, methods with their grids, baselines, rule. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ngpt.campaign.definition.experiment import Experiment
+from ngpt.campaign.definition.rule import Rule, check
+from ngpt.config import RunConfig
+from ngpt.presets import resolve
+
+
+def tuning_seeds(number: int) -> range:
+    """Return the seeds on which rates are chosen."""
+    return range(number)
+
+
+def comparison_seeds(number: int) -> range:
+    """Return the seeds on which methods are compared: none chooses a rate, and no two numbers of seeds share one.
+
+    Repeating an inconclusive comparison with more seeds is therefore a new comparison.
+    """
+    return range(10_000 * number, 10_000 * number + number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An update rule and the learning rates at which it is tried; each (method, rate) is an arm."""
+
+    name: str
+    """as shown in tables and figures"""
+    fields: Mapping[str, Any]
+    """configuration fields that define the method, named as in `ngpt.config`"""
+    lrs: tuple[float, ...]
+    """grid of --lr, increasing; a single rate if the rate is part of the method"""
+    family: str = ""
+    """each method is compared with the baseline of its family"""
+    position: float | None = None
+    """position on `Campaign.axis`, if the method is one point of a scan"""
+    pretraining: Mapping[str, Any] | None = field(default=None, repr=False)
+    """configuration fields, rate included, of the run per seed whose weights the method's runs start from"""
+    leaves_out: str = field(default="", repr=False)
+    """what the method omits from its baseline, if it is simpler"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A weighted sum of methods' results, seed by seed, and the rule that judges it."""
+
+    name: str
+    """as shown in tables and figures"""
+    weights: Mapping[str, float]
+    """weight of each method by name, summing to zero: +1 and -1 for a method against a baseline"""
+    question: str
+    """one sentence; the contrasts of one question share one error rate"""
+    rule: Rule
+
+    def __post_init__(self) -> None:
+        sound = abs(sum(self.weights.values())) <= 1e-12 and any(self.weights.values())
+        check(sound, f"{self.name}: the weights of a contrast are not all zero and sum to zero")
+
+    def methods_that_could_overturn(self, label: str) -> list[str]:
+        """Return the methods whose better tuning could overturn the verdict "supported" or "refuted".
+
+        All metrics are losses: a better rate lowers a method's own result and moves the contrast by its weight.
+        """
+        side = {"supported": self.rule.sign, "refuted": -self.rule.sign}.get(label, 0)
+        return [name for name, weight in self.weights.items() if weight * side > 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A figure published elsewhere, shown in the report if data and preset match."""
+
+    data: str
+    presets: tuple[str, ...]
+    text: str
+    """figure and source"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One configuration of a campaign, without its seed."""
+
+    method: str
+    lr: float
+    fields: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name shown to people."""
+        return f"{self.method}, lr {self.lr:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign(Experiment):
+    """Methods, each tuned over a grid of the same size on some seeds and compared at its chosen rate on others.
+
+    `question` is answered by `rule` for each method against the baseline of its family.
+    """
+
+    methods: tuple[Method, ...]
+    baselines: tuple[str, ...]
+    """names of the methods that the others are compared with, one per family"""
+    rule: Rule
+    leading: tuple[Contrast, ...] = ()
+    """contrasts of other questions, shown before `question`"""
+    further: tuple[Contrast, ...] = ()
+    """contrasts of other questions, shown after it"""
+    axis: str = ""
+    """what `Method.position` measures, with its unit, if the methods are a scan"""
+    tuning_seeds: int = 3
+    """seeds per arm on which each method's rate is chosen"""
+    comparison_seeds: int = 5
+    """further seeds on which the methods are compared, each at its chosen rate; at least `rule.seeds`"""
+    references: tuple[Reference, ...] = ()
+    budget_seconds: float | None = None
+    """training time of every run, if runs end by the clock rather than after a number of steps"""
+
+    def __post_init__(self) -> None:
+        names = {method.name for method in self.methods}
+        check(len(names) == len(self.methods), f"{self.name}: method names must differ")
+        families = sorted(method.family for method in self.methods if method.name in self.baselines)
+        each_once = families == sorted({method.family for method in self.methods})
+        check(each_once, f"{self.name}: every family has one baseline, not {self.baselines}")
+        known = all(names.issuperset(contrast.weights) for contrast in (*self.leading, *self.further))
+        check(known, f"{self.name}: a contrast has a weight for no method")
+        sizes = {len(method.lrs) for method in self.methods} - {1}
+        check(len(sizes) <= 1, f"{self.name}: every method is tuned over a grid of the same size, or not at all")
+        check(self.comparison_seeds >= self.rule.seeds, f"{self.name}: the rule asks for {self.rule.seeds} seeds")
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        questions = [contrast.question for contrast in self.contrasts()]
+        contrasts = [(sorted(c.weights.items()), c.rule, questions.index(c.question)) for c in self.contrasts()]
+        sources = [sorted(m.pretraining.items()) for m in self.methods if m.pretraining is not None]
+        simpler = [method.name for method in self.methods if method.leaves_out]
+        return (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler)
+
+    def baseline_of(self, method: Method) -> str:
+        """Return the name of the baseline of the method's family, which may be the method itself."""
+        return next(m.name for m in self.methods if m.name in self.baselines and m.family == method.family)
+
+    def contrasts(self) -> list[Contrast]:
+        """Return the leading contrasts, every method against the baseline of its family, and the further ones."""
+        plain = [
+            Contrast(name=f"{method.name} against {baseline}", weights={method.name: 1.0, baseline: -1.0},
+                     question=self.question, rule=self.rule)
+            for method in self.methods if (baseline := self.baseline_of(method)) != method.name
+        ]  # fmt: skip
+        return [*self.leading, *plain, *self.further]
+
+    def arms(self) -> list[Arm]:
+        """Return every method at every rate of its grid."""
+        return [Arm(method=m.name, lr=lr, fields={**m.fields, "lr": lr}) for m in self.methods for lr in m.lrs]
+
+    def tuned_arms(self) -> list[Arm]:
+        """Return the arms among which a rate is chosen."""
+        fixed = {method.name for method in self.methods if len(method.lrs) == 1}
+        return [arm for arm in self.arms() if arm.method not in fixed]
+
+    def configure(self, arm: Arm, seed: int, overrides: Mapping[str, Any], preset: str) -> RunConfig:
+        """Return the configuration of one run. `overrides` come from the command line and apply to every arm."""
+        budget = {} if self.budget_seconds is None else {"time_budget_seconds": self.budget_seconds}
+        return resolve(preset, seed=seed, **{**self.fields, **budget, **overrides, **arm.fields})
+
+    def configure_pretraining(self, method: Method, seed: int, preset: str) -> RunConfig:
+        """Return the configuration of the run whose weights the method's run of this seed starts from.
+
+        It does not depend on the command line, whose data and steps apply to the runs that follow.
+        """
+        assert method.pretraining is not None
+        return resolve(preset, seed=seed, **{**self.fields, **method.fields, **method.pretraining})

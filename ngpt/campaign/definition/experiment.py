@@ -1,0 +1,42 @@
+"""Statements that every experiment file makes, whether it compares methods or checks gates. No torch."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_SEEDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ABC):
+    """A question with its answer's rule, both fixed before any run."""
+
+    name: str
+    """file name of the experiment, the runner and the collected data"""
+    title: str
+    question: str
+    """one sentence"""
+    claim: str
+    """what is predicted or measured, how and why; markdown"""
+    preset: str = "tiny"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """configuration fields shared by all runs"""
+    reading: str = ""
+    """what the results show, written once they were there; a paragraph of markdown without numbers"""
+
+    @property
+    @abstractmethod
+    def _identity(self) -> tuple[Any, ...]:
+        """Everything that decides a result, and none of the prose."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything that decides a result; rewording the experiment does not change it."""
+        return hashlib.sha256(repr(self._identity).encode()).hexdigest()[:16]
+
+    @property
+    def report_name(self) -> str:
+        """`MUON_LR_SWEEP_REPORT.md` for muon_lr_sweep."""
+        return f"{self.name.upper()}_REPORT.md"

@@ -1,0 +1,127 @@
+"""The runs of a campaign: arms x seeds, in the order in which they are carried out. No torch."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from ngpt.campaign.definition.campaign import Arm, Campaign, Method, comparison_seeds, tuning_seeds
+from ngpt.config import DataConfig, RunConfig
+from ngpt.data.corpus import load_corpus
+from ngpt.errors import require
+from ngpt.identity import run_id
+
+Stage = Literal["pretraining", "tuning", "comparison"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One run of an experiment."""
+
+    stage: Stage
+    arm: Arm
+    seed: int
+    config: RunConfig
+    run_id: str
+
+    @classmethod
+    def of(cls, stage: Stage, method: str, seed: int, config: RunConfig, **more: Any) -> Self:
+        """Return a run whose data are those that `config` names, with `more` fields of a subclass."""
+        arm, identity = Arm(method=method, lr=config.optim.lr, fields={}), run_id(config, digest_of(config.data))
+        return cls(stage=stage, arm=arm, seed=seed, config=config, run_id=identity, **more)
+
+    @property
+    def name(self) -> str:
+        """Name shown in progress lines."""
+        return f"{self.arm.name}, seed {self.seed}"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Labels that say in the collected data what the run is for."""
+        return {"stage": self.stage, "method": self.arm.method, "lr": self.arm.lr, "seed": self.seed}
+
+    @property
+    def key(self) -> str:
+        """Key of the run's command in the collected data."""
+        return f"{self.arm.method}|{self.arm.lr}|{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyPlan(ABC):
+    """The runs of an experiment on given data at a given model size."""
+
+    preset: str
+    overrides: Mapping[str, Any]
+    """configuration fields from the command line, for every run"""
+    data_digest: str
+    out: Path = Path("runs")
+    """folder of run folders, which also hold the weights that runs start from"""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return the number of runs in all stages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(AnyPlan):
+    """The runs of a campaign."""
+
+    campaign: Campaign
+    tuning_seeds: int
+    comparison_seeds: int
+
+    def pretraining_runs(self, stage: Stage) -> list[PlannedRun]:
+        """Return the runs whose weights those of `stage` start from, each once; empty if all start from scratch."""
+        seeds = tuning_seeds(self.tuning_seeds) if stage == "tuning" else comparison_seeds(self.comparison_seeds)
+        methods = [method for method in self.campaign.methods if method.pretraining is not None]
+        return list({run.run_id: run for seed in seeds for m in methods if (run := self._source(m, seed))}.values())
+
+    def _source(self, method: Method, seed: int) -> PlannedRun:
+        config = self.campaign.configure_pretraining(method, seed, self.preset)
+        return PlannedRun.of("pretraining", f"pre-training with {config.optim.optimizer}", seed, config)
+
+    def tuning_runs(self) -> list[PlannedRun]:
+        """Return every tuned arm on every tuning seed; seed by seed, so that an interrupted campaign is balanced."""
+        return self._runs("tuning", self.campaign.tuned_arms(), tuning_seeds(self.tuning_seeds))
+
+    def comparison_runs(self, chosen: Mapping[str, Arm]) -> list[PlannedRun]:
+        """Return each method's chosen arm on the comparison seeds."""
+        return self._runs("comparison", list(chosen.values()), comparison_seeds(self.comparison_seeds))
+
+    def count(self) -> int:
+        """Return the number of runs in all stages."""
+        methods = self.campaign.methods
+        sources = len(self.pretraining_runs("tuning")) + len(self.pretraining_runs("comparison"))
+        return self.tuning_seeds * len(self.campaign.tuned_arms()) + self.comparison_seeds * len(methods) + sources
+
+    def _runs(self, stage: Stage, arms: list[Arm], seeds: Iterable[int]) -> list[PlannedRun]:
+        runs: list[PlannedRun] = []
+        seen: dict[str, Arm] = {}
+        methods = {method.name: method for method in self.campaign.methods}
+        for seed in seeds:
+            for arm in arms:
+                overrides = dict(self.overrides)
+                if methods[arm.method].pretraining is not None:
+                    overrides["init_from"] = str(self.out / self._source(methods[arm.method], seed).run_id)
+                config = self.campaign.configure(arm, seed, overrides, self.preset)
+                identity = run_id(config, self.data_digest)
+                runs.append(PlannedRun(stage=stage, arm=arm, seed=seed, config=config, run_id=identity))
+                other = seen.setdefault(identity, arm)  # an arm would be compared with itself
+                require(other is arm, f"two arms are the same configuration: '{other.name}' and '{arm.name}'")
+        return runs
+
+
+@functools.cache
+def digest_of(data: DataConfig) -> str:
+    """Return the digest of the corpus that `data` names."""
+    return load_corpus(data).digest
+
+
+def estimated_operations(config: RunConfig, vocab_size: int) -> float:
+    """Estimate the floating-point operations of a run: 6 per parameter and token; rough, for `--dry-run`."""
+    model, train = config.model, config.train
+    mlp = 3 if model.arch != "gated-literal" else 2
+    parameters = model.n_layer * model.n_embd * (4 * model.n_embd + mlp * model.mlp_hidden)
+    return 6.0 * (parameters + vocab_size * model.n_embd) * train.steps * train.batch_size * model.seq_len

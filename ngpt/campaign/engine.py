@@ -1,0 +1,144 @@
+"""The engine of every experiment: plan, carry out, collect, report, index. No torch."""
+
+import argparse
+import shlex
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ngpt.campaign.definition.experiment import MAX_SEEDS
+from ngpt.campaign.definition.plan import AnyPlan, PlannedRun
+from ngpt.campaign.execution.collect import Metrics, collect, data_path, write_data
+from ngpt.campaign.execution.execute import Outcome, execute, finished_record
+from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_folder, require_writable
+from ngpt.campaign.report.index import Indexed, write_index
+from ngpt.command import Parser
+from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
+from ngpt.machine import core_count
+from ngpt.training.record import RunRecord
+
+Batch = tuple[list[PlannedRun], dict[str, Any]]
+"""runs that may be carried out together, and settings of `execute` that differ for them"""
+
+
+PlanT = TypeVar("PlanT", bound=AnyPlan)
+
+
+class Study(Indexed, Generic[PlanT]):
+    """An experiment as the engine sees it: flags, plan, stages, and report."""
+
+    min_seeds = 2
+    reports_partial_results = False
+    """whether an interrupted experiment gets a report on the runs that are finished"""
+
+    @abstractmethod
+    def parser(self) -> Parser:
+        """Return the parser of the runner's flags."""
+
+    @abstractmethod
+    def plan(self, given: argparse.Namespace) -> PlanT:
+        """Return the plan. Raises InputError for flags that do not fit the experiment."""
+
+    def usual_jobs(self, device: str) -> int:
+        """Return the number of concurrent runs unless --jobs is given: one per core, or one on a GPU."""
+        return core_count() if on_cpu(device) else 1
+
+    @abstractmethod
+    def show(self, plan: PlanT, jobs: int) -> None:
+        """Print the plan, which runs are finished, and an estimate of the time."""
+
+    @abstractmethod
+    def stages(self, plan: PlanT, outcome: Outcome) -> Iterator[Batch]:
+        """Yield one batch of runs after another; each may depend on the results of those before it."""
+
+    @abstractmethod
+    def details(self, plan: PlanT, runs: list[PlannedRun]) -> dict[str, Any]:
+        """Return what the collected data contain for this kind of experiment only."""
+
+    def figures(self, record: RunRecord, metrics: Metrics) -> dict[str, Any]:
+        """Return numbers of a run that are collected for this kind of experiment only."""
+        return {}
+
+    @abstractmethod
+    def report(self, reports: Path) -> tuple[Path, list[str], bool]:
+        """Write report and figures from the collected data in `reports`.
+
+        Returns the report's path, the answers in lines for standard output, and whether the experiment succeeded.
+        """
+
+    def reproduce(self, plan: PlanT, given: argparse.Namespace, jobs: int) -> int:
+        """Repeat published runs and compare them to the bit; return the exit code."""
+        raise InputError(f"{self.name} has no runs that --reproduce could repeat")
+
+
+def main(name: str, studies: Sequence[Study[Any]]) -> None:
+    """Run the experiment `name` as the command line says, list its answers with those of all `studies`, and exit."""
+    study = next(study for study in studies if study.name == name)
+    sys.exit(exit_code_of(lambda: carry_out(study, sys.argv[1:], studies)))
+
+
+def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed] = ()) -> int:
+    """Carry out a whole experiment; return the exit code: 0, 1 if it failed, 130 if interrupted.
+
+    Raises InputError for bad flags and if no run has finished.
+    """
+    given = study.parser().parse_args(arguments)
+    if not study.min_seeds <= given.seeds <= MAX_SEEDS or (given.jobs is not None and given.jobs < 1):
+        raise InputError(f"--seeds must be {study.min_seeds} to {MAX_SEEDS}, and --jobs at least 1")
+    plan = study.plan(given)
+    usual_jobs = study.usual_jobs(given.device)
+    if given.dry_run:
+        study.show(plan, given.jobs or usual_jobs)
+        return 0
+    if vars(given).get("reproduce"):
+        return study.reproduce(plan, given, given.jobs or usual_jobs)
+
+    reports = reports_folder(given)
+    require_writable(plan.out, reports)
+    settings = {"jobs": given.jobs or usual_jobs} if given.report_only else launch_settings(given, usual_jobs)
+    runs, outcome = _carry_out_stages(study, plan, settings, report_only=given.report_only)
+    finished = [run for run in runs if finished_record(plan.out, run.run_id) is not None]
+    found = any(run.stage != "pretraining" for run in finished)
+    if not found and not outcome.interrupted and not (given.report_only and data_path(reports, study.name).exists()):
+        why = f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
+        raise InputError(f"no finished run of {study.name} in {plan.out}{why}")
+    if found and (study.reports_partial_results or not outcome.interrupted):  # else: from the data already collected
+        words = [word for word in arguments if word not in ("--report-only", "--publish")]
+        data = collect(
+            study.experiment, runs, plan.out, failures=outcome.failures, figures=study.figures, preset=plan.preset,
+            data_digest=plan.data_digest, command=shlex.join(["python", f"runners/{study.name}.py", *words]),
+            jobs=settings["jobs"], **study.details(plan, runs),
+        )  # fmt: skip
+        write_data(reports, data)
+    if outcome.interrupted:
+        if found and study.reports_partial_results:
+            study.report(reports)
+        progress = f"interrupted with {len(finished)} of {plan.count()} runs finished"
+        print(f"{progress}; the same command continues", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    path, lines, succeeded = study.report(reports)
+    write_index(index or [study], reports)
+    print(*lines, path, sep="\n")
+    return 0 if succeeded else 1
+
+
+def _carry_out_stages(
+    study: Study[PlanT], plan: PlanT, settings: dict[str, Any], *, report_only: bool
+) -> tuple[list[PlannedRun], Outcome]:
+    """Carry out one batch of runs after another, or with `report_only` just find out which runs there are."""
+    progress = f"{study.name}: {plan.count()} runs, {settings['jobs']} at a time; finished ones are not repeated"
+    print(progress, file=sys.stderr)
+    runs: list[PlannedRun] = []
+    outcome = Outcome()
+    for batch, different in study.stages(plan, outcome):
+        runs += batch
+        if batch and not report_only:
+            each_once = list({run.run_id: run for run in batch}.values())
+            ended = execute(each_once, out=plan.out, **{**settings, **different})
+            outcome.failures |= ended.failures
+            outcome.interrupted |= ended.interrupted
+        if outcome.interrupted:
+            break
+    return runs, outcome

@@ -1,0 +1,1 @@
+"""Execution, from a plan to collected data: flags, launchers, collection, and reproduction of published runs."""

@@ -1,0 +1,131 @@
+"""Run folders -> `reports/data/<experiment>.json`: everything a report is made of, before any judgment. No torch."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ngpt.campaign.definition.experiment import Experiment
+from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.execution.execute import finished_record
+from ngpt.errors import InputError, require
+from ngpt.files import read_json, write_json
+from ngpt.flags import to_flags
+from ngpt.identity import code_digest
+from ngpt.training.record import RunRecord, read_metrics, read_record
+
+CURVE_POINTS = 50
+"""points to which a training curve is averaged down"""
+
+PLAIN = {"step", "loss", "lr", "grad_norm", "seconds", "train_seconds", "val_loss", "val_bpb"}
+"""what a row of metrics has besides telemetry"""
+
+Metrics = list[dict[str, float]]
+
+
+class OutdatedDataError(InputError):
+    """Collected data do not belong to the experiment as its file defines it now."""
+
+
+def data_path(reports: Path, name: str) -> Path:
+    """Return the path of an experiment's collected data."""
+    return reports / "data" / f"{name}.json"
+
+
+def write_data(reports: Path, data: dict[str, Any]) -> None:
+    """Write the collected data beside the report, atomically."""
+    path = data_path(reports, data["campaign"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, data, indent=None)
+
+
+def read_data(experiment: Experiment, reports: Path) -> dict[str, Any]:
+    """Read the collected data of `experiment`.
+
+    Raises InputError if the file is missing, damaged or another experiment's, and OutdatedDataError if the experiment's
+    file has changed since in anything that decides a result.
+    """
+    path = data_path(reports, experiment.name)
+    data = read_json(path)
+    complete = data.get("campaign") == experiment.name and bool(data.get("runs"))
+    require(complete, f"{path}: not the data of {experiment.name}")
+    if data["definition"] != experiment.digest:
+        raise OutdatedDataError(f"{path}: collected before experiments/{experiment.name}.py was changed")
+    return data
+
+
+def collect(
+    experiment: Experiment, runs: Sequence[PlannedRun], out: Path, *, failures: dict[str, str],
+    figures: Callable[[RunRecord, Metrics], dict[str, Any]], **details: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Collect everything a report needs, as JSON. Runs without a finished record are listed as missing.
+
+    failures: message by run name. figures: further numbers of a run, from its record and its metrics. details: further
+    entries of the result.
+    """
+    rows, records, ends = [], [], []
+    for run in runs:
+        record = finished_record(out, run.run_id)
+        row = {**run.labels, "run_id": run.run_id, "status": "missing" if record is None else record.status}
+        if record is not None:
+            records.append(record)
+            ends += [record] * (run.stage != "pretraining")
+            metrics = read_metrics(out / run.run_id)
+            row |= figures_of(record) | curves_of(metrics) | figures(record, metrics)
+        elif (out / run.run_id / "record.json").exists():
+            unfinished = read_record(out / run.run_id)
+            row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
+        if run.name in failures:
+            row |= {"status": "failed", "message": failures[run.name]}
+        rows.append(row)
+    first = next(run.config for run in runs if run.stage != "pretraining")
+    model = first.model
+    return {
+        "campaign": experiment.name, "definition": experiment.digest,
+        "data": first.data.data, "tokenizer": first.data.tokenizer, "code_digest": code_digest(),
+        "model": {"layers": model.n_layer, "width": model.n_embd, "heads": model.n_head, "context": model.seq_len,
+                  "mlp_hidden": model.mlp_hidden, "arch": model.arch},
+        "dates": sorted({record.finished[:10] for record in records if record.finished}),
+        "commands": {run.key: " ".join(to_flags(run.config)) for run in runs},
+        "environments": environments_of(records),
+        "parameters": ends[0].parameters if ends else None,
+        "eval_tokens": ends[0].eval_tokens if ends else None,
+        **details,
+        "runs": rows,
+    }  # fmt: skip
+
+
+def figures_of(record: RunRecord) -> dict[str, Any]:
+    """Return a finished run's numbers; those that were not measured are absent."""
+    kept = ("steps", "final_val_loss", "final_val_bpb", "tokens_per_second", "train_seconds", "eval_seconds")
+    figures = {name: value for name in kept if (value := getattr(record, name)) is not None}
+    digests = {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
+    return figures | {"skipped_steps": record.skipped_steps} | digests
+
+
+def curves_of(metrics: Metrics) -> dict[str, Any]:
+    """Return validation and telemetry as measured, and the training loss averaged over equal stretches."""
+    val = [row for row in metrics if "val_loss" in row]
+    losses = np.array([(row["step"], row["loss"]) for row in metrics if "loss" in row])
+    stretches = np.array_split(losses, min(CURVE_POINTS, len(losses))) if len(losses) else []
+    telemetry = [row for row in metrics if set(row) - PLAIN]
+    names = sorted({name for row in telemetry for name in row} - PLAIN)
+    return {
+        "val": {"step": [row["step"] for row in val], "loss": [row["val_loss"] for row in val],
+                "seconds": [round(row["train_seconds"], 3) for row in val]},
+        "train": {"step": [float(s[:, 0].mean()) for s in stretches],
+                  "loss": [round(float(s[:, 1].mean()), 5) for s in stretches]},
+        "telemetry": {"step": [row["step"] for row in telemetry],
+                      **{name: [float(f"{row[name]:.5g}") if row.get(name) is not None else None for row in telemetry]
+                         for name in names}},
+    }  # fmt: skip
+
+
+def environments_of(records: list[RunRecord]) -> list[dict[str, Any]]:
+    """Return the different machines, versions and commits behind the runs, each with its number of runs."""
+    seen: dict[str, dict[str, Any]] = {}
+    for record in records:
+        content = {"device": record.device, "threads": record.threads, "commit": record.commit, **record.versions}
+        seen.setdefault(str(content), {**content, "runs": 0})["runs"] += 1
+    return list(seen.values())

@@ -1,0 +1,166 @@
+"""Carry out planned runs: each in its own process, several at a time, resumable, with progress bars.
+
+Ctrl-C reaches only the runner, which asks every run to stop after its current step and to leave a checkpoint.
+"""
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.execution.launchers import LocalJob, LocalLauncher, RayJob, RayLauncher
+from ngpt.config import Runtime
+from ngpt.training.record import RunRecord, read_record
+from ngpt.training.worker import PROGRESS_SECONDS
+
+FINISHED = ("done", "diverged")
+BUSY_SECONDS = 2.0
+
+
+def finished_record(out: Path, run_id: str) -> RunRecord | None:
+    """Return the record of a run that ended by itself, done or diverged; None if it has not."""
+    folder = out / run_id
+    if not (folder / "record.json").exists():
+        return None
+    record = read_record(folder)
+    return record if record.status in FINISHED else None
+
+
+@dataclass
+class Outcome:
+    """The outcome of the requested runs."""
+
+    failures: dict[str, str] = field(default_factory=dict)
+    """message by run name, for runs that ended without a result"""
+    interrupted: bool = False
+
+
+def execute(
+    runs: list[PlannedRun], *, out: Path, jobs: int, device: str, threads: int,
+    launcher: LocalLauncher | RayLauncher | None = None,
+) -> Outcome:  # fmt: skip
+    """Carry out the runs that are not finished yet, `jobs` at a time, with `launcher` (default: on this machine).
+
+    A run that another runner is working on is left to that runner and checked again later. A failed run does not stop
+    the others.
+    """
+    pending = deque(run for run in runs if finished_record(out, run.run_id) is None)
+    started = len(runs) - len(pending)
+    total = _bar(total=len(runs), initial=started, unit="run", desc="campaign")
+    settings = {"out": out, "device": device, "threads": threads, "resume": True, "progress": False}
+    return _Execution(pending, jobs, settings, launcher or LocalLauncher(), total).carry_out()
+
+
+def _bar(**settings: Any) -> "tqdm[Any]":
+    return tqdm(**settings, disable=not sys.stderr.isatty(), file=sys.stderr)
+
+
+@dataclass
+class _Worker:
+    run: PlannedRun
+    job: LocalJob | RayJob
+    bar: "tqdm[Any]"
+    message: str = ""
+    busy: bool = False
+    """whether another runner is working on the run"""
+
+
+@dataclass
+class _Execution:
+    pending: deque[PlannedRun]
+    jobs: int
+    settings: dict[str, Any]
+    """of `Runtime`, for every run"""
+    launcher: LocalLauncher | RayLauncher
+    total: "tqdm[Any]"
+    outcome: Outcome = field(default_factory=Outcome)
+    workers: dict[int, _Worker] = field(default_factory=dict)
+    """by slot, one per job"""
+    not_before: dict[str, float] = field(default_factory=dict)
+    """when to check a busy run again, by its id"""
+
+    def carry_out(self) -> Outcome:
+        with self.total:
+            try:
+                while self.pending or self.workers:
+                    self._start()
+                    self._listen()
+            except KeyboardInterrupt:
+                self._stop()
+                self.outcome.interrupted = True
+        return self.outcome
+
+    def _start(self) -> None:
+        for slot in range(self.jobs):
+            if slot in self.workers:
+                continue
+            now = time.monotonic()
+            ready = next((run for run in self.pending if self.not_before.get(run.run_id, 0.0) <= now), None)
+            if ready is None:
+                return
+            self.pending.remove(ready)
+            runtime = Runtime(name=ready.name, keep_weights=ready.stage == "pretraining", **self.settings)
+            job = self.launcher.start(ready.config, runtime, runtime.out / ready.run_id)
+            steps = ready.config.train.steps if ready.config.train.time_budget_seconds is None else None
+            bar = _bar(total=steps, desc=f"  {ready.name}", unit="step", position=slot + 1, leave=False)
+            self.workers[slot] = _Worker(ready, job, bar)
+
+    def _listen(self) -> None:
+        if not self.workers:  # other runners are working on all that is left
+            time.sleep(PROGRESS_SECONDS)
+            return
+        slots = {id(worker.job): slot for slot, worker in self.workers.items()}
+        for job in self.launcher.wait_for_messages([worker.job for worker in self.workers.values()], 1.0):
+            worker, message = self.workers[slots[id(job)]], job.listen()
+            if message is None:
+                self._end(self.workers.pop(slots[id(job)]))
+            elif message[0] == "step":
+                step, loss = message[1]
+                worker.bar.update(step - worker.bar.n)
+                worker.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            elif message[0] == "busy":
+                worker.busy = True
+            else:
+                worker.message = message[1]
+
+    def _end(self, worker: _Worker) -> None:
+        worker.bar.close()
+        run = worker.run
+        if worker.busy:
+            self.not_before[run.run_id] = time.monotonic() + BUSY_SECONDS
+            self.pending.append(run)
+            return
+        record = finished_record(self.settings["out"], run.run_id)
+        self.total.update()
+        if record is None:
+            self.outcome.failures[run.name] = worker.message or worker.job.end_reason
+            shown = f"failed: {self.outcome.failures[run.name]}"
+        elif record.final_val_loss is None:
+            shown = f"{record.status}: {record.message}"
+        else:
+            shown = f"{record.final_val_loss:.4f} nats per token in {record.train_seconds:.1f} s"
+        tqdm.write(f"{run.name}: {shown}", file=sys.stderr)
+
+    def _stop(self) -> None:
+        """Ask every run to stop after its current step; a second Ctrl-C ends them at once."""
+        tqdm.write("stopping: each run finishes its current step and leaves a checkpoint", file=sys.stderr)
+        running = [worker.job for worker in self.workers.values()]
+        for round_ in range(2):
+            for job in running:
+                job.stop()
+            try:
+                while running:  # their messages are read, or a full pipe would block them
+                    for job in self.launcher.wait_for_messages(running, 1.0):
+                        if job.listen() is None:
+                            running.remove(job)
+                for worker in self.workers.values():
+                    worker.bar.close()
+                return
+            except KeyboardInterrupt:
+                if round_:
+                    raise

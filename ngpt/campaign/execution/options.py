@@ -1,0 +1,92 @@
+"""Flags shared by all runners, and what follows from them: places, devices, jobs. No torch."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ngpt.campaign.execution.launchers import RayLauncher
+from ngpt.command import Parser
+from ngpt.errors import require
+from ngpt.files import replaced_atomically
+from ngpt.machine import has_nvidia_gpu
+from ngpt.presets import PRESETS
+
+ASSUMED_FLOPS = 1e10
+"""floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
+
+PUBLISHED = Path(__file__).parents[3] / "reports"
+"""the repository's reports, which `--publish` rebuilds"""
+
+
+def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str) -> Parser:
+    """Return a parser with the flags that every runner has."""
+    parser = Parser(description=description, allow_abbrev=False)
+    parser.add_argument("--preset", choices=list(PRESETS), default=preset, help="size of the runs (%(default)s)")
+    parser.add_argument("--data", help="as in train_architectural.py; default: the preset's")
+    parser.add_argument("--tokenizer", choices=("auto", "bytes", "gpt2"), help="as in train_architectural.py")
+    parser.add_argument("--shards", type=int, help="as in train_architectural.py")
+    parser.add_argument("--seeds", type=int, default=seeds, help=seeds_help)
+    parser.add_argument("--jobs", type=int, help="concurrent runs; default: one per core on CPUs, one on a GPU")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (%(default)s)")
+    parser.add_argument(
+        "--launcher", choices=("local", "ray"), default="local",
+        help="run as local processes or as tasks of a Ray cluster (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray-address", metavar="HOST:PORT", help="a running Ray cluster; default: one is started on this machine"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, the number of runs and the time needed")
+    parser.add_argument("--report-only", action="store_true", help="rebuild the report without running anything")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument("--reports", type=Path, help="folder of reports; default: OUT/reports")
+    places.add_argument("--publish", action="store_true", help="write to the repository's reports/, the published ones")
+    return parser
+
+
+def reports_folder(given: argparse.Namespace) -> Path:
+    """Return the folder of the reports to write or, with --reproduce, of those to compare with."""
+    published = given.publish or (vars(given).get("reproduce") and given.reports is None)
+    return PUBLISHED if published else given.reports or given.out / "reports"
+
+
+def overrides_of(given: argparse.Namespace, *more: str) -> dict[str, Any]:
+    """Return the configuration fields given on the command line, for every run."""
+    names = ("data", "tokenizer", "shards", *more)
+    return {name: value for name in names if (value := getattr(given, name, None)) is not None}
+
+
+def device_settings(device: str) -> dict[str, Any]:
+    """Return device and threads of every run: one thread on a CPU, where another run uses a core better."""
+    return {"device": "cpu", "threads": 1} if on_cpu(device) else {"device": device, "threads": 0}
+
+
+def on_cpu(device: str) -> bool:
+    """Return whether runs use the CPU."""
+    return device == "cpu" or (device == "auto" and not has_nvidia_gpu())
+
+
+def launch_settings(given: argparse.Namespace, jobs: int) -> dict[str, Any]:
+    """Return how to carry out runs, as `execute` takes it: device, threads, launcher, and jobs unless --jobs is given.
+
+    Raises InputError if the Ray cluster cannot be used.
+    """
+    place = device_settings(given.device)
+    if given.launcher == "local":
+        require(given.ray_address is None, "--ray-address has no effect without --launcher ray")
+        return {"jobs": given.jobs or jobs, **place}
+    gpu = not on_cpu(given.device)
+    launcher = RayLauncher(given.ray_address, gpu=gpu, threads=place["threads"])
+    needed = "GPU" if gpu else f"machine with {place['threads']} processor"
+    why = f"--launcher ray: the cluster has no {needed}; with --jobs N runs wait until there is one"
+    require(bool(given.jobs or launcher.slots), why)
+    return {"jobs": given.jobs or launcher.slots, "launcher": launcher, **place}
+
+
+def require_writable(*folders: Path) -> None:
+    """Raise before hours of runs, rather than after them, if a folder cannot be written to."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replaced_atomically(folder / ".writable") as temporary:
+            temporary.touch()
+        (folder / ".writable").unlink()

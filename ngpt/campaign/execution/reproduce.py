@@ -1,0 +1,81 @@
+"""Repeat part of a published campaign and compare the weights to the bit. No torch."""
+
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.execution.execute import execute, finished_record
+from ngpt.command import parse
+from ngpt.errors import require
+
+Row = dict[str, Any]
+"""one run in the collected data"""
+
+
+def _flags(data: dict[str, Any], row: Row) -> list[str]:
+    return shlex.split(data["commands"][f"{row['method']}|{row['lr']}|{row['seed']}"])
+
+
+def _source(flags: list[str]) -> str | None:
+    """Return the id of the run whose weights a command line starts from."""
+    return Path(flags[flags.index("--init-from") + 1]).name if "--init-from" in flags else None
+
+
+def _run(data: dict[str, Any], row: Row, sources: Mapping[str, Path]) -> PlannedRun:
+    """Return the published run as a run of the present code, with its initial weights taken from `sources`."""
+    flags = _flags(data, row)
+    source = _source(flags)
+    config = parse(flags if source is None else [*flags, "--init-from", str(sources[source])])[0]
+    return PlannedRun.of(row["stage"], row["method"], row["seed"], config)
+
+
+def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:
+    """Repeat one run of every method of a published campaign, print how each compares; return whether all bits agree.
+
+    data: the collected data. data_digest: of the corpus on this machine. settings: as for `execute`, without `out`.
+    Raises InputError if the corpus is not that of the published runs, or if runs end by the clock.
+    """
+    by_clock = data["training"].get("budget_seconds") is not None
+    require(not by_clock, "these runs end by the clock, never after the same number of steps: bits cannot agree")
+    other = f"the published runs had other data: digest {data['data_digest'][:16]}, here {data_digest[:16]}"
+    why = " (another version of Python has another standard library)" if data["data"] == "stdlib" else ""
+    require(data_digest == data["data_digest"], other + why)
+    for environment in data["environments"]:
+        print("published on", ", ".join(f"{name} {value}" for name, value in environment.items() if name != "runs"))
+    first: dict[str, Row] = {}
+    for row in data["runs"]:
+        if row["stage"] == "comparison" and row["status"] == "done":
+            first.setdefault(row["method"], row)
+    require(bool(first), "no finished comparison run in the published data")
+    needed = {_source(_flags(data, row)) for row in first.values()}
+    same: list[bool] = []
+    paths: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
+        for rows in ([row for row in data["runs"] if row["run_id"] in needed], first.values()):
+            pairs = [(_run(data, row, paths), row) for row in rows]
+            same += _repeat(pairs, Path(name), **settings)
+            paths = {row["run_id"]: Path(name) / run.run_id for run, row in pairs}
+    print(f"{sum(same)} of {len(same)} runs have the published weights to the bit")
+    return all(same)
+
+
+def _repeat(pairs: list[tuple[PlannedRun, Row]], folder: Path, **settings: Any) -> list[bool]:
+    """Carry out the runs of `pairs` and return for each whether it has the published weights."""
+    outcome = execute([run for run, _ in pairs], out=folder, **settings)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    same = []
+    for run, row in pairs:
+        record = finished_record(folder, run.run_id)
+        if record is None or record.final_val_loss is None:
+            why = outcome.failures.get(run.name) or (record.message if record else None)
+            print(f"{run.name}: no result: {why}")
+            same.append(False)
+            continue
+        same.append(record.weights_sha256["final"].startswith(row["final_sha256"]))
+        difference = record.final_val_loss - row["final_val_loss"]
+        print(f"{run.name}: {'the same bits' if same[-1] else f'other weights, loss {difference:+.2g}'}")
+    return same

@@ -1,0 +1,156 @@
+"""Analysis -> markdown. The prose is in `templates/report.md.j2`; here are the numbers it prints. No torch."""
+
+import math
+from functools import partial
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze
+from ngpt.campaign.analysis.statistics import mean_interval
+from ngpt.campaign.analysis.verdict import Answer
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.execution.collect import read_data
+from ngpt.campaign.report.figures import draw_figures
+from ngpt.files import write_text
+
+TELEMETRY_COLUMNS = {
+    "rotation_hidden_rad": "rotation, hidden (rad/step)",
+    "rotation_spread_hidden": "its spread over vectors",
+    "rotation_embedding_rad": "rotation, embedding (rad/step)",
+    "rotation_head_rad": "rotation, head (rad/step)",
+    "radial_share_hidden": "radial share, hidden",
+    "drift_hidden": "drift, hidden",
+    "drift_embedding": "drift, embedding",
+    "drift_head": "drift, head",
+    "orthogonality_error": "orthogonality error",
+    "gate_mean": "gate",
+    "step_mean": "residual step",
+}
+
+
+def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
+    """Build report and figures from the collected data in `reports`; return the report's path and the analysis."""
+    data = read_data(campaign, reports)
+    analysis = analyze(campaign, data)
+    summaries = analysis.summaries
+    most_rates = max(len(method.lrs) for method in campaign.methods)
+    path = write_markdown(
+        "report.md.j2", reports / campaign.report_name, campaign=campaign, analysis=analysis, data=data,
+        files=draw_figures(campaign, analysis, data, reports / "figures"),
+        references=[r.text for r in campaign.references if r.data == data["data"] and data["preset"] in r.presets],
+        columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in summaries)},
+        troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
+        command_of=partial(_command_of, data), rates=most_rates, budget=data["training"].get("budget_seconds"),
+        tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in summaries},
+        speedups={s.method.name: share_text(s.speedup) for s in summaries},
+        times={s.method.name: share_text(s.time_share) for s in summaries},
+    )  # fmt: skip
+    return path, analysis
+
+
+def write_markdown(template: str, path: Path, **content: Any) -> Path:
+    """Fill in a template, with a filter for each way to write a number, and write the result to `path`."""
+    environment = Environment(
+        loader=PackageLoader("ngpt.campaign.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+        keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+    for filter_ in (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of, interval, cleandoc):
+        environment.filters[filter_.__name__] = filter_
+    write_text(path, environment.get_template(template).render(**content))
+    return path
+
+
+def _tuning_cells(summary: MethodSummary, columns: int) -> list[str]:
+    """Return the tuning result of each rate of a method's grid; the chosen rate in bold, missing runs counted."""
+    if len(summary.method.lrs) == 1 < columns:
+        return [f"{summary.method.lrs[0]:g}, not tuned"] + ["–"] * (columns - 1)
+    cells = []
+    for index, lr in enumerate(summary.method.lrs):
+        values = summary.tuning[:, index] if len(summary.tuning) else np.empty(0)
+        runs = "" if np.isfinite(values).all() else f" ({counted(values)} runs)"
+        cell = f"{lr:g}: {mean_sd(values)}{runs}"
+        cells.append(f"**{cell}**" if lr == summary.chosen_lr else cell)
+    return cells
+
+
+def effect_of(answer: Answer) -> str:
+    """Return `−0.0972 [−0.1190, −0.0754]`, in the unit of the rule, or a dash."""
+    e = answer.verdict.effect
+    return "–" if e is None else f"{signed(e.mean)} [{signed(e.t_low)}, {signed(e.t_high)}]"
+
+
+def answer_of(answer: Answer) -> str:
+    """Return the verdict in bold, and the effect."""
+    return f"**{answer.verdict.label}**, {effect_of(answer)}"
+
+
+def tally(answers: list[Answer]) -> str:
+    """Return `Of 3 comparisons, 1 is supported (A against B), 2 are refuted (...)`; few answers are named."""
+    parts = []
+    for label in ("supported", "refuted", "inconclusive"):
+        names = [answer.contrast.name for answer in answers if answer.verdict.label == label]
+        named = f" ({'; '.join(names)})" if 0 < len(names) <= 3 else ""
+        parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {label}{named}")
+    return f"Of {len(answers)} comparisons, " + ", ".join(parts[:-1]) + f" and {parts[-1]}."
+
+
+def _command_of(data: dict[str, Any], method: str, lr: float) -> str:
+    """Return the command of a method's run at a rate, on the first seed that has one."""
+    flags = next(flags for key, flags in data["commands"].items() if key.startswith(f"{method}|{lr}|"))
+    return f"python train_architectural.py {flags} --threads 1 --out single".replace("  ", " ")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return fixed digits, or a dash for what was not measured."""
+    return "–" if value is None or math.isnan(value) else "never" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """Return a number with its sign and a real minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(values: np.ndarray, kind: str = "difference") -> str:
+    """Return the mean over seeds with its 95% t interval, of differences or of shares."""
+    found = mean_interval(values)
+    if found is None:
+        return "–"
+    mean, low, high = (percent(value) if kind == "share" else signed(value) for value in found)
+    return f"{mean} [{low}, {high}]"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a whole percentage."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.0f}%"
+
+
+def nanmean(values: np.ndarray) -> str:
+    """Return the mean over the steps at which the quantity was measured."""
+    finite = values[np.isfinite(values)]
+    return f"{finite.mean():.3g}" if finite.size else "–"
+
+
+def counted(values: np.ndarray) -> str:
+    """Return `4 of 5`, or `5` if all runs have a result."""
+    finite = int(np.isfinite(values).sum())
+    return f"{finite}" if finite == values.size else f"{finite} of {values.size}"
+
+
+def mean_sd(values: np.ndarray) -> str:
+    """Return `2.4870 ± 0.0210`, mean and standard deviation over seeds; a dash if a run has no result."""
+    if values.size == 0 or not np.isfinite(values).all():  # the mean of survivors is not a result of the arm
+        return "–"
+    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if values.size > 1 else "")
+
+
+def share_text(shares: np.ndarray) -> str:
+    """Return shares of the baseline's steps or time to its final loss, over seeds, as mean and interval."""
+    share = shares[~np.isnan(shares)]
+    never = int(np.isinf(share).sum())
+    if never:
+        return f"not reached on {never} of {share.size} seeds"
+    return percent(float(share[0])) if share.size == 1 else interval(share, "share")
