@@ -1,4 +1,6 @@
-"""Experiments: one file a question. Each states claim, arms, baselines and rule before any run; none contains a run."""
+"""Experiments, one file per question. Each states claim, arms, baselines and rule before the published runs."""
+
+from typing import Any
 
 from experiments import (
     advanced_features,
@@ -9,8 +11,9 @@ from experiments import (
     nca_pretraining,
     projection_frequency,
 )
-from ngpt.campaign.definition import Campaign
-from ngpt.campaign.gates.definition import Gates
+from ngpt.campaign.command import CampaignStudy
+from ngpt.campaign.engine import Study
+from ngpt.campaign.gates.command import GatesStudy
 
 CAMPAIGNS = [
     muon_lr_sweep.CAMPAIGN,
@@ -20,7 +23,7 @@ CAMPAIGNS = [
     muon_ablations.CAMPAIGN,
     nca_pretraining.CAMPAIGN,
 ]
-"""All campaigns that compare."""
+"""Campaigns that compare methods, in the order of the index."""
 
-INDEX: list[Campaign | Gates] = [*CAMPAIGNS, integration_gates.GATES]
-"""And the gates, in the order of the index."""
+INDEX: list[Study[Any]] = [*map(CampaignStudy, CAMPAIGNS), GatesStudy(integration_gates.GATES)]
+"""All campaigns and the gates, in the order of the index."""

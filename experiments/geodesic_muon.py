@@ -1,18 +1,17 @@
-"""C2: whether geodesic steps gain over projection, where the radial part should go, and whether momentum must move."""
+"""Geodesic steps against projection, where to remove the radial part, and whether momentum should be transported."""
 
-from ngpt.campaign.definition import Campaign, Contrast, Method
-from ngpt.campaign.verdict import Rule
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 RATES = (0.015, 0.025, 0.04, 0.065, 0.11)
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 HARM = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 BEFORE_OR_AFTER = "Is it worse to remove the radial part of the update before the polar factor than after it?"
-TRANSPORT = "Does moving the momentum along with the unit vectors help the geodesic step?"
+TRANSPORT = "Does transporting the momentum with the unit vectors help the geodesic step?"
 
 
 def transported(name: str) -> Contrast:
-    """A transport of the momentum against none."""
+    """Return the contrast of one way to transport the momentum with none."""
     return Contrast(
         name=f"{name} against geodesic, θ = lr‖u‖",
         weights={name: 1.0, "geodesic, θ = lr‖u‖": -1.0},
@@ -25,23 +24,26 @@ CAMPAIGN = Campaign(
     name="geodesic_muon",
     title="Geodesic steps, tangent projection and momentum transport on gated nGPT",
     question="Does a geodesic or tangent step gain 1% or more over Muon with projection?",
-    claim=(
-        "With O the polar factor, D = −O, and u the part of D orthogonal to a unit vector w, the linear step is $w "
-        "\\leftarrow w - \\eta O_w$ with projection every 7 steps, the geodesic step $w \\leftarrow w\\cos\\theta + "
-        "(u/|u|)\\sin\\theta$ with $\\theta = \\eta$ or $\\theta = \\eta|u|$, exact and without any projection. "
-        "Projection after a linear step of the tangent part agrees with $\\theta = \\eta|u|$ to second order, and the "
-        "radial part only changes |w|, so that little can be expected of exactness itself at steps of a few hundredths "
-        "of a radian; the fixed angle is another step rule, which gives every vector the same rotation. An earlier "
-        "attempt predicted a gain of 1 to 3%: at a loss of 2.1 nats that is 0.02 to 0.06, and 0.02 is the smallest "
-        "effect that matters here. *Before*: the radial part is removed from the polar factor's input; the polar "
-        "factor of a tangent matrix is not tangent, and mixes the vectors of a matrix, so that this is no small "
-        "change. *Transport*: the momentum's part along the new vectors is dropped (project), its tangent part follows "
-        "the geodesic and the radial part is dropped (parallel), or all of it turns with the vectors (rotate). The "
-        "rate decays linearly over the last 20% of the steps, which leaves the loss where it is and takes two thirds "
-        "of the noise out of a paired difference (pilot runs, seeds 100 to 105). Further pilot runs on seeds 100 and "
-        "101 placed the grid, the same for every method, around the optima; they already showed *before* and *project* "
-        "behind, which these runs test on fresh seeds."
-    ),
+    claim=r"""
+        Let O be the polar factor, D = −O, and u the part of D orthogonal to a unit vector w. The linear step is
+        $w \leftarrow w - \eta O_w$ with projection every 7 steps. The geodesic step is
+        $w \leftarrow w\cos\theta + (u/|u|)\sin\theta$ with $\theta = \eta$ or $\theta = \eta|u|$; it is exact and needs
+        no projection. A linear step along the tangent part followed by projection agrees with $\theta = \eta|u|$ to
+        second order, and the radial part only changes |w|, so at steps of a few hundredths of a radian exactness alone
+        should matter little. The fixed angle is a different rule: it rotates every vector by the same amount. An
+        earlier attempt predicted a gain of 1 to 3%. At a loss of 2.1 nats that is 0.02 to 0.06, and 0.02 is the
+        smallest effect that matters here.
+
+        *Before*: the radial part is removed from the input of the polar factor. The polar factor of a tangent matrix is
+        not tangent, and it mixes the vectors of a matrix, so this is not a small change. *Transport*: the momentum
+        loses its part along the new vectors (project); its tangent part follows the geodesic and the radial part is
+        dropped (parallel); or all of it turns with the vectors (rotate).
+
+        The rate decays linearly over the last 20% of the steps, which leaves the loss unchanged and removes two thirds
+        of the noise in a paired difference (pilot runs, seeds 100 to 105). Further pilot runs on seeds 100 and 101
+        placed the grid, the same for every method, around the optima. They already showed *before* and *project*
+        trailing; the runs here test that on fresh seeds.
+    """,
     methods=(
         Method(name="projection", fields={}, lrs=RATES),
         Method(name="projection, tangent after", fields={"tangent": "after"}, lrs=RATES),
@@ -84,18 +86,19 @@ CAMPAIGN = Campaign(
         transported("geodesic, momentum parallel"),
         transported("geodesic, momentum rotated"),
     ),
-    reading=(
-        "Three steps without a radial part, the projection of a tangent update, the exponential map and the fixed "
-        "angle, share one small gain, too small to matter by the rule fixed here: it is not exactness that gains, "
-        "since the first of them is a linear step. What plain projection does and they do not is to drift far from the "
-        "sphere between two projections, as the drift column shows. What costs, and costs alike, is whatever changes "
-        "the polar factor's input to follow the vectors: the radial part removed before it, or the momentum projected, "
-        "transported or turned. An untouched momentum averages gradients in the space around the sphere, where the "
-        "loss's gradient changes slowly while the vectors move; its part along the vectors, which comes from their "
-        "having moved, is information and no error. Neither rotation nor drift tells the methods that lose from those "
-        "that do not. A rehearsal on eight other seeds (80000 to 80007), before a change in the rounding of the "
-        "geodesic step, had the same verdicts."
-    ),
+    reading=r"""
+        Three steps have no radial part: projection of a tangent update, the exponential map, and the fixed angle. They
+        share one small gain, too small to matter by the rule fixed here. Exactness is not its source, since the first
+        of the three is a linear step. What sets plain projection apart is that it drifts far from the sphere between
+        two projections, as the drift column shows.
+
+        What costs, and costs about the same each time, is anything that makes the polar factor's input follow the
+        vectors: removing the radial part before it, or projecting, transporting or rotating the momentum. An untouched
+        momentum averages gradients in the space around the sphere, where the gradient of the loss changes slowly while
+        the vectors move. Its part along the vectors is there because the vectors have moved: it is information, not
+        error. Neither rotation nor drift separates the methods that lose from those that do not. A rehearsal on eight
+        other seeds (80000 to 80007), before a change in how the geodesic step rounds, gave the same verdicts.
+    """,
     comparison_seeds=10,
     fields={"optimizer": "muon", "schedule": "wsd", "decay_share": 0.2},
 )

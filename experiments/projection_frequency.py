@@ -1,9 +1,8 @@
-"""C3: what it costs to project every K-th step only, and whether Muon needs projection less often than Adam."""
+"""The cost of projecting only every K-th step, and whether Muon needs projection less often than Adam."""
 
 from typing import Any
 
-from ngpt.campaign.definition import Campaign, Contrast, Method
-from ngpt.campaign.verdict import Rule
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 INTERVALS = (1, 3, 5, 7, 10, 15, 20)
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[int, ...]]] = {
@@ -11,31 +10,34 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[int, ...]]] =
     "Adam": ({"optimizer": "adam"}, (0.008, 0.016, 0.032), INTERVALS),
     "geodesic Muon": ({"optimizer": "muon", "geodesic_muon": "lr-norm"}, (0.025, 0.05, 0.1), (1, 20)),
 }
-"""Fields, grid and intervals of each family."""
+"""Configuration fields, grid of rates and projection intervals of each family."""
 
 
 def named(family: str, interval: int) -> str:
-    """Name of a method."""
+    """Return the name of a method."""
     return f"{family}, K = {interval}"
 
 
 CAMPAIGN = Campaign(
     name="projection_frequency",
     title="How often the weights of gated nGPT must be projected, under Muon and under Adam",
-    question="Does projecting only every K-th step cost anything against every step?",
-    claim=(
-        "Between two projections a linear step lets $|w|^2$ grow: $|w|^2 = 1 + \\eta^2|o|^2 - 2\\eta\\langle w, "
-        "o\\rangle$ a step. Two things follow. The model computes with vectors that are not unit, which its "
-        "normalisations, learned scales and gates partly undo; and the rotation of a step falls to $\\eta|u|/|w|$, "
-        "which each K's own best rate makes up for. Muon's orthogonalised step has the same length in every direction, "
-        "Adam's can concentrate on few, so that Muon is predicted to need projection less often: the cost of K = 20 "
-        "against K = 1 is predicted lower under Muon than under Adam, by 0.02 nats or more. Embedding and head are "
-        "moved by AdamW in every arm and drift with K too; geodesic Muon, whose hidden matrices do not drift at all, "
-        "shows how much of the cost is theirs. Every K has a grid of three rates of its own, a factor of two apart and "
-        "placed by pilot runs on seeds 100 and 101; the rate decays linearly over the last 20% of the steps. Telemetry "
-        "is read every 37 steps, a prime, so that no K is always seen at the same phase. A first campaign with 6 "
-        "comparison seeds (60000 to 60005) left the first question open by a hair; here are 10 fresh ones."
-    ),
+    question="Does projecting only every K-th step cost anything compared with every step?",
+    claim=r"""
+        Between two projections a linear step lets $|w|^2$ grow: after one step
+        $|w|^2 = 1 + \eta^2|o|^2 - 2\eta\langle w, o\rangle$. This has two consequences. The model computes with vectors
+        that are not unit vectors, which its normalizations, learned scales and gates partly undo; and the rotation per
+        step falls to $\eta|u|/|w|$, which the best rate for each K compensates. Muon's orthogonalized step has the same
+        length in every direction, while Adam's can concentrate on a few, so Muon is predicted to need projection less
+        often: the cost of K = 20 against K = 1 is predicted to be lower under Muon than under Adam, by 0.02 nats or
+        more.
+
+        Embedding and head are updated by AdamW in every arm and drift with K too. Geodesic Muon, whose hidden matrices
+        do not drift at all, shows how much of the cost is theirs. Every K chooses its rate from a grid of three, a
+        factor of two apart and placed by pilot runs on seeds 100 and 101. The rate decays linearly over the last 20% of
+        the steps. Telemetry is recorded every 37 steps, a prime, so that no K is always seen at the same phase. A first
+        campaign with 6 comparison seeds (60000 to 60005) left the first question open by a hair; this one uses 10 fresh
+        seeds.
+    """,
     methods=tuple(
         Method(
             name=named(family, interval),
@@ -57,16 +59,17 @@ CAMPAIGN = Campaign(
             rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
         ),
     ),
-    reading=(
-        "Geodesic Muon's hidden matrices do not drift at all, and it pays for a large K what Muon pays, whose hidden "
-        "vectors come to a projection much longer than they left the one before. The cost is therefore not the hidden "
-        "matrices': nGPT normalises what they compute, and what is left is a slower rotation of longer vectors. It is "
-        "that of what all three families move alike, embedding and head, and the head drifts far more than the "
-        "embedding; the logits are proportional to the lengths of its vectors. AdamW moves the head under Muon as it "
-        "does under Adam, which leaves the hidden matrices little difference to make: there is a small one in Muon's "
-        "favour, less than what was to matter. Under Adam a few steps without projection even gain a little. Who wants "
-        "to project less often should look at the head first: this campaign does not separate it from the embedding."
-    ),
+    reading=r"""
+        Geodesic Muon's hidden matrices do not drift at all, yet a large K costs it as much as it costs Muon, whose
+        hidden vectors are much longer when a projection comes than they were after the previous one. So the hidden
+        matrices are not what causes the cost: nGPT normalizes what they compute, and the only remaining effect is that
+        longer vectors rotate more slowly. The cost comes from what all three families update alike, embedding and head.
+        The head drifts far more than the embedding, and the logits are proportional to the lengths of its vectors.
+        AdamW updates the head under Muon as it does under Adam, so the hidden matrices have little room to make a
+        difference. There is a small one in Muon's favor, less than what was to matter. Under Adam a few steps without
+        projection even help a little. Anyone who wants to project less often should look at the head first; this
+        campaign does not separate it from the embedding.
+    """,
     axis="steps between projections, K",
     comparison_seeds=10,
     fields={"schedule": "wsd", "decay_share": 0.2},

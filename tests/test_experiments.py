@@ -1,4 +1,4 @@
-"""The experiments as they stand: no arm is idle, every rule is fixed and every campaign fits its budget."""
+"""The experiments as they are: no arm is idle, every rule has seeds enough, and every grid has a sensible spacing."""
 
 import dataclasses
 import re
@@ -66,7 +66,7 @@ def test_every_contrast_has_a_rule_with_seeds_enough(campaign: Campaign) -> None
 
 
 def test_the_ablations_are_those_of_the_table_in_its_order() -> None:
-    """C5: one change each of Muon's plain fields, or AdamW at the table's rates."""
+    """One change each of Muon's plain fields, or AdamW at the rates of the table."""
     plain, *methods = muon_ablations.CAMPAIGN.methods
     assert plain.fields == {
         "optimizer": "muon", "momentum_start": 0.85, "momentum": 0.95, "momentum_warmup_steps": 300, "ns_steps": 5,

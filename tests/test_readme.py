@@ -1,4 +1,4 @@
-"""README and reports say what is there: tree, commands, generated tables and generated reports."""
+"""README, docs and reports say what is there: tree, links, commands, snippets, generated sections and reports."""
 
 import io
 import re
@@ -7,23 +7,29 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from experiments import INDEX
-from experiments.__main__ import readme_with_sections, scaling_with_sections
-from ngpt.campaign.definition import Campaign
-from ngpt.campaign.gates.definition import Gates
-from ngpt.campaign.gates.report import read_gates_data, write_gates_report
-from ngpt.campaign.index import write_index
-from ngpt.campaign.report import write_report
-from ngpt.command import parse
+from experiments import INDEX, muon_lr_sweep
+from experiments.findings import findings_list
+from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
+from ngpt.campaign.engine import Study
+from ngpt.campaign.execution.collect import read_data, write_data
+from ngpt.campaign.report.index import write_index
+from ngpt.command import build_parser, parse
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
-SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-DOCS_BLOCKS = re.findall(r"```bash\n(.*?)```", SCALING, re.S)
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README, CAMPAIGNS_PAGE = PAGES["README.md"], PAGES["docs/campaigns.md"]
+BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+RUNNER = re.compile(r"python runners/(\w+)\.py([^`\n#&]*)")
+"""A runner and its flags, in a block or in a sentence."""
 
 
 def test_the_tree_is_the_repository() -> None:
@@ -45,66 +51,150 @@ def test_the_tree_is_the_repository() -> None:
     assert unnamed <= named, f"not in the README's tree: {unnamed - named}"
 
 
-def test_linked_files_exist() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.split()) <= 1500
+    assert [page for page in PAGES if page != "README.md" and f"]({page})" not in README] == []
+    introductions = [text.split("\n\n")[1] for page, text in PAGES.items() if page != "README.md"]
+    assert all(introduction.startswith("For ") for introduction in introductions), "a page begins with whom it is for"
+
+
+def test_all_kinds_of_things_are_checked() -> None:
+    assert sum(text.count("](") for text in PAGES.values()) > 50 and len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_linked_files_exist(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", PAGES[page]) if not link.startswith("http")]
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_exist(page: str) -> None:
+    folders = "ngpt|experiments|runners|benchmarks|tests|docs"
+    named = re.findall(rf"(?<![\w/<])((?:{folders})/[\w/.]*\.(?:py|md))\b", PAGES[page])
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_two_commands_install_and_run() -> None:
-    first, second = BLOCKS[:2]
+    first, second = BLOCKS[:2]  # README comes first
     assert first.count("\n") == second.count("\n") == 1
     assert "runners/muon_lr_sweep.py" in first and "pytest" in second and "'.[test]'" in second
 
 
-@pytest.mark.parametrize(
-    "line",
-    [line for block in BLOCKS + DOCS_BLOCKS for line in block.splitlines() if "train_architectural" in line],
-)
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "train_architectural" in line])
 def test_single_run_commands_parse(line: str) -> None:
     words = shlex.split(line, comments=True)
     parse(words[words.index("train_architectural.py") + 1 :])
 
 
-def test_the_tables_on_scaling_are_what_formulas_and_measurements_give() -> None:
-    assert SCALING == scaling_with_sections(SCALING), "python -m experiments"
-    assert all((ROOT / "runners" / name).exists() for name in re.findall(r"runners/(\w+\.py)", SCALING))
+@pytest.mark.parametrize("command", [found for text in PAGES.values() for found in RUNNER.findall(text)], ids=" ".join)
+def test_campaign_commands_parse(command: tuple[str, str]) -> None:
+    name, flags = command
+    (study,) = (study for study in INDEX if study.name == name)
+    study.parser().parse_args(shlex.split(flags))
 
 
-@pytest.mark.parametrize("campaign", INDEX, ids=lambda campaign: campaign.name)
-def test_each_campaign_has_experiment_runner_and_report(campaign: Campaign | Gates) -> None:
-    assert (ROOT / "experiments" / f"{campaign.name}.py").exists()
-    assert f"`python runners/{campaign.name}.py`" in README
-    assert (ROOT / "runners" / f"{campaign.name}.py").exists()
-    assert (ROOT / "reports" / campaign.report_name).exists()
+def test_named_flags_exist() -> None:
+    parsers = [build_parser(), *(study.parser() for study in INDEX)]
+    known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    for text in PAGES.values():
+        prose = re.sub(r"<!-- (\w+): generated by .*?<!-- end of \1 -->", "", text, flags=re.S)
+        spans = [span for span in re.findall(r"`([^`\n]+)`", prose) if "benchmarks/" not in span]
+        named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
+        assert named <= known, named - known
 
 
-@pytest.mark.parametrize("campaign", INDEX, ids=lambda campaign: campaign.name)
-def test_published_reports_are_what_their_data_give(campaign: Campaign | Gates, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_snippets_compile(page: str) -> None:
+    for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", PAGES[page], re.S)):
+        compile(snippet, f"{page}, snippet {number}", "exec")
+
+
+def test_simple_muon_is_a_drop_in() -> None:
+    """The snippet in README runs as it stands, learns, and keeps the matrices on the sphere where it projects."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 6
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(16, 16, bias=False), torch.nn.Tanh(), torch.nn.Linear(16, 8, bias=False)
+    model = torch.nn.Sequential(*layers)
+    matrices = list(model.parameters())
+    x, y = torch.randn(64, 16), torch.randn(64, 8) / 10
+
+    def loss_of(model: torch.nn.Module) -> torch.Tensor:
+        return (model(x) - y).square().mean()
+
+    names = {"matrices": matrices, "model": model, "loss_of": loss_of}
+    before = loss_of(model).item()
+    exec(snippet.replace("range(1, 101)", "range(1, 99)"), names)  # 98 steps: the last of them projects
+    assert loss_of(model).item() < before
+    assert all(torch.allclose(W.norm(dim=-1), torch.ones(len(W)), atol=1e-6) for W in matrices)
+
+
+@pytest.mark.parametrize("page", [page for page in SECTIONS if page not in ("README.md", "docs/reports.md")])
+def test_generated_sections_are_current(page: str) -> None:
+    assert PAGES[page] == regenerated(page, PAGES[page]), COMMAND
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_generated_section_is_known(page: str) -> None:
+    marked = re.findall(r"<!-- (\w+): generated by `(.*?)` -->", PAGES[page])
+    assert marked == [(name, COMMAND) for name in SECTIONS.get(page, {})]
+
+
+@pytest.mark.parametrize("study", INDEX, ids=lambda study: study.name)
+def test_each_campaign_has_experiment_runner_and_report(study: Study[Any]) -> None:
+    assert (ROOT / "experiments" / f"{study.name}.py").exists()
+    assert f"`python runners/{study.name}.py`" in CAMPAIGNS_PAGE
+    assert (ROOT / "runners" / f"{study.name}.py").exists()
+    assert (ROOT / "reports" / study.experiment.report_name).exists()
+
+
+@pytest.mark.parametrize("study", INDEX, ids=lambda study: study.name)
+def test_published_reports_are_what_their_data_give(study: Study[Any], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    name = f"data/{campaign.name}.json"
+    name = f"data/{study.name}.json"
     (tmp_path / name).write_bytes((ROOT / "reports" / name).read_bytes())
-    if isinstance(campaign, Gates):
-        path, _ = write_gates_report(campaign, read_gates_data(campaign, tmp_path), tmp_path)
-    else:
-        path, _ = write_report(campaign, tmp_path)
-    published = (ROOT / "reports" / campaign.report_name).read_text(encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == published, "rebuild it: python runners/<name>.py --report-only"
+    rebuilt = study.report(tmp_path)[0].read_text(encoding="utf-8")
+    published = (ROOT / "reports" / study.experiment.report_name).read_text(encoding="utf-8")
+    assert rebuilt == published, "rebuild it: python runners/<name>.py --publish --report-only"
 
 
 def test_the_index_lists_the_reports_that_are_there(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "reports" / "data", tmp_path / "data")
     write_index(INDEX, tmp_path)
-    assert (ROOT / "reports" / "README.md").read_text() == (tmp_path / "README.md").read_text(), "python -m experiments"
+    assert (ROOT / "reports" / "README.md").read_text() == (tmp_path / "README.md").read_text(), COMMAND
 
 
-def test_the_readme_gives_the_published_results(tmp_path: Path) -> None:
+def test_findings_and_results_are_the_published_ones(tmp_path: Path) -> None:
     """Those committed: running a campaign changes `reports/`, not what is published."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout: what is published cannot be told from what was run here")
-    archive = subprocess.run(
-        ["git", "archive", "HEAD", "README.md", "reports"], cwd=ROOT, capture_output=True, check=True
-    )
+    pages = ["README.md", "docs/reports.md"]
+    archive = subprocess.run(["git", "archive", "HEAD", *pages, "reports"], cwd=ROOT, capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(tmp_path, filter="data")
-    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert readme == readme_with_sections(readme, tmp_path / "reports"), "python -m experiments"
+    for page in pages:
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        assert text == regenerated(page, text, tmp_path / "reports"), COMMAND
+
+
+def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
+    campaign = muon_lr_sweep.CAMPAIGN
+    data = read_data(campaign, ROOT / "reports")
+    write_data(tmp_path, data)
+    found = findings_list(tmp_path)
+    assert "**At equal steps, Muon beats a tuned Adam.** It ends 0.098 nats per token lower [0.078, 0.119]. On" in found
+    assert "of Adam's training time to reach Adam's final loss (5 seeds" in found
+    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
+    losses = {(row["method"], row["seed"]): row["final_val_loss"] for row in compared}
+    for row in compared:
+        row["final_val_loss"] = losses["Adam" if row["method"] == "Muon" else "Muon", row["seed"]]
+    write_data(tmp_path, data)
+    found = findings_list(tmp_path)
+    assert "**At equal steps, Muon does not beat a tuned Adam by 0.02 nats per token.** It ends 0.098" in found
+    assert "nats per token higher" in found
+    for row in compared:
+        row["final_val_loss"] = losses["Adam", row["seed"]] + (row["method"] == "Muon") * (-1) ** row["seed"]
+    write_data(tmp_path, data)
+    found = findings_list(tmp_path)
+    assert "**Whether Muon beats a tuned Adam at equal steps is open.**" in found and "[−" in found

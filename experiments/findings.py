@@ -1,0 +1,202 @@
+"""The findings that README states in words, written from the data in `reports/data`.
+
+Every number is computed, and every verdict is worded by its label, so a sentence changes with its data.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import geodesic_muon, muon_ablations, muon_lr_sweep, projection_frequency
+from ngpt.campaign.analysis.analyze import Analysis, analyze
+from ngpt.campaign.analysis.statistics import mean_interval
+from ngpt.campaign.analysis.verdict import Answer, Label
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
+
+Words = Callable[[Analysis], str]
+
+TEXTS = {"stdlib": "the source of Python's standard library"}
+"""What `--data` means, where its value does not say so by itself."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One bullet of README: a campaign and the words for its answers."""
+
+    campaign: Campaign
+    words: Words
+
+
+def findings_list(reports: Path) -> str:
+    """Return the bullets, the data they share named once above them, as markdown with links relative to README."""
+    found: list[tuple[Finding, dict[str, Any]]] = []
+    missing: list[str] = []
+    for finding in FINDINGS:
+        try:
+            if not data_path(reports, finding.campaign.name).exists():
+                continue
+            found.append((finding, read_data(finding.campaign, reports)))
+        except OutdatedDataError:
+            missing.append(f"- No finding on {finding.campaign.name}: its data come from another definition.")
+    scopes = [scope(data) for _, data in found]
+    shared = [part for part in (scopes[0] if scopes else []) if all(part in parts for parts in scopes)]
+    bullets = []
+    for (finding, data), parts in zip(found, scopes, strict=True):
+        analysis = analyze(finding.campaign, data)
+        own = [part for part in parts if part not in shared]
+        where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
+        bullets.append(f"- {finding.words(analysis)} ({where}; [report](reports/{finding.campaign.report_name}))")
+    only = f"All of them are about one small setting: {', on '.join(shared)}. " if shared else ""
+    intro = f"{only}Brackets hold 95% intervals over seeds.\n\n"
+    return intro + "\n".join(bullets + missing) + "\n"
+
+
+def scope(data: dict[str, Any]) -> list[str]:
+    """Return what an answer holds for: the model, the text and the length of training."""
+    model, training = data["model"], data["training"]
+    budget = training.get("budget_seconds")
+    tokens = training["steps"] * training["batch"] * model["context"]
+    return [
+        f"{model['arch']} with {data['parameters']:,} parameters",
+        TEXTS.get(data["data"], f"text `{data['data']}`"),
+        f"{tokens:,} training tokens" if budget is None else f"{budget:g} s of training per run",
+    ]
+
+
+def seeds(answers: Sequence[Answer]) -> int:
+    """Return the smallest number of paired seeds behind the answers."""
+    return min(0 if answer.verdict.effect is None else answer.verdict.effect.n for answer in answers)
+
+
+def difference(answer: Answer, lower: str = "lower", higher: str = "higher") -> str:
+    """Return an effect in words, such as `0.098 nats per token lower [0.078, 0.119]`."""
+    effect, unit = answer.verdict.effect, answer.contrast.rule.unit
+    if effect is None:
+        return f"an unknown number of {unit} apart"
+    low, high = sorted((abs(effect.t_low), abs(effect.t_high)))
+    if effect.t_low < 0 < effect.t_high:  # the interval has both signs: give them in the direction that is named
+        low, high = (effect.t_low, effect.t_high) if effect.mean > 0 else (-effect.t_high, -effect.t_low)
+    side = higher if effect.mean > 0 else lower
+    return f"{abs(effect.mean):.3f} {unit} {side} [{low:.3f}, {high:.3f}]".replace("[-", "[−")
+
+
+def named(answers: Sequence[Answer], name: str) -> Answer:
+    """Return the answer to the contrast called `name`."""
+    return next(answer for answer in answers if answer.contrast.name == name)
+
+
+def matters(answer: Answer) -> str:
+    """Return the smallest effect that matters, with its unit."""
+    return f"{answer.contrast.rule.smallest_effect:g} {answer.contrast.rule.unit}"
+
+
+def muon_against_adam(analysis: Analysis) -> str:
+    """State whether Muon beats Adam at equal steps, and how long it takes to Adam's final loss."""
+    answer = named(analysis.answers, "Muon against Adam")
+    headline: dict[Label, str] = {
+        "supported": "At equal steps, Muon beats a tuned Adam.",
+        "refuted": f"At equal steps, Muon does not beat a tuned Adam by {matters(answer)}.",
+        "inconclusive": "Whether Muon beats a tuned Adam at equal steps is open.",
+    }
+    muon = next(summary for summary in analysis.summaries if summary.method.name == "Muon")
+    reached = bool(np.isfinite(muon.time_share).all()) and mean_interval(muon.time_share)
+    text = f"**{headline[answer.verdict.label]}** It ends {difference(answer)}"
+    if not reached:
+        return text
+    share, low, high = (f"{100 * value:.0f}%" for value in reached)
+    return f"{text}. On this CPU it takes {share} [{low}, {high}] of Adam's training time to reach Adam's final loss"
+
+
+def geodesic_against_projection(analysis: Analysis) -> str:
+    """State how many geodesic and tangent steps gain, and what the best of them does."""
+    variants = [answer for answer in analysis.answers if answer.contrast.question == geodesic_muon.CAMPAIGN.question]
+    gain, fails, total = count(variants, "supported"), count(variants, "refuted"), len(variants)
+    what = f"{matters(variants[0])} over Muon with projection"
+    if fails == total:
+        headline = f"No geodesic or tangent step gains {what}."
+    elif gain:
+        headline = f"Of {total} geodesic and tangent steps, {gain} gain {what}."
+    else:
+        headline = f"Whether a geodesic or tangent step gains {what} is open."
+    known = [answer for answer in variants if answer.verdict.effect is not None]
+    if not known:
+        return f"**{headline}**"
+    best = min(known, key=lambda answer: answer.verdict.effect.mean if answer.verdict.effect else 0.0)
+    return f"**{headline}** The best, *{best.contrast.name.split(' against ')[0]}*, ends {difference(best)}"
+
+
+def before_against_after(analysis: Analysis) -> str:
+    """State whether removing the radial part before the polar factor is worse than after it."""
+    question = geodesic_muon.BEFORE_OR_AFTER
+    straight, rotated = (answer for answer in analysis.answers if answer.contrast.question == question)
+    verb = {
+        (2, 0): "hurts",
+        (1, 0): "hurts in one of two cases",
+        (1, 1): "hurts in one of two cases",
+        (0, 2): "costs nothing that matters",
+    }.get((count([straight, rotated], "supported"), count([straight, rotated], "refuted")), "may or may not hurt")
+    return (
+        f"**Removing the radial part before the polar factor, not after it, {verb}.** The loss ends "
+        f"{difference(straight)} with projection and {difference(rotated)} with geodesic steps"
+    )
+
+
+def lazy_projection(analysis: Analysis) -> str:
+    """State how rarely Muon's weights may be projected, and whether Adam needs it more often."""
+    by_interval = {
+        interval: named(analysis.answers, f"{projection_frequency.named('Muon', interval)} against Muon, K = 1")
+        for interval in projection_frequency.INTERVALS[1:]
+    }
+    free = 1
+    for interval, answer in by_interval.items():
+        if answer.verdict.label != "refuted":
+            break
+        free = interval
+    parts = []
+    if free == 1:
+        headline = "Projecting less often than every step is not shown to be free."
+    else:
+        headline = f"Projecting every {free} steps instead of every step costs Muon nothing that matters."
+        parts.append(f"its loss ends {difference(by_interval[free])}")
+    beyond = next((interval for interval in by_interval if interval > free), None)
+    if beyond is not None:
+        parts.append(f"with K = {beyond}, {difference(by_interval[beyond])}")
+    less = analysis.answers[0]
+    says: dict[Label, str] = {
+        "supported": "Adam needs it more often",
+        "refuted": "Adam does not need it noticeably more often",
+        "inconclusive": "whether Adam needs it more often is open",
+    }
+    parts.append(f"{says[less.verdict.label]}: K = 20 costs {difference(less, 'less', 'more')} under Muon")
+    text = "; ".join(parts)
+    return f"**{headline}** {text[0].upper()}{text[1:]}"
+
+
+def fewer_iterations(analysis: Analysis) -> str:
+    """State whether three Newton-Schulz iterations beat five in the same time."""
+    answer = next(answer for answer in analysis.answers if answer.contrast.name.startswith("NS-1"))
+    headline: dict[Label, str] = {
+        "supported": "Three Newton-Schulz iterations beat five in the same training time.",
+        "refuted": "Three Newton-Schulz iterations do not beat five in the same training time.",
+        "inconclusive": "Whether three Newton-Schulz iterations beat five in the same time is open.",
+    }
+    return f"**{headline[answer.verdict.label]}** They end {difference(answer)}"
+
+
+def count(answers: Sequence[Answer], label: Label) -> int:
+    """Return how many answers have a label."""
+    return sum(answer.verdict.label == label for answer in answers)
+
+
+FINDINGS = (
+    Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
+    Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
+    Finding(geodesic_muon.CAMPAIGN, before_against_after),
+    Finding(projection_frequency.CAMPAIGN, lazy_projection),
+    Finding(muon_ablations.CAMPAIGN, fewer_iterations),
+)
+"""The findings in README's order."""
