@@ -114,7 +114,7 @@ def gpu_table() -> str:
     if not results:
         return (
             "No GPU has been measured yet. The GPU code is compiled ahead of time and tested in an interpreter and on "
-            "a device without values; it has never run on a GPU. `python benchmarks/gpu.py` measures one in eight "
+            "PyTorch's meta device; it has never run on a GPU. `python benchmarks/gpu.py` measures one in eight "
             "minutes."
         )
     machine = next(iter(results.values()))["measured_on"]

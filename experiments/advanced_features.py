@@ -37,19 +37,19 @@ CAMPAIGN = Campaign(
     title="Polar Express, NorMuon and cautious weight decay on gated nGPT, at a matched step size",
     question="Does any combination of the features beat plain Muon?",
     claim=r"""
-        A factorial of three features on Muon with projection every 7 steps. *Polar Express*: five steps of the minimax
-        polynomials instead of five of the Newton-Schulz quintic. *NorMuon*: the rows or columns of O are divided by the
-        root of their running second moment, with $|O|_F$ preserved. *Cautious decay*: W loses
+        A factorial of three features on Muon with projection every 7 steps. *Polar Express*: five iterations of the
+        minimax polynomials instead of five of the Newton-Schulz quintic. *NorMuon*: the rows or columns of O are
+        divided by the root of their running second moment, with $|O|_F$ preserved. *Cautious decay*: W loses
         $\eta\lambda\,1[OW \ge 0]\,W$ with $\lambda = 1$, the best and the largest of 0.1, 0.3 and 1 in pilot runs; no
         other feature had a parameter tuned.
 
         In every arm O is scaled to $|O|_F = \sqrt{\min(m, n)}$ before the decay, so neither the orthogonalizer nor
         NorMuon changes the length of the step. The decay itself lengthens the rotation by about a third, which each
-        method's own rate compensates. (Five steps of the cubic used in the earlier attempt made the step four times
-        shorter, and that was then compared with Polar Express.) On the sphere, two of the features have little left to
-        do. The polar factor of attention's square matrices already has rows of equal length, so NorMuon acts on the MLP
-        alone, where it evens out the rotations of the vectors. Plain decay would be undone by projection; only masked
-        decay has a direction.
+        method's own rate compensates. (Five iterations of the cubic used in the earlier public attempt
+        (dnhkng/nGPT-muon) made the step four times shorter, and the earlier attempt compared Polar Express with this
+        shortened step.) On the sphere, two of the features have little left to do. The polar factor of attention's
+        square matrices already has rows of equal length, so NorMuon acts on the MLP alone, where it evens out the
+        rotations of the vectors. Plain decay would be undone by projection; only masked decay has a direction.
 
         Prediction: each feature lowers the loss by 0.01 nats (half a percent) or more; modded-nanogpt uses all three on
         an unnormalized GPT. The rate decays linearly over the last 20% of the steps. Pilot runs: seeds 100 and 101.
@@ -73,9 +73,9 @@ CAMPAIGN = Campaign(
         Cautious decay lengthens the rotation at a given rate, and its fitted best rate is lower as a result. Most of
         what it does is change the step size: a comparison at a single rate would have shown a gain at low rates and a
         loss at high ones. NorMuon does what it is meant to do: the rotations of the vectors within a matrix spread
-        less. The gain is real, but smaller than what was to matter. Polar Express brings the updates closer to
-        orthogonal and leaves the loss almost unchanged: at a matched step size, the quintic's remaining error costs
-        nothing measurable here.
+        less. The gain is real, but smaller than the smallest effect that matters. Polar Express brings the updates
+        closer to orthogonal and leaves the loss almost unchanged: at a matched step size, the quintic's remaining error
+        costs nothing measurable here.
     """,
     leading=tuple(main_effect(feature) for feature in FEATURES),
     comparison_seeds=8,

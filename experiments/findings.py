@@ -3,6 +3,7 @@
 Every number is computed, and every verdict is worded by its label, so a sentence changes with its data.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,16 @@ import numpy as np
 
 from experiments import geodesic_muon, muon_ablations, muon_lr_sweep, projection_frequency
 from ngpt.campaign.analysis.analyze import Analysis, analyze
-from ngpt.campaign.analysis.statistics import mean_interval
+from ngpt.campaign.analysis.statistics import Array, mean_interval
 from ngpt.campaign.analysis.verdict import Answer, Label
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
+from ngpt.campaign.report.markdown import share_text
 
 Words = Callable[[Analysis], str]
+
+GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+"""Where `benchmarks/gpu.py` leaves what it measured, as `*_cuda.json`."""
 
 TEXTS = {"stdlib": "the source of Python's standard library"}
 """What `--data` means, where its value does not say so by itself."""
@@ -25,7 +30,7 @@ TEXTS = {"stdlib": "the source of Python's standard library"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One bullet of README: a campaign and the words for its answers."""
+    """One bullet of README: a campaign and the words for its analysis."""
 
     campaign: Campaign
     words: Words
@@ -50,9 +55,18 @@ def findings_list(reports: Path) -> str:
         own = [part for part in parts if part not in shared]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
         bullets.append(f"- {finding.words(analysis)} ({where}; [report](reports/{finding.campaign.report_name}))")
-    only = f"All of them are about one small setting: {', on '.join(shared)}. " if shared else ""
-    intro = f"{only}Brackets hold 95% intervals over seeds.\n\n"
+    intro = introduction(shared, [data for _, data in found]) + "\n\n" if found else ""
     return intro + "\n".join(bullets + missing) + "\n"
+
+
+def introduction(shared: Sequence[str], collected: Sequence[dict[str, Any]]) -> str:
+    """Return what all findings have in common, and that nothing has run on a GPU while that is so."""
+    devices = [environment["device"] for data in collected for environment in data["environments"]]
+    on_cpus = all(re.search(r"\b\d+ cores\)$", device) for device in devices)
+    gpu = "; nothing has run on a GPU yet" if on_cpus and not any(GPU_RESULTS.glob("*_cuda.json")) else ""
+    where = [*shared, "CPUs"] if on_cpus else shared
+    scale = f"All findings are from {', on '.join(where)}{gpu}. " if where else ""
+    return f"{scale}Whether they hold at a larger scale is untested. Brackets hold 95% intervals over seeds."
 
 
 def scope(data: dict[str, Any]) -> list[str]:
@@ -61,8 +75,8 @@ def scope(data: dict[str, Any]) -> list[str]:
     budget = training.get("budget_seconds")
     tokens = training["steps"] * training["batch"] * model["context"]
     return [
-        f"{model['arch']} with {data['parameters']:,} parameters",
-        TEXTS.get(data["data"], f"text `{data['data']}`"),
+        f"one {data['parameters']:,}-parameter {model['arch']} model",
+        f"one text ({TEXTS.get(data['data'], data['data'])})",
         f"{tokens:,} training tokens" if budget is None else f"{budget:g} s of training per run",
     ]
 
@@ -95,20 +109,41 @@ def matters(answer: Answer) -> str:
 
 
 def muon_against_adam(analysis: Analysis) -> str:
-    """State whether Muon beats Adam at equal steps, and how long it takes to Adam's final loss."""
+    """State whether Muon beats Adam at equal steps, and whether it is also sooner at Adam's final loss."""
     answer = named(analysis.answers, "Muon against Adam")
-    headline: dict[Label, str] = {
-        "supported": "At equal steps, Muon beats a tuned Adam.",
-        "refuted": f"At equal steps, Muon does not beat a tuned Adam by {matters(answer)}.",
-        "inconclusive": "Whether Muon beats a tuned Adam at equal steps is open.",
-    }
     muon = next(summary for summary in analysis.summaries if summary.method.name == "Muon")
-    reached = bool(np.isfinite(muon.time_share).all()) and mean_interval(muon.time_share)
-    text = f"**{headline[answer.verdict.label]}** It ends {difference(answer)}"
-    if not reached:
-        return text
-    share, low, high = (f"{100 * value:.0f}%" for value in reached)
-    return f"{text}. On this CPU it takes {share} [{low}, {high}] of Adam's training time to reach Adam's final loss"
+    headline: dict[Label, str] = {
+        "supported": "At equal steps, Muon beats a tuned Adam",
+        "refuted": f"At equal steps, Muon does not beat a tuned Adam by {matters(answer)}",
+        "inconclusive": "Whether Muon beats a tuned Adam at equal steps is open",
+    }
+    text = f"**{headline[answer.verdict.label]}; in training time, {sooner(muon.time_share)}.** "
+    text += f"It ends {difference(answer)}"
+    if not np.isfinite(muon.time_share).all():
+        return f"{text} and does not reach Adam's final loss on every seed"
+    steps, time = share_text(muon.speedup), share_text(muon.time_share)
+    return f"{text}; it reaches Adam's final loss after {steps} of Adam's steps and {time} of its training time"
+
+
+def sooner(time_share: Array) -> str:
+    """Return in words whether shares of a baseline's training time lie below 100%, by their interval."""
+    interval = None if np.isinf(time_share).any() else mean_interval(time_share)
+    if interval is not None and interval[2] < 1:
+        return "it is ahead"
+    if interval is not None and interval[1] <= 1:
+        return "neither is shown to win"
+    return "it is not ahead"
+
+
+def adamw_at_equal_time(analysis: Analysis) -> str:
+    """State whether a tuned AdamW ends lower than Muon after equal training time."""
+    answer = named(analysis.answers, "AdamW, tuned against Muon")
+    headline: dict[Label, str] = {
+        "supported": "At equal training time, a tuned AdamW beats Muon.",
+        "refuted": f"At equal training time, a tuned AdamW does not beat Muon by {matters(answer)}.",
+        "inconclusive": "At equal training time, neither Muon nor a tuned AdamW is shown to win.",
+    }
+    return f"**{headline[answer.verdict.label]}** AdamW ends {difference(answer)}"
 
 
 def geodesic_against_projection(analysis: Analysis) -> str:
@@ -131,8 +166,7 @@ def geodesic_against_projection(analysis: Analysis) -> str:
 
 def before_against_after(analysis: Analysis) -> str:
     """State whether removing the radial part before the polar factor is worse than after it."""
-    question = geodesic_muon.BEFORE_OR_AFTER
-    straight, rotated = (answer for answer in analysis.answers if answer.contrast.question == question)
+    straight, rotated = analysis.questions()[geodesic_muon.BEFORE_OR_AFTER]
     verb = {
         (2, 0): "hurts",
         (1, 0): "hurts in one of two cases",
@@ -140,7 +174,8 @@ def before_against_after(analysis: Analysis) -> str:
         (0, 2): "costs nothing that matters",
     }.get((count([straight, rotated], "supported"), count([straight, rotated], "refuted")), "may or may not hurt")
     return (
-        f"**Removing the radial part before the polar factor, not after it, {verb}.** The loss ends "
+        f"**Removing the radial part (an update's part along the vector itself) before the polar factor, not after it, "
+        f"{verb}.** The loss ends "
         f"{difference(straight)} with projection and {difference(rotated)} with geodesic steps"
     )
 
@@ -194,6 +229,7 @@ def count(answers: Sequence[Answer], label: Label) -> int:
 
 FINDINGS = (
     Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
+    Finding(muon_ablations.CAMPAIGN, adamw_at_equal_time),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
     Finding(geodesic_muon.CAMPAIGN, before_against_after),
     Finding(projection_frequency.CAMPAIGN, lazy_projection),

@@ -29,10 +29,10 @@ CAMPAIGN = Campaign(
         $w \leftarrow w - \eta O_w$ with projection every 7 steps. The geodesic step is
         $w \leftarrow w\cos\theta + (u/|u|)\sin\theta$ with $\theta = \eta$ or $\theta = \eta|u|$; it is exact and needs
         no projection. A linear step along the tangent part followed by projection agrees with $\theta = \eta|u|$ to
-        second order, and the radial part only changes |w|, so at steps of a few hundredths of a radian exactness alone
-        should matter little. The fixed angle is a different rule: it rotates every vector by the same amount. An
-        earlier attempt predicted a gain of 1 to 3%. At a loss of 2.1 nats that is 0.02 to 0.06, and 0.02 is the
-        smallest effect that matters here.
+        second order, and the radial part (the part of an update along the vector itself) only changes |w|, so at steps
+        of a few hundredths of a radian exactness alone should matter little. The fixed angle is a different rule: it
+        rotates every vector by the same amount. The earlier public attempt (dnhkng/nGPT-muon) predicted a gain of 1 to
+        3%. At a loss of 2.1 nats that is 0.02 to 0.06, and 0.02 is the smallest effect that matters here.
 
         *Before*: the radial part is removed from the input of the polar factor. The polar factor of a tangent matrix is
         not tangent, and it mixes the vectors of a matrix, so this is not a small change. *Transport*: the momentum
@@ -87,10 +87,10 @@ CAMPAIGN = Campaign(
         transported("geodesic, momentum rotated"),
     ),
     reading=r"""
-        Three steps have no radial part: projection of a tangent update, the exponential map, and the fixed angle. They
-        share one small gain, too small to matter by the rule fixed here. Exactness is not its source, since the first
-        of the three is a linear step. What sets plain projection apart is that it drifts far from the sphere between
-        two projections, as the drift column shows.
+        Three methods take steps without a radial part: *projection, tangent after*, *geodesic, θ = lr‖u‖* and
+        *geodesic, θ = lr*. Each gains slightly, too little to matter by the rule fixed here. Exactness is not the
+        source of the gain, since the first of the three is a linear step. What sets plain projection apart is that it
+        drifts far from the sphere between two projections, as the drift column shows.
 
         What costs, and costs about the same each time, is anything that makes the polar factor's input follow the
         vectors: removing the radial part before it, or projecting, transporting or rotating the momentum. An untouched

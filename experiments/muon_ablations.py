@@ -1,4 +1,4 @@
-"""One change to Muon at a time, at equal training time: momentum, Newton-Schulz steps, beta2, or AdamW instead."""
+"""One change to Muon at a time, at equal training time: momentum, Newton-Schulz iterations, beta2, or AdamW instead."""
 
 from typing import Any
 
@@ -26,25 +26,25 @@ CAMPAIGN = Campaign(
     title="Which of Muon's settings matter on gated nGPT, at equal training time",
     question="Does any single change to Muon, or AdamW in its place, reach a lower loss in the same training time?",
     claim=r"""
-        The baseline is Muon as used in speedruns: five Newton-Schulz steps, NorMuon's variance reduction with
-        $\beta_2 = 0.95$, and a momentum that rises from 0.85 to 0.95 over 300 steps. Each arm changes one thing, in the
-        order in which the list of this campaign says to try them. Every run gets the same number of seconds of
-        training, so a cheaper step is taken more often. Three Newton-Schulz iterations save two fifths of the
-        orthogonalizer's matrix products and are predicted to win for that reason. The metric is bits per byte; a
-        difference of 0.02 matters. Every arm chooses its rate from the same grid of three, except that ABL-1 and ABL-2
-        keep the rates given in its list; *AdamW, tuned* shows what AdamW does at its own best rate from a grid of that
-        size.
+        The baseline is Muon as used in speedruns: five Newton-Schulz iterations, NorMuon's variance reduction with
+        $\beta_2 = 0.95$, and a momentum that rises from 0.85 to 0.95 over 300 steps. Each arm changes one thing. The
+        arms follow the list of the plan for this campaign in order, and their names begin with its codes. Every run
+        gets the same number of seconds of training, so a cheaper step is taken more often. Three Newton-Schulz
+        iterations save two fifths of the orthogonalizer's matrix products and are predicted to win for that reason. The
+        metric is bits per byte; a difference of 0.02 matters. Every arm chooses its rate from the same grid of three,
+        except that ABL-1 and ABL-2 keep the rates given in the plan's list; *AdamW, tuned* shows what AdamW does at its
+        own best rate from a grid of that size.
 
         The original budget is 300 seconds on a GPU, some thousands of steps (`--budget-seconds 300`). The default here
         is short enough for a CPU, and its few hundred steps end while the longer ramps are still rising, so those arms
         compare a low momentum with a lower one. On a CPU each process is timed by its own clock, and as many runs as
         there are arms share the cores, so all arms of a seed see the same variations in machine speed. A first campaign
-        timed by the wall clock, two runs at a time, on seeds 80000 to 80007, had intervals of 0.04 to 0.12 bits on
-        either side, because a single process makes anywhere from 170 to 199 steps in five seconds here.
+        timed by the wall clock, two runs at a time, on seeds 80000 to 80007, had intervals with half-widths of 0.04 to
+        0.12 bits, because a single process makes anywhere from 170 to 199 steps in five seconds here.
     """,
     methods=(
         changed(BASELINE),
-        changed("NS-1: 3 Newton-Schulz steps", "two of five Newton-Schulz steps", ns_steps=3),
+        changed("NS-1: 3 Newton-Schulz steps", "two of five Newton-Schulz iterations", ns_steps=3),
         changed(
             "MM-5: momentum 0.95 throughout", "the momentum's ramp", momentum_start=None, momentum_warmup_steps=None
         ),
@@ -63,15 +63,17 @@ CAMPAIGN = Campaign(
     baselines=(BASELINE,),
     rule=Rule(metric="final_val_bpb", predicted="lower", smallest_effect=0.02, unit="bits per byte", seeds=5),
     reading=r"""
-        Three Newton-Schulz iterations win on the clock because more optimizer steps fit: at equal steps they are
-        neither better nor worse than five, although they leave the update less orthogonal. Seven lose because fewer
-        fit. How much there is to win depends on the machine: here the orthogonalizer takes a large share of a small
-        model's step. The momentum ramp earns its place: without it the loss ends higher, both at equal steps and at
-        equal time; with a shorter one at equal steps. No arm with a longer or higher ramp is shown to gain, in runs
-        that end before such a ramp does. β₂ makes no difference that these seeds can detect. AdamW loses at both of the
-        table's rates, neither of which is near its best. At its own best rate, no difference from Muon is shown here:
-        each of its steps is worth much less, and it takes a third more of them. Where the polar factor costs next to
-        nothing, the equal-steps column is the one that counts, and there Muon is far ahead.
+        Three Newton-Schulz iterations win on the clock because more optimizer steps fit: at equal steps, no difference
+        from five is shown, although they leave the update less orthogonal. Seven lose because fewer fit. How much there
+        is to win depends on the machine: here the orthogonalizer takes a large share of a small model's step. The
+        momentum ramp earns its place. Without it the loss is higher, both at equal steps and at equal time. With a
+        shorter one it also ends higher; before the rate decays, it is higher at equal steps, while at equal time the
+        interval includes zero. No arm with a longer or higher ramp is shown to gain, in runs that end before such a
+        ramp does. β₂ makes no difference that these seeds can detect. AdamW loses at both of the plan's rates, neither
+        of which is near its best. At its own best rate, no difference from Muon is shown (inconclusive): each of its
+        steps is worth much less, and it takes a third more of them. Before the rate decays it is ahead at equal time;
+        at the end no lead is shown. Where the polar factor costs next to nothing, the equal-steps column is the one
+        that counts, and there Muon is far ahead.
     """,
     comparison_seeds=9,
     fields={"schedule": "wsd", "decay_share": 0.2},

@@ -8,14 +8,14 @@ CAMPAIGN = Campaign(
     question="Does Muon beat a tuned Adam on gated nGPT?",
     claim=r"""
         Hidden matrices W are updated by Muon, $W \leftarrow W - \eta\,\mathrm{polar}((1-\mu)G + \mu M)$ ($\mu = 0.95$,
-        Nesterov, five Newton-Schulz steps), or by Adam ($\beta = 0.9, 0.95$). Either way, lazy projection brings them
-        back to the sphere every 7 steps. Everything else (embedding, head, gates, scalars) is updated by the same AdamW
-        at the same rate in every arm, so the sweep varies nothing but the rate of the hidden matrices.
+        Nesterov, five Newton-Schulz iterations), or by Adam ($\beta = 0.9, 0.95$). Either way, lazy projection brings
+        them back to the sphere every 7 steps. Everything else (embedding, head, gates, scalars) is updated by the same
+        AdamW at the same rate in every arm, so the sweep varies nothing but the rate of the hidden matrices.
 
         Prediction: Muon ends lower, because on a sphere the length of a gradient carries no meaning, and Muon spreads
-        its step equally over all directions of a matrix. Muon's grid is the one used in the earlier attempt; Adam's has
-        the same size. Pilot runs on seeds 0, 1, 10 and 11 located Adam's optimum and showed that 0.005 is the best of
-        0.005, 0.01 and 0.02 for everything else, under Muon as well as under Adam.
+        its step equally over all directions of a matrix. Muon's grid is the one used in the earlier public attempt
+        (dnhkng/nGPT-muon); Adam's has the same size. Pilot runs on seeds 0, 1, 10 and 11 located Adam's optimum and
+        showed that 0.005 is the best of 0.005, 0.01 and 0.02 for everything else, under Muon as well as under Adam.
     """,
     methods=(
         Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.001, 0.003, 0.01, 0.023, 0.05, 0.1)),

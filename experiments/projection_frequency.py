@@ -32,11 +32,11 @@ CAMPAIGN = Campaign(
         more.
 
         Embedding and head are updated by AdamW in every arm and drift with K too. Geodesic Muon, whose hidden matrices
-        do not drift at all, shows how much of the cost is theirs. Every K chooses its rate from a grid of three, a
-        factor of two apart and placed by pilot runs on seeds 100 and 101. The rate decays linearly over the last 20% of
-        the steps. Telemetry is recorded every 37 steps, a prime, so that no K is always seen at the same phase. A first
-        campaign with 6 comparison seeds (60000 to 60005) left the first question open by a hair; this one uses 10 fresh
-        seeds.
+        do not drift at all, shows how much of the cost is theirs. Every K chooses its rate from its family's grid of
+        three, a factor of two apart and placed by pilot runs on seeds 100 and 101. The rate decays linearly over the
+        last 20% of the steps. Telemetry is recorded every 37 steps, a prime, so that no K is always seen at the same
+        phase. A first campaign with 6 comparison seeds (60000 to 60005) left the first question open by a hair; this
+        one uses 10 fresh seeds.
     """,
     methods=tuple(
         Method(
@@ -66,9 +66,9 @@ CAMPAIGN = Campaign(
         longer vectors rotate more slowly. The cost comes from what all three families update alike, embedding and head.
         The head drifts far more than the embedding, and the logits are proportional to the lengths of its vectors.
         AdamW updates the head under Muon as it does under Adam, so the hidden matrices have little room to make a
-        difference. There is a small one in Muon's favor, less than what was to matter. Under Adam a few steps without
-        projection even help a little. Anyone who wants to project less often should look at the head first; this
-        campaign does not separate it from the embedding.
+        difference. There is one in Muon's favor, smaller than the smallest effect that matters. Under Adam a few steps
+        without projection even help a little. Anyone who wants to project less often should look at the head first;
+        this campaign does not separate it from the embedding.
     """,
     axis="steps between projections, K",
     comparison_seeds=10,
