@@ -135,17 +135,6 @@ def sooner(time_share: Array) -> str:
     return "it is not ahead"
 
 
-def adamw_at_equal_time(analysis: Analysis) -> str:
-    """State whether a tuned AdamW ends lower than Muon after equal training time."""
-    answer = named(analysis.answers, "AdamW, tuned against Muon")
-    headline: dict[Label, str] = {
-        "supported": "At equal training time, a tuned AdamW beats Muon.",
-        "refuted": f"At equal training time, a tuned AdamW does not beat Muon by {matters(answer)}.",
-        "inconclusive": "At equal training time, neither Muon nor a tuned AdamW is shown to win.",
-    }
-    return f"**{headline[answer.verdict.label]}** AdamW ends {difference(answer)}"
-
-
 def geodesic_against_projection(analysis: Analysis) -> str:
     """State how many geodesic and tangent steps gain, and what the best of them does."""
     variants = [answer for answer in analysis.answers if answer.contrast.question == geodesic_muon.CAMPAIGN.question]
@@ -229,7 +218,6 @@ def count(answers: Sequence[Answer], label: Label) -> int:
 
 FINDINGS = (
     Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
-    Finding(muon_ablations.CAMPAIGN, adamw_at_equal_time),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
     Finding(geodesic_muon.CAMPAIGN, before_against_after),
     Finding(projection_frequency.CAMPAIGN, lazy_projection),
