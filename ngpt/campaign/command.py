@@ -6,6 +6,8 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +23,7 @@ from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
-from ngpt.campaign.report.index import Indexed, IndexRow
+from ngpt.campaign.report.index import Indexed
 from ngpt.campaign.report.markdown import answer_of, effect_of, signed, write_report
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
@@ -59,9 +61,8 @@ class CampaignStudy(Study[Plan]):
                 "--budget-seconds", dest="time_budget_seconds", metavar="SECONDS", type=float,
                 default=campaign.budget_seconds, help="training time of a run (%(default)s)",
             )  # fmt: skip
-        parser.add_argument(
-            "--reproduce", action="store_true", help="repeat one published run per method and compare it to the bit"
-        )
+        text = "repeat one published run per method and compare it to the bit"
+        parser.add_argument("--reproduce", action="store_true", help=text)
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:
@@ -118,26 +119,20 @@ class CampaignStudy(Study[Plan]):
 
     def stages(self, plan: Plan, outcome: Outcome) -> Iterator[Batch]:
         """Yield the tuning runs, then the comparison at the chosen rates, each after the runs it starts from."""
-        sources = plan.pretraining_runs("tuning")
-        yield sources, {}
-        if not _ended(sources, plan.out, outcome):
-            return
-        tuning = plan.tuning_runs()
-        yield tuning, {}
-        if not _ended(tuning, plan.out, outcome):
-            return
-        sources = plan.pretraining_runs("comparison")
-        yield sources, {}
-        if _ended(sources, plan.out, outcome):
-            yield plan.comparison_runs(choose_rates(plan, tuning)), {}
+        to_tune, to_compare = (partial(plan.pretraining_runs, "tuning"), partial(plan.pretraining_runs, "comparison"))
+        for find in (to_tune, plan.tuning_runs, to_compare):  # a run's id depends on the weights it starts from
+            runs = find()
+            yield runs, {}
+            if not _ended(runs, plan.out, outcome):
+                return
+        yield plan.comparison_runs(choose_rates(plan, plan.tuning_runs())), {}
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         first = next(run.config for run in runs if run.stage != "pretraining")
         sources = [run.config.data for run in runs if run.stage == "pretraining"]
         return {
             "planned_runs": len(runs) if any(run.stage == "comparison" for run in runs) else plan.count(),
-            "tuning_seeds": plan.tuning_seeds,
-            "comparison_seeds": plan.comparison_seeds,
+            "tuning_seeds": plan.tuning_seeds, "comparison_seeds": plan.comparison_seeds,
             "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
                          "schedule": first.optim.schedule, "decay_share": first.optim.decay_share,
                          "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,
@@ -158,13 +153,10 @@ class CampaignStudy(Study[Plan]):
         published = read_data(self.experiment, options.reports_folder(given))
         return 0 if reproduce(published, plan.data_digest, jobs=jobs, **options.device_settings(given.device)) else 1
 
-    def rows(self, data: dict[str, Any]) -> list[IndexRow]:
-        return [
-            IndexRow(question, answer.contrast.name, answer.verdict.label, seeds=_seeds([answer]),
-                     effect=f"{effect_of(answer)} {answer.contrast.rule.unit}")
-            for question, answers in analyze(self.experiment, data).questions().items()
-            for answer in answers
-        ]  # fmt: skip
+    def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+        return [(question, a.contrast.name, a.verdict.label, f"{effect_of(a)} {a.contrast.rule.unit}", _seeds([a]))
+                for question, answers in analyze(self.experiment, data).questions().items()
+                for a in answers]  # fmt: skip
 
     def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
         """Return the answers to each question one by one if they are few, else by verdict."""
@@ -197,13 +189,10 @@ def choose_rates(plan: Plan, runs: list[PlannedRun]) -> dict[str, Arm]:
     for run in runs:
         value = getattr(finished_record(plan.out, run.run_id), plan.campaign.rule.metric, None)
         losses[run.arm.method, run.arm.lr].append(math.nan if value is None else value)
-    chosen: dict[str, Arm] = {}
-    lowest: dict[str, float] = {}
-    for arm in plan.campaign.arms():
-        mean = float(np.mean(losses.get((arm.method, arm.lr), [0.0])))
-        if math.isfinite(mean) and mean < lowest.get(arm.method, math.inf):
-            chosen[arm.method], lowest[arm.method] = arm, mean
-    return chosen
+    means = [(float(np.mean(losses.get((arm.method, arm.lr), [0.0]))), arm) for arm in plan.campaign.arms()]
+    complete = [(mean, arm) for mean, arm in means if math.isfinite(mean)]
+    names = dict.fromkeys(arm.method for _, arm in complete)
+    return {name: min((pair for pair in complete if pair[1].method == name), key=itemgetter(0))[1] for name in names}
 
 
 def _named(answer: Answer) -> str:

@@ -15,13 +15,12 @@ from ngpt.campaign.execution.execute import Outcome, execute, finished_record
 from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_folder, require_writable
 from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
-from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of
+from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, require
 from ngpt.machine import core_count
 from ngpt.training.record import RunRecord
 
 Batch = tuple[list[PlannedRun], dict[str, Any]]
 """runs that may be carried out together, and settings of `execute` that differ for them"""
-
 
 PlanT = TypeVar("PlanT", bound=AnyPlan)
 
@@ -85,19 +84,19 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     Raises InputError for bad flags and if no run has finished.
     """
     given = study.parser().parse_args(arguments)
-    if not study.min_seeds <= given.seeds <= MAX_SEEDS or (given.jobs is not None and given.jobs < 1):
-        raise InputError(f"--seeds must be {study.min_seeds} to {MAX_SEEDS}, and --jobs at least 1")
+    sound = study.min_seeds <= given.seeds <= MAX_SEEDS and (given.jobs is None or given.jobs >= 1)
+    require(sound, f"--seeds must be {study.min_seeds} to {MAX_SEEDS}, and --jobs at least 1")
     plan = study.plan(given)
-    usual_jobs = study.usual_jobs(given.device)
+    jobs = given.jobs or study.usual_jobs(given.device)
     if given.dry_run:
-        study.show(plan, given.jobs or usual_jobs)
+        study.show(plan, jobs)
         return 0
     if vars(given).get("reproduce"):
-        return study.reproduce(plan, given, given.jobs or usual_jobs)
+        return study.reproduce(plan, given, jobs)
 
     reports = reports_folder(given)
     require_writable(plan.out, reports)
-    settings = {"jobs": given.jobs or usual_jobs} if given.report_only else launch_settings(given, usual_jobs)
+    settings = {"jobs": jobs} if given.report_only else launch_settings(given, jobs)
     runs, outcome = _carry_out_stages(study, plan, settings, report_only=given.report_only)
     finished = [run for run in runs if finished_record(plan.out, run.run_id) is not None]
     found = any(run.stage != "pretraining" for run in finished)

@@ -114,8 +114,7 @@ def _simplifications(campaign: Campaign, answers: list[Answer]) -> list[Simplifi
     for method in campaign.methods:
         for answer in answers:
             if method.leaves_out and answer.contrast.weights.get(method.name) == 1.0:
-                missing = 0 if answer.result is None else answer.result.n_missing
-                label = judge_simplicity(campaign.rule, answer.verdict.effect, n_missing=missing)
+                label = judge_simplicity(campaign.rule, answer.verdict.effect, n_missing=answer.result.n_missing)
                 found.append(Simplification(method=method, answer=answer, label=label))
     return found
 

@@ -47,15 +47,15 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One contrast of arms over its complete seeds."""
+    """One contrast of arms over its complete seeds; without arguments, before any run."""
 
-    difference: PairedDifference | None
+    difference: PairedDifference | None = None
     """mean of the contrast; None with fewer than two complete seeds"""
-    p_moderated: float | None
+    p_moderated: float | None = None
     """see `moderated_p_values`; None for a contrast with a missing run, which is left out of the noise estimate"""
-    p_holm: float | None
+    p_holm: float | None = None
     """p_moderated after Holm's correction over all contrasts compared"""
-    n_missing: int
+    n_missing: int = 0
     """seeds on which a run of one of its arms has no result"""
 
     @property

@@ -36,8 +36,7 @@ class Answer:
     """One contrast with its result and its verdict."""
 
     contrast: Contrast
-    result: Comparison | None
-    """None before the comparison has begun"""
+    result: Comparison
     verdict: Verdict
 
 
@@ -112,21 +111,18 @@ def judge_campaign(
     for question in dict.fromkeys(contrast.question for contrast in contrasts):
         asked = [contrast for contrast in contrasts if contrast.question == question]
         weights = np.array([[c.weights.get(method.name, 0.0) for method in campaign.methods] for c in asked])
-        found = compare(table, weights, rng, resamples=resamples) if len(table) else [None] * len(asked)
+        found = compare(table, weights, rng, resamples=resamples) if len(table) else [Comparison()] * len(asked)
         for contrast, result in zip(asked, found, strict=True):
             edge = {label: [name for name in contrast.methods_that_could_overturn(label) if name in at_edge]
                     for label in DECIDED}  # fmt: skip
-            shown = result or Comparison(None, None, None, 0)
             verdict = judge(
-                contrast.rule, shown.difference, n_missing=shown.n_missing, distinguishable=shown.distinguishable,
+                contrast.rule, result.difference, n_missing=result.n_missing, distinguishable=result.distinguishable,
                 edge=edge,
             )  # fmt: skip
             answers.append(Answer(contrast=contrast, result=result, verdict=verdict))
-    gains = {
-        next(name for name, weight in a.contrast.weights.items() if weight > 0): a.verdict.effect.mean
-        for a in answers
-        if a.contrast.question == campaign.question and a.verdict.label == "supported" and a.verdict.effect is not None
-    }
+    better = [a for a in answers if a.contrast.question == campaign.question and a.verdict.label == "supported"]
+    gains = {next(name for name, weight in a.contrast.weights.items() if weight > 0): a.verdict.effect.mean
+             for a in better if a.verdict.effect is not None}  # fmt: skip
     return answers, min(gains, key=gains.__getitem__) if gains and campaign.rule.predicted == "lower" else None
 
 

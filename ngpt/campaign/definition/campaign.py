@@ -10,19 +10,6 @@ from ngpt.config import RunConfig
 from ngpt.presets import resolve
 
 
-def tuning_seeds(number: int) -> range:
-    """Return the seeds on which rates are chosen."""
-    return range(number)
-
-
-def comparison_seeds(number: int) -> range:
-    """Return the seeds on which methods are compared: none chooses a rate, and no two numbers of seeds share one.
-
-    Repeating an inconclusive comparison with more seeds is therefore a new comparison.
-    """
-    return range(10_000 * number, 10_000 * number + number)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """An update rule and the learning rates at which it is tried; each (method, rate) is an arm."""

@@ -2,12 +2,12 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from ngpt.campaign.definition.campaign import Arm, Campaign, Method, comparison_seeds, tuning_seeds
+from ngpt.campaign.definition.campaign import Arm, Campaign, Method
 from ngpt.config import DataConfig, RunConfig
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
@@ -72,11 +72,19 @@ class Plan(AnyPlan):
     tuning_seeds: int
     comparison_seeds: int
 
+    def _seeds(self, stage: Stage) -> range:
+        """Return the seeds of a stage: none that compares also chooses a rate, and no two numbers of them share one.
+
+        Repeating an inconclusive comparison with more seeds is therefore a new comparison.
+        """
+        n = self.comparison_seeds
+        return range(self.tuning_seeds) if stage == "tuning" else range(10_000 * n, 10_000 * n + n)
+
     def pretraining_runs(self, stage: Stage) -> list[PlannedRun]:
         """Return the runs whose weights those of `stage` start from, each once; empty if all start from scratch."""
-        seeds = tuning_seeds(self.tuning_seeds) if stage == "tuning" else comparison_seeds(self.comparison_seeds)
         methods = [method for method in self.campaign.methods if method.pretraining is not None]
-        return list({run.run_id: run for seed in seeds for m in methods if (run := self._source(m, seed))}.values())
+        sources = [self._source(method, seed) for seed in self._seeds(stage) for method in methods]
+        return list({run.run_id: run for run in sources}.values())
 
     def _source(self, method: Method, seed: int) -> PlannedRun:
         config = self.campaign.configure_pretraining(method, seed, self.preset)
@@ -84,11 +92,11 @@ class Plan(AnyPlan):
 
     def tuning_runs(self) -> list[PlannedRun]:
         """Return every tuned arm on every tuning seed; seed by seed, so that an interrupted campaign is balanced."""
-        return self._runs("tuning", self.campaign.tuned_arms(), tuning_seeds(self.tuning_seeds))
+        return self._runs("tuning", self.campaign.tuned_arms())
 
     def comparison_runs(self, chosen: Mapping[str, Arm]) -> list[PlannedRun]:
         """Return each method's chosen arm on the comparison seeds."""
-        return self._runs("comparison", list(chosen.values()), comparison_seeds(self.comparison_seeds))
+        return self._runs("comparison", list(chosen.values()))
 
     def count(self) -> int:
         """Return the number of runs in all stages."""
@@ -96,11 +104,11 @@ class Plan(AnyPlan):
         sources = len(self.pretraining_runs("tuning")) + len(self.pretraining_runs("comparison"))
         return self.tuning_seeds * len(self.campaign.tuned_arms()) + self.comparison_seeds * len(methods) + sources
 
-    def _runs(self, stage: Stage, arms: list[Arm], seeds: Iterable[int]) -> list[PlannedRun]:
+    def _runs(self, stage: Stage, arms: list[Arm]) -> list[PlannedRun]:
         runs: list[PlannedRun] = []
         seen: dict[str, Arm] = {}
         methods = {method.name: method for method in self.campaign.methods}
-        for seed in seeds:
+        for seed in self._seeds(stage):
             for arm in arms:
                 overrides = dict(self.overrides)
                 if methods[arm.method].pretraining is not None:

@@ -1,5 +1,6 @@
 """Run folders -> `reports/data/<experiment>.json`: everything a report is made of, before any judgment. No torch."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,8 @@ def collect(
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
         "commands": {run.key: " ".join(to_flags(run.config)) for run in runs},
         "environments": environments_of(records),
-        "parameters": ends[0].parameters if ends else None,
-        "eval_tokens": ends[0].eval_tokens if ends else None,
-        **details,
-        "runs": rows,
+        "parameters": ends[0].parameters if ends else None, "eval_tokens": ends[0].eval_tokens if ends else None,
+        **details, "runs": rows,
     }  # fmt: skip
 
 
@@ -124,8 +123,6 @@ def curves_of(metrics: Metrics) -> dict[str, Any]:
 
 def environments_of(records: list[RunRecord]) -> list[dict[str, Any]]:
     """Return the different machines, versions and commits behind the runs, each with its number of runs."""
-    seen: dict[str, dict[str, Any]] = {}
-    for record in records:
-        content = {"device": record.device, "threads": record.threads, "commit": record.commit, **record.versions}
-        seen.setdefault(str(content), {**content, "runs": 0})["runs"] += 1
-    return list(seen.values())
+    contents = [{"device": r.device, "threads": r.threads, "commit": r.commit, **r.versions} for r in records]
+    found = Counter(tuple(content.items()) for content in contents)
+    return [{**dict(content), "runs": runs} for content, runs in found.items()]

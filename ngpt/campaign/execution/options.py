@@ -28,13 +28,10 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
     parser.add_argument("--seeds", type=int, default=seeds, help=seeds_help)
     parser.add_argument("--jobs", type=int, help="concurrent runs; default: one per core on CPUs, one on a GPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (%(default)s)")
-    parser.add_argument(
-        "--launcher", choices=("local", "ray"), default="local",
-        help="run as local processes or as tasks of a Ray cluster (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--ray-address", metavar="HOST:PORT", help="a running Ray cluster; default: one is started on this machine"
-    )
+    launcher = "run as local processes or as tasks of a Ray cluster (%(default)s)"
+    parser.add_argument("--launcher", choices=("local", "ray"), default="local", help=launcher)
+    where = "a running Ray cluster; default: one is started on this machine"
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help=where)
     parser.add_argument("--dry-run", action="store_true", help="show the plan, the number of runs and the time needed")
     parser.add_argument("--report-only", action="store_true", help="rebuild the report without running anything")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")

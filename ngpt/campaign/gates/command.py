@@ -19,7 +19,7 @@ from ngpt.campaign.execution.options import ASSUMED_FLOPS, common_parser, overri
 from ngpt.campaign.gates.definition import MIN_SEEDS, Gates, OptimizerName, TaskName
 from ngpt.campaign.gates.judge import BOTH, judge_gates, overall
 from ngpt.campaign.gates.report import write_gates_report
-from ngpt.campaign.report.index import Indexed, IndexRow
+from ngpt.campaign.report.index import Indexed
 from ngpt.command import Parser
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
@@ -159,13 +159,11 @@ class GatesStudy(Study[GatePlan]):
         iterations = gates.iterations_at(rate)
         automata = plan.run("automata", "Muon", 0, iterations).config.data
         return {
-            "ns_steps": iterations,
-            "ns_steps_wanted": gates.ns_steps,
+            "ns_steps": iterations, "ns_steps_wanted": gates.ns_steps, "race_seeds": plan.race_seeds,
             "steps_per_second_before_the_drop": None if iterations == gates.ns_steps else rate,
-            "race_seeds": plan.race_seeds,
             "overfit_windows": plan.run("overfit", "Muon", 0, iterations).config.train.overfit_windows,
             "automata_vocabulary": load_corpus(automata).vocab_size,
-        }
+        }  # fmt: skip
 
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:
         """Write report and figure; the experiment passes if every gate does."""
@@ -173,12 +171,10 @@ class GatesStudy(Study[GatePlan]):
         lines = [*(gate.line for gate in judged), f"{self.name}: {overall(judged)}"]
         return path, lines, all(gate.passed for gate in judged)
 
-    def rows(self, data: dict[str, Any]) -> list[IndexRow]:
-        return [
-            IndexRow(self.experiment.question, f"{gate.name}: {gate.asks}", gate.label, effect=gate.muon,
-                     seeds=str(data["race_seeds"] if gate.name == "G6" else 1))
-            for gate in judge_gates(self.experiment, data)
-        ]  # fmt: skip
+    def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+        question, seeds = self.experiment.question, {"G6": str(data["race_seeds"])}
+        judged = judge_gates(self.experiment, data)
+        return [(question, f"{g.name}: {g.asks}", g.label, g.muon, seeds.get(g.name, "1")) for g in judged]
 
     def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
         """Return the overall result and every gate that fails."""

@@ -53,14 +53,12 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
     folder.mkdir(parents=True, exist_ok=True)
     looks = _looks(campaign)
     kinds: dict[str, Callable[[], Figure | None]] = {
-        "effects": lambda: _effects(analysis),
-        "scan": lambda: _scan(campaign, analysis),
+        "effects": lambda: _effects(analysis), "scan": lambda: _scan(campaign, analysis),
         "loss_against_lr": lambda: _loss_against_lr(campaign, analysis, looks),
         "loss_curves": lambda: _loss_curves(analysis, data, looks),
         "pace": lambda: _pace(campaign, analysis, data, looks),
-        "telemetry": lambda: _telemetry(analysis, looks),
-        "automata": lambda: _automata(data.get("automata", {})),
-    }
+        "telemetry": lambda: _telemetry(analysis, looks), "automata": lambda: _automata(data.get("automata", {})),
+    }  # fmt: skip
     files = {}
     with plt.rc_context(STYLE):
         for kind, draw in kinds.items():
@@ -211,9 +209,9 @@ def _name_rates(axes: Axes, rates: list[float]) -> None:
 
 def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0 if len(analysis.summaries) < 4 else 12.0, 3.8))
+    compared = [row for row in data["runs"] if row["stage"] == "comparison" and "val" in row]
     for summary in analysis.summaries:
-        mine = [row for row in data["runs"] if row["method"] == summary.method.name]
-        rows = [row for row in mine if row["stage"] == "comparison" and "val" in row]
+        rows = [row for row in compared if row["method"] == summary.method.name]
         if not rows:
             continue
         label = f"{summary.method.name}, lr {summary.chosen_lr:g} ({len(rows)} seeds)"

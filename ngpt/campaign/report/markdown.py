@@ -18,18 +18,12 @@ from ngpt.campaign.report.figures import draw_figures
 from ngpt.files import write_text
 
 TELEMETRY_COLUMNS = {
-    "rotation_hidden_rad": "rotation, hidden (rad/step)",
-    "rotation_spread_hidden": "its spread over vectors",
-    "rotation_embedding_rad": "rotation, embedding (rad/step)",
-    "rotation_head_rad": "rotation, head (rad/step)",
+    "rotation_hidden_rad": "rotation, hidden (rad/step)", "rotation_spread_hidden": "its spread over vectors",
+    "rotation_embedding_rad": "rotation, embedding (rad/step)", "rotation_head_rad": "rotation, head (rad/step)",
     "radial_share_hidden": "radial share, hidden",
-    "drift_hidden": "drift, hidden",
-    "drift_embedding": "drift, embedding",
-    "drift_head": "drift, head",
-    "orthogonality_error": "orthogonality error",
-    "gate_mean": "gate",
-    "step_mean": "residual step",
-}
+    "drift_hidden": "drift, hidden", "drift_embedding": "drift, embedding", "drift_head": "drift, head",
+    "orthogonality_error": "orthogonality error", "gate_mean": "gate", "step_mean": "residual step",
+}  # fmt: skip
 
 
 def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
