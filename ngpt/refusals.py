@@ -22,7 +22,7 @@ POSITIVE: Bound = (lambda value: 0 < value < 2**63, "must be positive")
 NOT_NEGATIVE: Bound = (lambda value: 0 <= value < 2**63, "must not be negative")
 FRACTION: Bound = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
 GIVEN = object()
-"""In `needs`: any value of the other option but None"""
+"""Stands in `needs` for any value of the other option but None"""
 
 
 def at_most(largest: int) -> Bound:

@@ -20,7 +20,7 @@ NEIGHBORS = 8
 """Float32 elements in a sector, the 32 bytes of the smallest memory transaction."""
 
 FUSED = True
-"""Whether a product and the sum after it are fused and rounded once. Every launch passes this explicitly: Triton 3.10
+"""Flag that a product and the sum after it are fused and rounded once. Every launch passes this explicitly: Triton 3.10
 changes the default, which would change the bits, and 3.9 warns about it."""
 
 

@@ -38,7 +38,7 @@ HOPPER = Tiling(rows=128, depth=64, warps=8, stages=4)
 """wgmma takes 64 rows per warp group: two groups share a tile, and four stages of 2 x 16 KiB fit in shared memory."""
 
 SMALL = Tiling(rows=64, depth=32, warps=4, stages=3)
-"""For matrices with so few tiles of 128 that multiprocessors would be idle, and for float32"""
+"""Tiling for matrices with so few tiles of 128 that multiprocessors would be idle, and for float32"""
 
 CANDIDATES = (
     HOPPER,
@@ -117,7 +117,7 @@ def symmetric_product(  # type: ignore[no-untyped-def]
 
 
 INTERPRETED = isinstance(symmetric_product, InterpretedFunction)
-"""Whether kernels run in Triton's interpreter, which would multiply the bit patterns of bfloat16 as integers"""
+"""True if kernels run in Triton's interpreter, which would multiply the bit patterns of bfloat16 as integers"""
 
 
 def xxt(A: Tensor, *, tiling: Tiling | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from ngpt.errors import InputError, first_line, require
 from ngpt.machine import core_count, processor
 
 NO_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed", "numel: integer multiplication overflow")
-"""What PyTorch's messages say on a CPU, where the error is a plain RuntimeError"""
+"""Parts of PyTorch's messages on a CPU, where the error is a plain RuntimeError"""
 
 
 def choose_device(name: str, index: int = 0) -> torch.device:

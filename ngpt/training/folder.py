@@ -15,7 +15,7 @@ CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 
 CLAIMED, ENDED = "claimed", "ended"
-"""What rank 0 broadcasts instead of an error"""
+"""Texts that rank 0 broadcasts if there is no error"""
 
 
 class RunBusyError(InputError):

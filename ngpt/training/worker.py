@@ -14,7 +14,7 @@ PROGRESS_SECONDS = 0.2
 """Least time between two progress reports."""
 
 Message = tuple[str, Any]
-"""What a run sends to its runner: ("step", (step, loss)), ("busy", "") or ("error", message)"""
+"""A message from a run to its runner: ("step", (step, loss)), ("busy", "") or ("error", message)"""
 
 
 def carry_out_run(config: RunConfig, runtime: Runtime, connection: Connection) -> None:

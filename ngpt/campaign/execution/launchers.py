@@ -50,7 +50,7 @@ class LocalJob:
 
     @property
     def end_reason(self) -> str:
-        """How the run ended, once `listen` has returned None."""
+        """Describe how the run ended, once `listen` has returned None."""
         return f"its process ended with code {self.process.exitcode}"
 
 
