@@ -63,7 +63,8 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
         elif choices:
             group.add_argument(flag_name(field.name), choices=choices, **options)
         else:
-            group.add_argument(flag_name(field.name), type=_reader(hint), metavar=_metavar(hint), **options)
+            metavar = {int: "N", float: "X", str: "NAME", Path: "DIR"}[_base(hint)]
+            group.add_argument(flag_name(field.name), type=_reader(hint), metavar=metavar, **options)
 
 
 def _shown(value: Any) -> str:
@@ -83,10 +84,6 @@ def _choice_or_none(choices: tuple[str | None, ...]) -> Callable[[str], str | No
         return value
 
     return read
-
-
-def _metavar(hint: Any) -> str:
-    return {int: "N", float: "X", str: "NAME", Path: "DIR"}[_base(hint)]
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:

@@ -9,24 +9,21 @@ The string below a field is its documentation: what it is, and in which unit. `t
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ngpt.errors import InputError, require
 from ngpt.refusals import FRACTION, GIVEN, NOT_NEGATIVE, POSITIVE, Bound, at_most, check, first_refusal, refusals_of
 from ngpt.registry import OPTIMIZERS
 
 Arch = Literal["gated-ngpt", "ngpt", "gpt", "gated-literal"]
 Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz", "you", "polar-express", "svd"]
 Precision = Literal["float32", "bfloat16"]
-Schedule = Literal["constant", "cosine", "linear", "wsd"]
 GeodesicAngle = Literal["lr", "lr-norm"]
 NorMuonAxis = Literal["short-axis", "rows"]
 Tangent = Literal["none", "before", "after", "both"]
 Transport = Literal["none", "project", "parallel", "rotate"]
-MatchStep = Literal["none", "rms", "angle"]
 
 MUON = {"optimizer": ("muon",)}
 ON_SPHERE = {"arch": ("gated-ngpt", "ngpt", "gated-literal")}
@@ -144,7 +141,7 @@ class OptimConfig(_Section):
     """precision of the orthogonalizer's matrix products; --dtype if not given"""
     adjust_lr_fn: Literal["none", "original", "match_rms_adamw"] = option("original", needs=MUON)
     """factor on Muon's step for an m x n matrix; original: sqrt(max(1, m/n)); match_rms_adamw: 0.2 sqrt(max(m, n))"""
-    match_step: MatchStep = option("none", step=True, reads_weights=("angle",), unit_vectors=True)
+    match_step: Literal["none", "rms", "angle"] = option("none", step=True, reads_weights=("angle",), unit_vectors=True)
     """rescale Muon's step before cautious decay; rms: to the Frobenius norm of an exact polar factor; angle: to a mean
     rotation of --lr radians in each matrix"""
     geodesic_muon: GeodesicAngle | None = option(None, step=True, argument="geodesic", unit_vectors=True)
@@ -173,7 +170,7 @@ class OptimConfig(_Section):
     """AdamW's first-moment decay rate"""
     adam_beta2: float = option(0.95, FRACTION)
     """AdamW's second-moment decay rate"""
-    schedule: Schedule = "constant"
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
     """shape of the learning rate over the run, for all parameters; wsd: warmup-stable-decay"""
     warmup_steps: int = option(0, NOT_NEGATIVE)
     """steps of linear warmup"""
@@ -292,52 +289,16 @@ def is_a(value: Any, hint: Any) -> bool:
     return type(value) is hint or (hint is float and type(value) is int)
 
 
-def from_dict(content: dict[str, Any]) -> RunConfig:
-    """Return the configuration of which `content` is `dataclasses.asdict`; raise InputError unless it is one."""
-    try:
-        require(set(content) == {"preset", "seed", *SECTIONS}, f"not a run configuration: {', '.join(sorted(content))}")
-        for name, hint in (("preset", str), ("seed", int)):
-            require(is_a(content[name], hint), f"not a run configuration: {name}")
-        for section, kind in SECTIONS.items():
-            for name, hint in typing.get_type_hints(kind).items():
-                require(is_a(content[section][name], hint), f"not a run configuration: {section}.{name}")
-        sections = {section: kind(**content[section]) for section, kind in SECTIONS.items()}
-        return RunConfig(preset=content["preset"], seed=content["seed"], **sections)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"not a run configuration: {error}") from error
-
-
-@dataclass(frozen=True)
-class StepOption:
-    """A keyword argument of SimpleMuon that changes its step, as the field of OptimConfig declares it."""
-
-    field: str
-    keyword: str
-    default: Any
-    hint: Any
-    """type of its values"""
-    reads: Callable[[Any], bool]
-    """whether the step depends on the weights at a given value"""
-
-    def is_on(self, value: Any) -> bool:
-        """Return whether `value` differs from the default."""
-        return bool(value != self.default)
-
-
 @functools.cache
-def step_options() -> dict[str, StepOption]:
-    """Return SimpleMuon's step options by keyword, in the order in which OptimConfig declares them."""
-    hints, found = typing.get_type_hints(OptimConfig), {}
-    for field in dataclasses.fields(OptimConfig):
-        if field.metadata.get("step"):
-            keyword = field.metadata["argument"] or field.name
-            found[keyword] = StepOption(field.name, keyword, field.default, hints[field.name], field.metadata["reads"])
-    return found
+def step_options() -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields of OptimConfig that are step options, by SimpleMuon's keywords, in the order declared."""
+    options = (field for field in dataclasses.fields(OptimConfig) if field.metadata.get("step"))
+    return {field.metadata["argument"] or field.name: field for field in options}
 
 
 def muon_refusal(group: Mapping[str, Any]) -> str | None:
     """Return why SimpleMuon cannot step with the options of a parameter group, in its keywords; None if it can."""
-    keywords = {one.field: one.keyword for one in step_options().values()}
+    keywords = {field.name: keyword for keyword, field in step_options().items()}
     values = {"optimizer": "muon", **group} | {field: group[keyword] for field, keyword in keywords.items()}
 
     def name(field: str, *value: Any) -> str:

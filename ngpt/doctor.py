@@ -7,8 +7,6 @@ no damage; 1: damage; 2: there is no such folder, or no run in it.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ngpt.errors import InputError, exit_code_of, require
@@ -16,19 +14,6 @@ from ngpt.files import is_locked, read_json
 from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, tensors_sha256
 from ngpt.training.folder import CHECKPOINT, WEIGHTS
 from ngpt.training.record import RunRecord, read_metrics, read_record
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something to report about one file or folder."""
-
-    path: Path
-    what: str
-    damaged: bool
-
-    def __str__(self) -> str:
-        text = self.what if self.what.startswith(str(self.path)) else f"{self.path}: {self.what}"
-        return f"{'damaged' if self.damaged else 'note'}: {text}"
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -40,44 +25,47 @@ def runs_in(folder: Path) -> list[Path]:
     return found
 
 
-def examine(folder: Path) -> tuple[str, list[Finding]]:
-    """Return a run's status, which may be "in progress" or "unknown", and the findings in its folder."""
+def examine(folder: Path) -> tuple[str, list[str], list[str]]:
+    """Return a run's status, which may be "in progress" or "unknown", what is damaged in its folder, and notes."""
     if is_locked(folder.parent / ".locks" / folder.name):
-        return "in progress", [Finding(folder, "a process is working on it: not examined", damaged=False)]
+        return "in progress", [], [f"{folder}: a process is working on it: not examined"]
+    notes = []
     try:
         record = read_record(folder)
     except InputError as error:
-        return "unknown", [Finding(folder / "record.json", str(error), damaged=True), *_strangers(folder)]
-    return record.status, [*_findings(folder, record), *_strangers(folder)]
+        status, damage = "unknown", [str(error)]
+    else:
+        status, damage = record.status, _damage(folder, record)
+        if status in ("running", "killed"):
+            resumes = (folder / CHECKPOINT).exists()
+            how = "--resume continues it" if resumes else "it starts over, as it has no checkpoint"
+            notes.append(f"{folder}: killed after {record.steps} recorded steps: {how}")
+        if status == "failed":
+            notes.append(f"{folder}: failed: {record.message}")
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            notes.append(f"{path}: left by a killed process; the run removes it when it resumes")
+        elif path.name not in CHECKS:
+            notes.append(f"{path}: not a file of a run")
+    return status, damage, notes
 
 
-def _findings(folder: Path, record: RunRecord) -> Iterator[Finding]:
-    """Yield the findings on the files of a run whose record can be read."""
+def _damage(folder: Path, record: RunRecord) -> list[str]:
+    """Return what is wrong with the files of a run whose record can be read."""
+    found = []
     for name, check in CHECKS.items():
-        if name in (CHECKPOINT, WEIGHTS) and not (folder / name).exists():
+        path = folder / name
+        if name in (CHECKPOINT, WEIGHTS) and not path.exists():
             continue
         try:
-            problem = check(folder / name, record)
+            problem = check(path, record)
         except InputError as error:
             problem = str(error)
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
         if problem is not None:
-            yield Finding(folder / name, problem, damaged=True)
-    if record.status in ("running", "killed"):
-        how = "--resume continues it" if (folder / CHECKPOINT).exists() else "it starts over, as it has no checkpoint"
-        yield Finding(folder, f"killed after {record.steps} recorded steps: {how}", damaged=False)
-    if record.status == "failed":
-        yield Finding(folder, f"failed: {record.message}", damaged=False)
-
-
-def _strangers(folder: Path) -> Iterator[Finding]:
-    """Yield a finding for each file that a run does not leave, or only when it is killed."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            yield Finding(path, "left by a killed process; the run removes it when it resumes", damaged=False)
-        elif path.name not in CHECKS:
-            yield Finding(path, "not a file of a run", damaged=False)
+            found.append(problem if problem.startswith(str(path)) else f"{path}: {problem}")
+    return found
 
 
 def _check_record(path: Path, record: RunRecord) -> str | None:
@@ -138,11 +126,11 @@ def main(arguments: list[str]) -> int:
     statuses: Counter[str] = Counter()
     damaged = 0
     for folder in folders:
-        status, findings = examine(folder)
+        status, damage, notes = examine(folder)
         statuses[status] += 1
-        for finding in findings:
-            damaged += finding.damaged
-            print(finding)
+        damaged += len(damage)
+        for line in (*(f"damaged: {what}" for what in damage), *(f"note: {what}" for what in notes)):
+            print(line)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
     print(f"{len(folders)} runs: {counts}; {damaged} damaged files")
     return 1 if damaged else 0

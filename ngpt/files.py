@@ -55,11 +55,9 @@ def write_json(path: Path, content: dict[str, Any], *, indent: int | None = 1) -
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises InputError, naming the file, if it is absent, cut off or changed."""
+    require(path.exists(), f"{path}: no such file")
     with as_input_error(f"{path}: truncated or damaged", UnicodeDecodeError):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file") from error
+        text = path.read_text(encoding="utf-8")
     return content_of(text, str(path))
 
 

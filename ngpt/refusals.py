@@ -46,12 +46,6 @@ class Refusal:
     given: str | None = None
     """an option; the refusal applies only where that one was given explicitly"""
 
-    def applies(self, values: Mapping[str, Any], given: Collection[str]) -> bool:
-        """Return whether all options that it reads are among `values`, and what it is about was given."""
-        about = self.given is None or self.given in given
-        about &= not self.muon_only or values.get("optimizer") == "muon"
-        return about and all(option in values for option in self.reads)
-
 
 def first_refusal(
     values: Mapping[str, Any], refusals: Iterable[Refusal], name: Callable[..., str], given: Collection[str] = ()
@@ -65,9 +59,10 @@ def first_refusal(
         option, equals, value = place.groups()
         return name(option, *([value or values[option]] if equals else [])) if option else f"{values[value]}"
 
-    for refusal in refusals:
-        if refusal.applies(values, given) and refusal.condition(*(values[option] for option in refusal.reads)):
-            return re.sub(r"{(\w*)(=?)([^}]*)}", fill, refusal.reason)
+    for one in refusals:
+        about = one.given in (None, *given) and (not one.muon_only or values.get("optimizer") == "muon")
+        if about and set(one.reads) <= set(values) and one.condition(*(values[option] for option in one.reads)):
+            return re.sub(r"{(\w*)(=?)([^}]*)}", fill, one.reason)
     return None
 
 

@@ -106,7 +106,10 @@ class Rules:
         """Draw weights from a normal truncated at two standard deviations, of variance 1/fan-in; biases are zero."""
 
         def weights(*shape: int, fan_in: int) -> NDArray[np.float32]:
-            return (_truncated_normal(rng, shape) / (TRUNCATED_STD * fan_in**0.5)).astype(np.float32)
+            values = rng.standard_normal(shape)
+            while (outside := np.abs(values) > 2).any():
+                values[outside] = rng.standard_normal(int(outside.sum()))
+            return (values / (TRUNCATED_STD * fan_in**0.5)).astype(np.float32)
 
         spatial = weights(number, 9, states, 4, fan_in=9 * states)
         return cls(spatial, weights(number, 4, 16, fan_in=4), weights(number, 16, states, fan_in=16))
@@ -123,13 +126,6 @@ class Rules:
         flat = rearrange(z, "r h w c -> r (h w) c")
         logits = np.maximum(flat @ self.hidden, 0) @ self.out
         return rearrange(logits, "r (h w) n -> r h w n", h=cells.shape[1])
-
-
-def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    values = rng.standard_normal(shape)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = rng.standard_normal(int(outside.sum()))
-    return values
 
 
 def step(rules: Rules, cells: Cells, temperature: float, rng: np.random.Generator) -> Cells:
@@ -151,16 +147,6 @@ def gzip_ratio(tokens: NDArray[np.int32]) -> float:
     return len(gzip.compress(plain, compresslevel=9, mtime=0)) / len(plain)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The sequences from one batch of candidates."""
-
-    tokens: NDArray[np.uint16]
-    """(accepted, tokens_per_sequence)"""
-    ratios: NDArray[np.float64]
-    """(CANDIDATES,) gzip ratios, including those outside the band"""
-
-
 def trajectories(automaton: Automaton, count: int, *, stream: int) -> NDArray[np.uint16]:
     """Return the first `count` sequences (count, tokens_per_sequence) of stream number `stream` of the automaton.
 
@@ -168,16 +154,19 @@ def trajectories(automaton: Automaton, count: int, *, stream: int) -> NDArray[np
     """
     found: list[NDArray[np.uint16]] = []
     while (have := sum(map(len, found))) < count:
-        batch = simulate(automaton, np.random.Generator(np.random.Philox(key=[stream, len(found)])))
-        found.append(batch.tokens)
+        tokens, ratios = simulate(automaton, np.random.Generator(np.random.Philox(key=[stream, len(found)])))
+        found.append(tokens)
         if have < len(found) / 4 - 1:
-            low, high = batch.ratios.min(), batch.ratios.max()
+            low, high = ratios.min(), ratios.max()
             raise InputError(f"--data nca: hardly any rule is kept; gzip ratios are {low:.2f} to {high:.2f}")
     return np.concatenate(found)[:count]
 
 
-def simulate(automaton: Automaton, rng: np.random.Generator) -> Batch:
-    """Draw CANDIDATES rules, simulate them, keep those whose gzip ratio is inside the band."""
+def simulate(automaton: Automaton, rng: np.random.Generator) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
+    """Draw CANDIDATES rules and simulate them; return the sequences of those inside the band and all gzip ratios.
+
+    Shapes: (kept, tokens_per_sequence), (CANDIDATES,).
+    """
     n = automaton.states
     rules = Rules.draw(CANDIDATES, n, rng)
     cells = rng.integers(0, n, (CANDIDATES, automaton.grid, automaton.grid), dtype=np.uint8)
@@ -186,12 +175,12 @@ def simulate(automaton: Automaton, rng: np.random.Generator) -> Batch:
     seen = _roll_out(rules, cells, automaton.ratio_grids, automaton, rng)
     ratios = np.array([gzip_ratio(tokens) for tokens in patch_tokens(np.stack(seen, axis=1), n)])
     kept = (ratios > automaton.ratio_low) & (ratios < automaton.ratio_high)
-    rules, first = rules[kept], [cells[kept] for cells in seen[: automaton.grids]]
+    rules, first = rules[kept], [cells[kept] for cells in seen]
     rest = _roll_out(rules, first[-1], automaton.grids - len(first) + 1, automaton, rng)[1:]
     patches = patch_tokens(np.stack(first + rest, axis=1), n)
     start, end = (np.full((*patches.shape[:2], 1), n**4 + i) for i in (0, 1))
     tokens = rearrange(np.concatenate([start, patches, end], axis=2), "s g t -> s (g t)")
-    return Batch(tokens.astype(np.uint16), ratios)
+    return tokens.astype(np.uint16), ratios
 
 
 def _roll_out(rules: Rules, cells: Cells, grids: int, automaton: Automaton, rng: np.random.Generator) -> list[Cells]:
@@ -208,13 +197,13 @@ def describe(automaton: Automaton, *, shown: int = 4, grids: int = 8) -> dict[st
     Returns the automaton's fields, the number of rules kept, the gzip ratios of all, and the first `grids` grids of
     `shown` trajectories.
     """
-    batch = simulate(automaton, np.random.Generator(np.random.Philox(key=[0, 0])))
-    tokens = batch.tokens[:shown].reshape(-1, automaton.grids, automaton.tokens_per_grid)[:, :grids, 1:-1].astype(int)
+    kept, ratios = simulate(automaton, np.random.Generator(np.random.Philox(key=[0, 0])))
+    tokens = kept[:shown].reshape(-1, automaton.grids, automaton.tokens_per_grid)[:, :grids, 1:-1].astype(int)
     digits = tokens[..., None] // automaton.states ** np.arange(3, -1, -1) % automaton.states
     side = automaton.grid // 2
     cells = rearrange(digits, "s g (h w) (p q) -> s g (h p) (w q)", h=side, w=side, p=2, q=2)
     return dataclasses.asdict(automaton) | {
         "vocabulary": automaton.vocab_size, "tokens_a_sequence": automaton.tokens_per_sequence,
-        "candidates": CANDIDATES, "kept": len(batch.tokens),
-        "ratios": [round(float(ratio), 4) for ratio in np.sort(batch.ratios)], "trajectories": cells.tolist(),
+        "candidates": CANDIDATES, "kept": len(kept),
+        "ratios": [round(float(ratio), 4) for ratio in np.sort(ratios)], "trajectories": cells.tolist(),
     }  # fmt: skip

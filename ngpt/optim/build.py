@@ -107,7 +107,7 @@ def muon(groups: list[Group], optim: OptimConfig, device: torch.device) -> Simpl
 
 def muon_settings(optim: OptimConfig) -> dict[str, Any]:
     """Return the arguments of SimpleMuon other than rate and momentum."""
-    options = {keyword: getattr(optim, option.field) for keyword, option in step_options().items()}
+    options = {keyword: getattr(optim, option.name) for keyword, option in step_options().items()}
     return options | {
         "weight_decay": optim.weight_decay, "nesterov": optim.nesterov, "ns_steps": optim.ns_steps,
         "adjust_lr_fn": optim.adjust_lr_fn, "polar_dtype": getattr(torch, optim.polar_dtype),

@@ -201,7 +201,7 @@ def transport(M: Tensor, W_before: Tensor, W_after: Tensor, how: Transport, *, d
 
 def reading_weights(o: Mapping[str, Any]) -> set[str]:
     """Return the options of a SimpleMuon group that make its step depend on the weights."""
-    return {name for name, option in step_options().items() if option.reads(o[name])}
+    return {name for name, option in step_options().items() if option.metadata["reads"](o[name])}
 
 
 def moves_in_place(W: Tensor, o: Mapping[str, Any]) -> bool:

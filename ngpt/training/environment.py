@@ -39,7 +39,9 @@ def choose_device(name: str, index: int = 0) -> torch.device:
 def prepare(device: torch.device, threads: int) -> None:
     """Make runs reproducible: fix the number of threads, and use algorithms with a fixed order of summation only."""
     torch.set_num_threads(threads)
-    _keep_freed_memory()
+    if platform.libc_ver()[0] == "glibc":  # keep what a step frees: a validation of `tiny` takes two thirds of the time
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)
+            ctypes.CDLL(None).mallopt(parameter, 2**30)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -50,16 +52,6 @@ def prepare(device: torch.device, threads: int) -> None:
         torch.cuda.set_stream(torch.cuda.Stream(device))
         # from the first step, which is not captured
         warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory that a step frees, instead of returning large tensors to the kernel each time.
-
-    A validation of `tiny`, with tensors of megabytes, then takes two thirds of the time. Does nothing without glibc.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        for parameter in (-3, -1):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)
-            ctypes.CDLL(None).mallopt(parameter, 2**30)
 
 
 def device_name(device: torch.device) -> str:

@@ -16,8 +16,6 @@ from ngpt.files import content_of, read_json, write_json
 LONGEST_ROW = 4096
 """Bytes that every row of metrics stays below"""
 
-Status = Literal["running", "done", "diverged", "failed", "killed"]
-
 
 @dataclass(kw_only=True)
 class RunRecord:
@@ -28,7 +26,7 @@ class RunRecord:
     """digest of configuration, data and code (`ngpt.identity`); equal for the runs of one arm"""
     name: str
     """a name for people"""
-    status: Status
+    status: Literal["running", "done", "diverged", "failed", "killed"]
     seed: int
     config: dict[str, Any]
     steps: int = 0

@@ -91,10 +91,6 @@ class TrainingStep:
         loss, norm = self.outcome.tolist()
         return loss, norm
 
-    def scale_gradients(self, factor: float) -> None:
-        """Multiply the gradients by `factor`, in place."""
-        torch._foreach_mul_(self.gradients, factor)
-
     def end(self, *, moved: bool) -> None:
         """Free the gradients; after the first step that `moved`, capture, since all lasting memory is allocated now."""
         if not self.captured:

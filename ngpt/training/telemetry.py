@@ -98,10 +98,6 @@ class Telemetry:
         largest = self.sharding.ranks.all_reduce_max([seen[role].item() if role in seen else -1.0 for role in Role])
         return {role.value: value for role, value in zip(Role, largest, strict=True) if not value < 0}
 
-    def restore_drift(self, seen: Mapping[str, float]) -> None:
-        """Set the drift that a checkpoint kept."""
-        self.projection.seen_drift = {Role(role): torch.tensor(value) for role, value in seen.items()}
-
     def _gates(self) -> dict[str, float]:
         gates = [p for n, p in self.model.named_parameters() if self.specs[n].role == Role.GATE]
         sizes = [m.step_size() for m in self.model.modules() if isinstance(m, PaperResidual | GatedResidual)]

@@ -20,7 +20,7 @@ from ngpt.files import write_json
 from ngpt.identity import run_digest, run_id
 from ngpt.machine import core_count
 from ngpt.model import build_model
-from ngpt.model.roles import parameter_specs
+from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
 from ngpt.training import checkpoint, environment
@@ -179,8 +179,15 @@ class Run:
         record.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         record.eval_tokens = self.evaluator.tokens
         if self.checkpoint is not None:
-            self._restore(*self.checkpoint)
+            tensors, state = self.checkpoint
             self.checkpoint = None
+            self.skipped_in_a_row = state.skipped_in_a_row
+            checkpoint.unpack_state(
+                self.folder / CHECKPOINT, self.sharding.owned_tensors(tensors), self.sharding.owned,
+                self.optimizers.all, self.fallback.weights, finite=not self.skipped_in_a_row,
+            )  # fmt: skip
+            drift = {Role(role): torch.tensor(value) for role, value in state.seen_drift.items()}
+            self.optimizers.projection.seen_drift = drift
         else:
             if config.train.init_from is not None:
                 moved = checkpoint.transfer(Path(config.train.init_from), self.sharding.owned, specs)
@@ -203,14 +210,6 @@ class Run:
         batches = Batches(training, batch_size=batch_size, seed=seed, part=ranks.index, parts=ranks.count)
         evaluator = Evaluator(validation, corpus.byte_lengths, eval_tokens=eval_tokens, device=self.device, ranks=ranks)
         return batches, evaluator
-
-    def _restore(self, tensors: dict[str, Tensor], state: CheckpointState) -> None:
-        self.skipped_in_a_row = state.skipped_in_a_row
-        checkpoint.unpack_state(
-            self.folder / CHECKPOINT, self.sharding.owned_tensors(tensors), self.sharding.owned, self.optimizers.all,
-            self.fallback.weights, finite=not self.skipped_in_a_row,
-        )  # fmt: skip
-        self.telemetry.restore_drift(state.seen_drift)
 
     def _save(self) -> None:
         state = CheckpointState(self.record, self.skipped_in_a_row, self.telemetry.seen_drift())
@@ -265,7 +264,7 @@ class Run:
                 self.skipped_in_a_row = 0
                 limit = self.config.optim.grad_clip
                 if limit is not None and grad_norm > limit:
-                    self.training_step.scale_gradients(limit / (grad_norm + 1e-6))
+                    torch._foreach_mul_(self.training_step.gradients, limit / (grad_norm + 1e-6))
                 self.fallback.remember()
                 if watched := telemetry.is_due(record.steps):
                     with self.clock.paused():

@@ -19,7 +19,7 @@ from ngpt.campaign.definition import Arm
 from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution import execute as execution
 from ngpt.campaign.execution import launchers
-from ngpt.config import Runtime, from_dict
+from ngpt.config import SECTIONS, RunConfig, Runtime
 from ngpt.doctor import examine, runs_in
 from ngpt.files import read_json
 from ngpt.presets import resolve
@@ -65,7 +65,9 @@ def test_runner_and_workers_killed_at_random_moments(tmp_path: Path, deaths: int
     recorded = read_json(folder / "r" / "data" / "mini.json")["runs"]
     assert sorted(row["run_id"] for row in recorded) == sorted(one.name for one in found)
     for one in found if deaths > 10 else found[::4]:
-        _, again = train(from_dict(read_record(one).config), Runtime(out=tmp_path / "alone", threads=1, progress=False))
+        saved = read_record(one).config
+        config = RunConfig(**saved | {section: kind(**saved[section]) for section, kind in SECTIONS.items()})
+        _, again = train(config, Runtime(out=tmp_path / "alone", threads=1, progress=False))
         assert again.weights_sha256 == read_record(one).weights_sha256
 
 
