@@ -56,23 +56,21 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
         hint = hints[field.name]
         choices = field.metadata.get("choices") or choices_of(hint)
         if hint is bool:
-            group.add_argument(flag_name(field.name), action=argparse.BooleanOptionalAction, **options)
+            options["action"] = argparse.BooleanOptionalAction
         elif choices and None in choices:  # the bare flag is the first choice
-            options |= {"nargs": "?", "const": choices[0], "type": _choice_or_none(choices)}
-            group.add_argument(flag_name(field.name), metavar="|".join((*choices[:-1], "none")), **options)
+            metavar = "|".join((*choices[:-1], "none"))
+            options |= {"nargs": "?", "const": choices[0], "type": _choice_or_none(choices), "metavar": metavar}
         elif choices:
-            group.add_argument(flag_name(field.name), choices=choices, **options)
+            options["choices"] = choices
         else:
-            metavar = {int: "N", float: "X", str: "NAME", Path: "DIR"}[_base(hint)]
-            group.add_argument(flag_name(field.name), type=_reader(hint), metavar=metavar, **options)
+            (base,) = {*(get_args(hint) or (hint,))} - {types.NoneType}
+            metavar = {int: "N", float: "X", str: "NAME", Path: "DIR"}[base]
+            options |= {"type": _reader(base, optional=hint is not base), "metavar": metavar}
+        group.add_argument(flag_name(field.name), **options)
 
 
 def _shown(value: Any) -> str:
     return {"True": "yes", "False": "no", "None": "none", "": "the run's id"}.get(f"{value}", f"{value}")
-
-
-def _base(hint: Any) -> Any:
-    return next(kind for kind in get_args(hint) if kind is not types.NoneType) if get_args(hint) else hint
 
 
 def _choice_or_none(choices: tuple[str | None, ...]) -> Callable[[str], str | None]:
@@ -86,10 +84,7 @@ def _choice_or_none(choices: tuple[str | None, ...]) -> Callable[[str], str | No
     return read
 
 
-def _reader(hint: Any) -> Callable[[str], Any]:
-    base = _base(hint)
-    optional = types.NoneType in get_args(hint)
-
+def _reader(base: Any, *, optional: bool) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         if optional and text == "none":
             return None
@@ -108,10 +103,9 @@ def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
     Unknown flags and malformed values end the process with one line and code 2; refused values raise InputError.
     """
     given = vars(build_parser().parse_args(arguments))
-    runtime_fields = {field.name for field in dataclasses.fields(Runtime)}
-    runtime = Runtime(**{name: value for name, value in given.items() if name in runtime_fields})
-    config = resolve(**{name: value for name, value in given.items() if name not in runtime_fields})
-    return config, runtime
+    of_runtime = [field.name for field in dataclasses.fields(Runtime) if field.name in given]
+    runtime = Runtime(**{name: given.pop(name) for name in of_runtime})
+    return resolve(**given), runtime
 
 
 def main(arguments: list[str] | None = None) -> int:

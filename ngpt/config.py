@@ -94,11 +94,6 @@ class ModelConfig(_Section):
             return 4 * self.n_embd
         return 8 * self.n_embd // 3 if self.n_embd % 3 == 0 else 8 * round(self.n_embd / 3)
 
-    @property
-    def on_sphere(self) -> bool:
-        """Return whether the weights are unit vectors."""
-        return self.arch != "gpt"
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(_Section):

@@ -49,7 +49,7 @@ def notes(config: RunConfig) -> list[str]:
     """Return what a user should know about a combination that is allowed but does less than it seems to."""
     optim = config.optim
     found = []
-    if optim.weight_decay and not optim.cautious_wd and config.model.on_sphere:
+    if optim.weight_decay and not optim.cautious_wd and config.model.arch != "gpt":
         found.append("on the sphere --weight-decay wd only lengthens the step, to lr / (1 - lr wd)")
     if optim.normuon is not None:
         where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]

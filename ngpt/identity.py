@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from ngpt.config import RunConfig
-from ngpt.errors import InputError
+from ngpt.errors import require
 from ngpt.files import read_json
 
 CODE = (
@@ -45,8 +45,7 @@ def run_digest(config: RunConfig, data_digest: str) -> str:
     del content["seed"], content["preset"], content["data"]["data"], content["data"]["shards"]
     if config.train.init_from is not None:  # the weights count, not their path
         weights = read_json(Path(config.train.init_from) / "record.json").get("weights_sha256", {}).get("final")
-        if weights is None:
-            raise InputError(f"--init-from {config.train.init_from}: this run did not end with weights")
+        require(weights is not None, f"--init-from {config.train.init_from}: this run did not end with weights")
         content["train"]["init_from"] = weights
     parts = [json.dumps(content, sort_keys=True), data_digest, code_digest()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

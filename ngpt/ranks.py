@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ngpt.errors import InputError, first_line
+from ngpt.errors import InputError, first_line, require
 
 
 class RankLostError(InputError):
@@ -59,10 +59,6 @@ class Ranks:
         """Return whether the condition holds on any rank."""
         return condition if self.count == 1 else self.all_reduce_max([float(condition)])[0] > 0
 
-    def barrier(self) -> None:
-        """Wait for all ranks. `dist.barrier` would initialize a GPU before this process has chosen its own."""
-        self.all_reduce_max([0.0])
-
     def broadcast_text(self, text: str = "") -> str:
         """Return rank 0's text."""
         if self.count == 1:
@@ -74,8 +70,7 @@ class Ranks:
 
     def require_same(self, text: str, message: str) -> None:
         """Raise InputError with `message` on every rank unless all have the same text."""
-        if self.any_rank(self.broadcast_text(text) != text):
-            raise InputError(f"rank {self.index}: {message}")
+        require(not self.any_rank(self.broadcast_text(text) != text), f"rank {self.index}: {message}")
 
     def gather(self, tensors: Mapping[str, Tensor], cuts: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the tensors of all ranks on rank 0, on the CPU, and nothing on the other ranks.
@@ -143,7 +138,8 @@ def process_group() -> Iterator[Ranks]:
     )  # fmt: skip
     with ranks.lost_ranks_as_errors():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        ranks.barrier()  # all ranks are connected: one that ends early no longer keeps the others from starting
+        # waits for all ranks; `dist.barrier` would initialize a GPU before this process has chosen its own
+        ranks.all_reduce_max([0.0])  # all are connected: one that ends early no longer keeps the others from starting
         yield ranks
-        ranks.barrier()
+        ranks.all_reduce_max([0.0])
     dist.destroy_process_group()

@@ -65,10 +65,7 @@ class Windows:
         return tuple(indices) if self.subset is None else tuple(self.subset[index] for index in indices)
 
     def at(self, indices: Iterable[int], take: Take | None = None) -> tuple[Any, Any]:
-        """Return the inputs and targets of the windows at `indices`, int64 (number of windows, seq_len) each.
-
-        take: reads the tokens; None: `Windows.take`.
-        """
+        """Return inputs and targets of the windows at `indices`, int64 (windows, seq_len) each, read with `take`."""
         starts_B = np.array(self._numbers(indices), dtype=np.int64) * (self.record or self.seq_len)
         x_BT, y_BT = map(take or self.take, (starts_B, starts_B + 1))
         y_BT[:, : max(0, self.context - 1)] = IGNORE_INDEX
@@ -90,9 +87,8 @@ class Batches:
         """Raise ValueError unless `parts` divides the batch."""
         if batch_size % parts or not 0 <= part < parts:
             raise ValueError(f"no part {part} of {parts} equal ones of a batch of {batch_size}")
-        self.windows = windows
-        self.batch_size, self.rows = batch_size, range(batch_size * part // parts, batch_size * (part + 1) // parts)
-        self.seed = seed
+        self.windows, self.batch_size, self.seed = windows, batch_size, seed
+        self.rows = range(batch_size * part // parts, batch_size * (part + 1) // parts)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a Batches lives as long as its run)
     def _order(self, epoch: int) -> NDArray[np.int64]:

@@ -28,7 +28,6 @@ from ngpt.errors import InputError, require
 Cells = NDArray[np.uint8]
 CANDIDATES = 256
 """Rules that are drawn and simulated together. Another number would change what every seed draws."""
-KERNEL = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal variable truncated at 2."""
 
@@ -95,7 +94,7 @@ class Rules:
     """Random rules, R of them."""
 
     spatial: NDArray[np.float32]
-    """(R, 9, n, 4), by offset as in KERNEL and by the neighbor's state"""
+    """(R, 9, n, 4), by the neighbor's place, row by row, and by its state"""
     hidden: NDArray[np.float32]
     """(R, 4, 16)"""
     out: NDArray[np.float32]
@@ -121,8 +120,8 @@ class Rules:
         """Map states (R, H, W) to the logits (R, H, W, n) of the next ones."""
         rule = np.arange(len(cells))[:, None, None]
         z = np.zeros((*cells.shape, 4), np.float32)
-        for offset, (i, j) in enumerate(KERNEL):  # the convolution of one-hot channels is a table lookup
-            z += self.spatial[rule, offset, np.roll(cells, (-i, -j), axis=(1, 2))]
+        for place, (i, j) in enumerate(np.ndindex(3, 3)):  # the convolution of one-hot channels is a table lookup
+            z += self.spatial[rule, place, np.roll(cells, (1 - i, 1 - j), axis=(1, 2))]
         flat = rearrange(z, "r h w c -> r (h w) c")
         logits = np.maximum(flat @ self.hidden, 0) @ self.out
         return rearrange(logits, "r (h w) n -> r h w n", h=cells.shape[1])
@@ -163,10 +162,7 @@ def trajectories(automaton: Automaton, count: int, *, stream: int) -> NDArray[np
 
 
 def simulate(automaton: Automaton, rng: np.random.Generator) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
-    """Draw CANDIDATES rules and simulate them; return the sequences of those inside the band and all gzip ratios.
-
-    Shapes: (kept, tokens_per_sequence), (CANDIDATES,).
-    """
+    """Simulate CANDIDATES rules; return the sequences of those inside the band and all gzip ratios (CANDIDATES,)."""
     n = automaton.states
     rules = Rules.draw(CANDIDATES, n, rng)
     cells = rng.integers(0, n, (CANDIDATES, automaton.grid, automaton.grid), dtype=np.uint8)

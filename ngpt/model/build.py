@@ -26,12 +26,10 @@ def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> nn.Module
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for (name, parameter), spec in zip(model.named_parameters(), parameter_specs(model).values(), strict=True):
-            if parameter.ndim < 2:
-                continue
             if spec.sphere_dim is not None:
                 parameter.normal_(std=config.n_embd**-0.5, generator=generator)
                 parameter.copy_(sphere.project(parameter, dim=spec.sphere_dim))
-            else:
+            elif parameter.ndim == 2:
                 writes = name.endswith(("attention.o.weight", "mlp.down.weight"))
                 parameter.normal_(std=CONTROL_STD / (2 * config.n_layer) ** (writes / 2), generator=generator)
     return model

@@ -158,10 +158,11 @@ class PaperResidual(nn.Module):
 
 
 class GatedResidual(Declared):
-    """h <- N(h + sigmoid(g) * a * (N(f) - h)), g a vector, a a scalar that starts at alpha."""
+    """h <- N(h + sigmoid(g) * a * (N(f) - h)), g a vector, a a scalar from alpha on; with `literal`, f for N(f) - h."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, literal: bool = False) -> None:
         super().__init__()
+        self.literal = literal
         self.gate = self.declare("gate", nn.Parameter(torch.full((config.n_embd,), config.gate_init)), Role.GATE)
         self.a = Scale(init=config.alpha, stored=config.alpha)
 
@@ -171,4 +172,6 @@ class GatedResidual(Declared):
 
     def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
         """Step from h towards f, both (B, T, D); h is unit along D before and after."""
+        if self.literal:
+            return unit(h_BTD + self.step_size() * f_BTD)
         return kernels.residual_step(h_BTD, f_BTD, self.step_size())

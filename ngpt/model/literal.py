@@ -27,18 +27,17 @@ class LiteralBlock(nn.Module):
         self.n_head = config.n_head
         self.qkv = Linear(D, 3 * D, Role.HIDDEN, -1)
         self.o = Linear(D, D, Role.HIDDEN, -1)
-        self.attention_step = GatedResidual(config)
+        self.attention_step = GatedResidual(config, literal=True)
         self.fc1 = Linear(D, config.mlp_hidden, Role.HIDDEN, -1)
         self.fc2 = Linear(config.mlp_hidden, D, Role.HIDDEN, -1)
-        self.mlp_step = GatedResidual(config)
+        self.mlp_step = GatedResidual(config, literal=True)
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D), unit along D."""
         q, k, v = rearrange(self.qkv(h_BTD), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        f_BTD = self.o(rearrange(y, "B H T K -> B T (H K)"))
-        h_BTD = unit(h_BTD + self.attention_step.step_size() * f_BTD)
-        return unit(h_BTD + self.mlp_step.step_size() * self.fc2(F.gelu(self.fc1(h_BTD))))
+        h_BTD = self.attention_step(h_BTD, self.o(rearrange(y, "B H T K -> B T (H K)")))
+        return self.mlp_step(h_BTD, self.fc2(F.gelu(self.fc1(h_BTD))))
 
 
 class LiteralTransformer(Declared):

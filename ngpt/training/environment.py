@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,10 +56,7 @@ def prepare(device: torch.device, threads: int) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the processor's with the instruction set that PyTorch uses and the number of cores.
-
-    Different instruction sets sum in different orders.
-    """
+    """Return the GPU's name, or the processor's with its cores and instruction set, which decides the order of sums."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()} ({torch.backends.cpu.get_cpu_capability()}, {core_count()} cores)"
@@ -72,13 +70,10 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """Return the git commit of this code, followed by + if tracked files differ from it; None outside a checkout."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return None
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
-        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "ngpt"], cwd=root, capture_output=True)
-    except FileNotFoundError:  # no git on this machine
-        return None
+    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
+    dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "ngpt"], cwd=root, capture_output=True)
     return head.stdout.strip() + ("+" if dirty.returncode else "") if head.returncode == 0 else None
 
 
@@ -118,10 +113,9 @@ def stop_on_signals() -> Iterator[list[int]]:
         received.append(number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
-    previous = [signal.signal(number, receive) for number in numbers]
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     try:
         yield received
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -14,13 +14,11 @@ class Fallback:
     In a resumed run that has fallen back already, NorMuon takes over at once.
     """
 
-    def __init__(
-        self, sharding: ParameterSharding, optimizers: Optimizers, record: RunRecord, *, enabled: bool
-    ) -> None:
+    def __init__(self, sharding: ParameterSharding, optimizers: Optimizers, record: RunRecord) -> None:
         self.sharding, self.optimizers, self.record = sharding, optimizers, record
         if record.fell_back_at_step is not None:
             optimizers.fall_back()
-        armed = enabled and record.fell_back_at_step is None
+        armed = optimizers.config.optim.nan_fallback is not None and record.fell_back_at_step is None
         self.weights = {name: tensor.detach().clone() for name, tensor in sharding.owned.items() if armed}
 
     def remember(self) -> None:

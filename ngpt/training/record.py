@@ -13,9 +13,6 @@ from ngpt.config import is_a
 from ngpt.errors import InputError, as_input_error, require
 from ngpt.files import content_of, read_json, write_json
 
-LONGEST_ROW = 4096
-"""Bytes that every row of metrics stays below"""
-
 
 @dataclass(kw_only=True)
 class RunRecord:
@@ -25,7 +22,6 @@ class RunRecord:
     digest: str
     """digest of configuration, data and code (`ngpt.identity`); equal for the runs of one arm"""
     name: str
-    """a name for people"""
     status: Literal["running", "done", "diverged", "failed", "killed"]
     seed: int
     config: dict[str, Any]
@@ -64,7 +60,6 @@ class RunRecord:
     device: str = ""
     threads: int = 0
     ranks: int = 1
-    """number of processes"""
     commit: str | None = None
     """git commit of the code, followed by + if tracked files differ from it"""
     data_name: str = ""
@@ -101,7 +96,7 @@ def latest_metrics(folder: Path) -> dict[str, float] | None:
     """Return the last complete row of `metrics.jsonl`, also of a run in progress; None if there is none yet."""
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_ROW))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))  # a row is shorter
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return None
@@ -109,10 +104,7 @@ def latest_metrics(folder: Path) -> dict[str, float] | None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the rows of `metrics.jsonl` without a last line that a kill cut off.
-
-    Raises InputError, naming the line, if any other is damaged.
-    """
+    """Return the rows of `metrics.jsonl` without a last line that a kill cut off; any other damage is an InputError."""
     path = folder / "metrics.jsonl"
     with as_input_error(f"{path}: damaged", UnicodeDecodeError):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

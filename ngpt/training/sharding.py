@@ -56,10 +56,6 @@ class ParameterSharding:
         self.owned: dict[str, Tensor] = dict(self.parameters)
         """what this rank's optimizers step, by name: whole parameters or shards"""
 
-    def describe(self) -> str:
-        """Return the number of ranks and their kind of sharding after a comma, for the record; "" for one process."""
-        return f", {self.ranks.count} ranks, {self.kind}" if self.kind else ""
-
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of all ranks, shards put together, on rank 0; nothing on the other ranks."""
         cuts = {name: cut.dim for name, tensor in tensors.items() if (cut := shard_layout(tensor)) is not None}

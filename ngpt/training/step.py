@@ -73,14 +73,11 @@ class TrainingStep:
 
     def describe(self) -> str:
         """Return how steps are run, for the record."""
-        mode = ("compiled" if self.compiled else "eager") + (", CUDA graphs" if self.graphs else "")
-        return mode + self.sharding.describe()
+        ranks = f", {self.sharding.ranks.count} ranks, {self.sharding.kind}" if self.sharding.kind else ""
+        return ("compiled" if self.compiled else "eager") + (", CUDA graphs" if self.graphs else "") + ranks
 
     def take_gradients(self, step: int) -> tuple[float, float]:
-        """Compute the gradients of a step's batch; return its loss in nats per token and their norm, of all ranks.
-
-        Waits for the device.
-        """
+        """Compute a batch's gradients, wait for the device, return loss in nats per token and norm, of all ranks."""
         x_BT, y_BT = self.feed.at(step)
         if self.captured:
             self.x_BT.copy_(x_BT)

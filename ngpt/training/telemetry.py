@@ -18,11 +18,10 @@ class Telemetry:
 
     def __init__(
         self, model: nn.Module, specs: Mapping[str, ParameterSpec], projection: LazyProjection,
-        sharding: ParameterSharding | None = None, *, every: int = 0,
+        sharding: ParameterSharding, *, every: int,
     ) -> None:  # fmt: skip
-        """sharding: which of the parameters this rank steps; None: all. every: steps between figures; 0: never any."""
-        self.model, self.specs, self.projection, self.every = model, specs, projection, every
-        self.sharding = sharding or ParameterSharding(model, specs)
+        """every: steps between figures; 0: never any."""
+        self.model, self.specs, self.projection, self.sharding, self.every = model, specs, projection, sharding, every
         self.before: dict[str, Tensor] = {}
 
     def is_due(self, step: int) -> bool:

@@ -59,9 +59,8 @@ def train(
     device = environment.choose_device(runtime.device, ranks.local_index)
     corpus = load_corpus(config.data)
     _check(config, runtime, corpus, device, ranks)
-    identity = run_id(config, corpus.digest)
-    folder = runtime.out / identity
-    agreed = [identity, *(str(getattr(runtime, name)) for name in SAME_ON_ALL_RANKS)]
+    folder = runtime.out / run_id(config, corpus.digest)
+    agreed = [folder.name, *(str(getattr(runtime, name)) for name in SAME_ON_ALL_RANKS)]
     ranks.require_same(" ".join(agreed), "the ranks differ in flags, data or code")
     with claim_run_folder(folder, ranks, resume=runtime.resume) as ended:
         if ended is not None:
@@ -165,7 +164,7 @@ class Run:
         if config.optim.optimizer == "muon":
             record.orthogonalizer = kernels.describe(getattr(torch, config.optim.polar_dtype), device)
             self._note(f"orthogonalizer: {record.orthogonalizer}")
-        self.fallback = Fallback(self.sharding, self.optimizers, record, enabled=config.optim.nan_fallback is not None)
+        self.fallback = Fallback(self.sharding, self.optimizers, record)
         every = config.train.telemetry_every
         self.telemetry = Telemetry(self.model, specs, self.optimizers.projection, self.sharding, every=every)
         batches, self.evaluator = self._data()

@@ -16,6 +16,7 @@ from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.projection import LazyProjection
 from ngpt.presets import resolve
+from ngpt.training.sharding import ParameterSharding
 from ngpt.training.telemetry import Telemetry
 
 ROLES = ("hidden", "embedding", "head")
@@ -28,7 +29,7 @@ def watched(arch: Any = "gated-ngpt") -> tuple[nn.Module, LazyProjection, Teleme
     specs = parameter_specs(model)
     projection = LazyProjection(dict(model.named_parameters()), specs, every=1)
     projection.project()
-    telemetry = Telemetry(model, specs, projection)
+    telemetry = Telemetry(model, specs, projection, ParameterSharding(model, specs), every=0)
     telemetry.remember()
     return model, projection, telemetry
 
