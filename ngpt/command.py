@@ -7,7 +7,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -58,8 +58,8 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
         if hint is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif choices and None in choices:  # the bare flag is the first choice
-            metavar = "|".join((*choices[:-1], "none"))
-            options |= {"nargs": "?", "const": choices[0], "type": _choice_or_none(choices), "metavar": metavar}
+            options |= {"nargs": "?", "const": choices[0], "metavar": "|".join((*choices[:-1], "none"))}
+            options["type"] = _reader(str, optional=True, choices=choices)
         elif choices:
             options["choices"] = choices
         else:
@@ -73,24 +73,16 @@ def _shown(value: Any) -> str:
     return {"True": "yes", "False": "no", "None": "none", "": "the run's id"}.get(f"{value}", f"{value}")
 
 
-def _choice_or_none(choices: tuple[str | None, ...]) -> Callable[[str], str | None]:
-    def read(text: str) -> str | None:
-        value = None if text == "none" else text
-        if value not in choices:
-            names = ", ".join(choice or "none" for choice in choices)
-            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
-        return value
-
-    return read
-
-
-def _reader(base: Any, *, optional: bool) -> Callable[[str], Any]:
+def _reader(base: Any, *, optional: bool, choices: Sequence[Any] = ()) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         if optional and text == "none":
             return None
         value = base(text)
         if base is float and not math.isfinite(value):
             raise ValueError(text)
+        if choices and value not in choices:
+            names = ", ".join(choice or "none" for choice in choices)
+            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
         return value
 
     read.__name__ = {int: "whole number", float: "number", str: "text", Path: "path"}[base]

@@ -55,9 +55,11 @@ def write_json(path: Path, content: dict[str, Any], *, indent: int | None = 1) -
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises InputError, naming the file, if it is absent, cut off or changed."""
-    require(path.exists(), f"{path}: no such file")
     with as_input_error(f"{path}: truncated or damaged", UnicodeDecodeError):
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file") from error
     return content_of(text, str(path))
 
 
@@ -69,10 +71,14 @@ def json_text(content: dict[str, Any], *, indent: int | None = None) -> str:
 def content_of(text: str, where: str) -> dict[str, Any]:
     """Parse what `json_text` returned. Raises InputError, starting with `where`, if it is cut off or changed."""
     with as_input_error(f"{where}: truncated or damaged", ValueError, RecursionError):  # brackets without end
-        body = json.loads(text)
+        body = json.loads(text, parse_constant=_refuse)
         sound = isinstance(body, dict) and body.pop("checksum", None) == _checksum(body)
     require(sound, f"{where}: damaged: its content does not match its checksum")
     return dict(body)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")
 
 
 def _checksum(content: dict[str, Any]) -> str:

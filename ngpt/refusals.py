@@ -61,7 +61,7 @@ def first_refusal(
 
     for one in refusals:
         about = one.given in (None, *given) and (not one.muon_only or values.get("optimizer") == "muon")
-        if about and set(one.reads) <= set(values) and one.condition(*(values[option] for option in one.reads)):
+        if about and values.keys() >= {*one.reads} and one.condition(*(values[option] for option in one.reads)):
             return re.sub(r"{(\w*)(=?)([^}]*)}", fill, one.reason)
     return None
 

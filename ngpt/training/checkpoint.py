@@ -92,8 +92,7 @@ def tensor_type(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
 
 
 def _weights(parameters: Tensors, before: Tensors) -> dict[str, Tensor]:
-    sections = {"model": parameters, "before": before}
-    return {f"{section}.{name}": tensor for section, of in sections.items() for name, tensor in of.items()}
+    return {f"model.{name}": p for name, p in parameters.items()} | {f"before.{name}": p for name, p in before.items()}
 
 
 def pack_state(parameters: Tensors, optimizers: Optimizers, before: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
@@ -104,8 +103,7 @@ def pack_state(parameters: Tensors, optimizers: Optimizers, before: Mapping[str,
     tensors = _weights(parameters, before)
     for label, optimizer in optimizers.items():
         for name, parameter in parameters.items():
-            state = optimizer.state.get(parameter, {})
-            tensors |= {f"{label}.{name}.{key}": value for key, value in state.items()}
+            tensors |= {f"{label}.{name}.{key}": kept for key, kept in optimizer.state.get(parameter, {}).items()}
     return tensors
 
 

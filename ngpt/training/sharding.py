@@ -49,10 +49,9 @@ class ParameterSharding:
     def __init__(self, model: nn.Module, specs: Specs, ranks: Ranks = SINGLE_PROCESS) -> None:
         self.ranks = ranks
         self.parameters = dict(model.named_parameters())
-        shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self.trained = [name for name in self.parameters if specs[name].role != Role.FROZEN]
         self.matrices = [name for name in self.trained if self.parameters[name].ndim == 2]
-        self.owner = owners(shapes, specs, ranks.count)
+        self.owner = owners({name: tuple(p.shape) for name, p in self.parameters.items()}, specs, ranks.count)
         self.owned: dict[str, Tensor] = dict(self.parameters)
         """what this rank's optimizers step, by name: whole parameters or shards"""
 
