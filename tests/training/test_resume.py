@@ -42,8 +42,8 @@ def test_kill_9_and_resume_ends_in_the_same_bits(
         child = Child(flags(config, tmp_path / "runs", "--resume"), tmp_path / "errors", (place, count))
         assert child.exit_code() == -signal.SIGKILL, (number, place, count)
         (killed_run,) = runs_in(tmp_path / "runs")
-        status, findings = examine(killed_run)
-        assert status == "running" and not any(finding.damaged for finding in findings), (number, place, findings)
+        status, damage, _ = examine(killed_run)
+        assert status == "running" and not damage, (number, place, damage)
     folder, _ = start(config, tmp_path / "runs", resume=True)
     assert outcome(folder) == undisturbed(config)
     assert [row["step"] for row in read_metrics(folder)] == list(range(1, 5 * deaths + 1))
@@ -171,7 +171,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing_written(
     monkeypatch.undo()
     assert reached == list(range(1, 9))
     (folder,) = runs_in(tmp_path / "runs")
-    assert not any(finding.damaged for finding in examine(folder)[1])
+    assert not examine(folder)[1]
     resumed: list[int] = []
     start(config, tmp_path / "runs", lambda step, _: resumed.append(step), resume=True)
     assert resumed[0] == 7 and outcome(folder) == undisturbed(config)
