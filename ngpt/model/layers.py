@@ -158,7 +158,7 @@ class PaperResidual(nn.Module):
 
 
 class GatedResidual(Declared):
-    """h <- N(h + sigmoid(g) * a * (N(f) - h)), g a vector, a a scalar from alpha on; with `literal`, f for N(f) - h."""
+    """h <- N(h + sigmoid(g) * a * (N(f) - h)), g a vector, a a scalar, alpha at first; `literal`: f for N(f) - h."""
 
     def __init__(self, config: ModelConfig, *, literal: bool = False) -> None:
         super().__init__()
