@@ -115,13 +115,14 @@ def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:
         scale = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
     if safety != 1.0:
         scale = scale * safety
-    return torch.div(X, scale.clamp_min(1e-7), out=None if X is G else X)
+    return torch.div(X, torch.where(scale == 0, 1.0, scale), out=None if X is G else X)
 
 
 def _squares_fit(norm: Tensor) -> bool:
     """Return whether matrices of these norms can be squared unscaled, so that a power of two would change no bit.
 
-    Always False on a GPU, where reading a value would wait for the device.
+    Squares that are subnormal, and so rounded more coarsely, are then below the last bit of their sum. Always False on
+    a GPU, where reading a value would wait for the device.
     """
     if norm.device.type != "cpu" or norm.dtype == torch.float16:
         return False

@@ -131,23 +131,50 @@ def test_bfloat16_newton_schulz_is_torchs_to_the_bit(dtype: torch.dtype, shape: 
 # --- invariances -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("power", [-100, -7, 100])  # 2^-100 = 8e-31
+POWERS = torch.arange(-100, 101)  # 2^-100 = 8e-31
+SPREADS = [0, 6]
+"""Decades over which the entries of a matrix are spread; with more, the smallest would be subnormal at 2^-100"""
+
+
+def spread(shape: tuple[int, ...], decades: int) -> torch.Tensor:
+    """Return matrices in float32 whose entries are spread over some decades, below 1."""
+    exponents = torch.rand(shape, generator=torch.Generator().manual_seed(3)) * -decades
+    return (matrices(shape) * 10.0**exponents).float()
+
+
+@pytest.mark.parametrize("decades", SPREADS)
 @pytest.mark.parametrize("dtype", WORKING, ids=str)
 @pytest.mark.parametrize("method", EVERY)
-def test_a_power_of_two_changes_no_bit(method: Orthogonalizer, dtype: torch.dtype, power: int) -> None:
-    G = matrices((3, 16, 24), torch.float32)
+def test_no_power_of_two_changes_a_bit(method: Orthogonalizer, dtype: torch.dtype, decades: int) -> None:
+    """Alone, in a stack of one scale, and in a stack of all scales, whichever path the stack takes."""
+    G = spread((10, 16), decades)
     plain = polar.orthogonalize(G, method=method, steps=5, dtype=dtype)
-    assert torch.equal(polar.orthogonalize(G * 2.0**power, method=method, steps=5, dtype=dtype), plain)
     assert plain.dtype == dtype and plain.abs().max() > 0.1
+    scaled = [G * 2.0**power for power in POWERS.tolist()]
+    for power, matrix in zip(POWERS.tolist(), scaled, strict=True):
+        assert torch.equal(polar.orthogonalize(matrix, method=method, steps=5, dtype=dtype), plain), power
+    together = polar.orthogonalize(torch.stack(scaled), method=method, steps=5, dtype=dtype)
+    same = polar.orthogonalize(G.expand(len(scaled), -1, -1), method=method, steps=5, dtype=dtype)
+    assert torch.equal(together, same)
 
 
-@pytest.mark.parametrize("factor", [1e-30, 3e-5, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", [method for method in EVERY if method != "svd"])
+def test_no_power_of_two_changes_a_bit_where_the_norm_is_given(method: Orthogonalizer, dtype: torch.dtype) -> None:
+    G = spread((10, 16), 0)
+    stack = (G * 2.0 ** POWERS.reshape(-1, 1, 1)).to(dtype)
+    norms = torch.linalg.matrix_norm(stack.double(), keepdim=True).float()
+    found = polar.orthogonalize(stack, method=method, steps=5, dtype=dtype, norm=norms)
+    assert torch.equal(found, found[:1].expand_as(found)) and found.abs().max() > 0.1
+
+
 @pytest.mark.parametrize("method", EVERY)
-def test_any_factor_changes_no_more_than_its_rounding(method: Orthogonalizer, factor: float) -> None:
+def test_any_factor_changes_no_more_than_its_rounding(method: Orthogonalizer) -> None:
     G = matrices((3, 16, 24), torch.float32)
     plain = polar.orthogonalize(G, method=method, steps=5)
-    scaled = polar.orthogonalize(G * factor, method=method, steps=5)
-    torch.testing.assert_close(scaled, plain, rtol=0, atol=GROWTH * EPS32)
+    for factor in torch.logspace(-30, 30, 241, dtype=torch.float64).tolist():
+        scaled = polar.orthogonalize(G * factor, method=method, steps=5)
+        torch.testing.assert_close(scaled, plain, rtol=0, atol=GROWTH * EPS32, msg=f"factor {factor:.3g}")
 
 
 @pytest.mark.parametrize("method", EVERY)
