@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import ngpt.sources  # noqa: F401 (before all others: it notes which code this process is about to load)
+
 if TYPE_CHECKING:
     from ngpt.optim.muon import SimpleMuon as SimpleMuon
     from ngpt.optim.projection import LazyProjection as LazyProjection

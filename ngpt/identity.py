@@ -5,9 +5,7 @@ campaign then never mixes runs of different code, and never reports old numbers 
 do not count.
 """
 
-import ast
 import dataclasses
-import functools
 import hashlib
 import json
 from pathlib import Path
@@ -15,36 +13,19 @@ from pathlib import Path
 from ngpt.config import RunConfig
 from ngpt.errors import require
 from ngpt.files import read_json
-
-CODE = (
-    "config.py", "sphere.py", "polar.py", "ranks.py", "registry.py", "kernels", "data", "model", "optim", "training",
-)  # fmt: skip
-"""Parts of the package that can change a run's numbers."""
+from ngpt.sources import code_digest
 
 
-@functools.cache
-def code_digest() -> str:
-    """Return the SHA-256 of the sources in `CODE` without comments, documentation and formatting."""
-    root = Path(__file__).parent
-    patterns = (part if part.endswith(".py") else f"{part}/**/*.py" for part in CODE)
-    digest = hashlib.sha256()
-    for file in (file for pattern in patterns for file in sorted(root.glob(pattern))):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                code = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-                node.body = code or [ast.Pass()]  # type: ignore[attr-defined]
-        digest.update(f"{file.relative_to(root).as_posix()}\n{ast.unparse(tree)}\n".encode())
-    return digest.hexdigest()
+def run_digest(config: RunConfig, data_digest: str, initial_weights: str | None = None) -> str:
+    """Return the digest of everything but the seed that can change a run's result; equal for the runs of one arm.
 
-
-def run_digest(config: RunConfig, data_digest: str) -> str:
-    """Return the digest of everything but the seed that can change a run's result; equal for the runs of one arm."""
+    initial_weights: digest of the weights that the run starts from; default: what the record in `init_from` states.
+    """
     content = dataclasses.asdict(config)
     del content["seed"], content["preset"], content["data"]["data"], content["data"]["shards"]
     if config.train.init_from is not None:  # the weights count, not their path
-        weights = read_json(Path(config.train.init_from) / "record.json").get("weights_sha256", {}).get("final")
+        record = Path(config.train.init_from) / "record.json"
+        weights = initial_weights or read_json(record).get("weights_sha256", {}).get("final")
         require(weights is not None, f"--init-from {config.train.init_from}: this run did not end with weights")
         content["train"]["init_from"] = weights
     parts = [json.dumps(content, sort_keys=True), data_digest, code_digest()]

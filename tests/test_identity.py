@@ -1,8 +1,11 @@
 """A run's identity: everything that can change its numbers, and nothing else."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import shutil
+import subprocess
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from ngpt import identity
+from ngpt import sources
 from ngpt.config import SECTIONS, OptimConfig, RunConfig
 from ngpt.errors import InputError
 from ngpt.files import write_json
-from ngpt.identity import CODE, run_digest, run_id
+from ngpt.identity import run_digest, run_id
 from ngpt.presets import resolve
+from ngpt.sources import CODE, plain_code
 
-PACKAGE = Path(identity.__file__).parent
+PACKAGE = Path(sources.__file__).parent
 NOT_IN_IT = {"data.data", "data.shards"}
 BY_CONTENT = {"train.init_from"}
 OTHER: dict[str, Any] = {
@@ -112,13 +116,66 @@ def package(tmp_path: Path) -> Path:
     return shutil.copytree(PACKAGE, tmp_path / "ngpt", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def digest_of(package: Path) -> str:
-    """What `code_digest` gives in a copy of the package."""
-    spec = importlib.util.spec_from_file_location("copied_identity", package / "identity.py")
+def sources_of(package: Path) -> Any:
+    """`ngpt.sources` of a copy of the package."""
+    spec = importlib.util.spec_from_file_location("copied_sources", package / "sources.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return str(module.code_digest())
+    return module
+
+
+def digest_of(package: Path) -> str:
+    """What `code_digest` gives in a copy of the package."""
+    return str(sources_of(package).code_digest())
+
+
+STORED = {
+    "syntax": "0cf572599e202f4a",
+    "muon": "61ab8d281ac2bc5e",
+    "adam": "9b44ab9a45f84bc4",
+}
+"""Digests that every supported version of Python gives"""
+
+
+def test_python_of_every_version_reads_the_same_code() -> None:
+    source = Path(__file__).with_name("golden") / "syntax.txt"
+    assert hashlib.sha256(plain_code(source.read_bytes()).encode()).hexdigest()[:16] == STORED["syntax"]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+def test_a_run_has_the_same_id_on_every_version_of_python(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ngpt.identity.code_digest", lambda: "code")
+    config = resolve(optimizer=optimizer, lr=1e-7 / 3, warmup_steps=2**40)
+    assert run_digest(config, "data")[:16] == STORED[optimizer]
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("x = 1", "x = 1.0"), ("x = 1", "x = True"), ("f(None)", "f()"), ("f(a, *b)", "f(*b, a)"), ("x = 'a'", "x = b'a'"),
+    ("x = f'{a}b'", "x = f'{a}' 'c'"), ("x = f'{a}'", "x = f'{a!r}'"),
+    ("def f(*, a=None, b): 0", "def f(*, a, b=None): 0"),
+    ("x = -1", "x = 1"), ("x = {**a, 1: 2}", "x = {1: 2, **a}"), ("a = b = c", "a = b, c"), ("f(x=None)", "f(x=0)"),
+    ("import a", "import a as b"), ("x = ''", "x = '' if x else ''"), ("return x", "yield x"), ("x: int", "x: str"),
+    ("x = [[1], 2]", "x = [1, [2]]"), ("x = 'a', 'b'", "x = 'a' 'b'"), ("x = f'{a}{b}'", "x = f'{a} {b}'"),
+])  # fmt: skip
+def test_other_code_reads_differently(one: str, other: str) -> None:
+    inside = [f"def g():\n  {line}\n" for line in (one, other)]
+    assert plain_code(inside[0].encode()) != plain_code(inside[1].encode())
+
+
+def test_code_that_has_changed_since_it_was_loaded_is_refused(package: Path) -> None:
+    module = sources_of(package)
+    AS_CODE["a statement"](package / "polar.py")
+    with pytest.raises(InputError, match="has changed since this process started"):
+        module.code_digest()
+    assert sources_of(package).code_digest() != sources.code_digest()
+
+
+def test_the_sources_are_looked_at_before_any_is_loaded() -> None:
+    code = "import sys, ngpt.sources; print(*(name for name in sys.modules if name.startswith('ngpt.')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) == {"ngpt.sources", "ngpt.errors"}
+    assert "import ngpt.sources" in (PACKAGE / "__init__.py").read_text().split("\n\n")[2]
 
 
 Change = Callable[[Path], object]
@@ -146,7 +203,7 @@ AS_CODE: dict[str, Change] = {
 def test_words_are_not_code(package: Path, change: str) -> None:
     for path in sorted(package.rglob("*.py")):
         NOT_CODE[change](path)
-    assert digest_of(package) == identity.code_digest()
+    assert digest_of(package) == sources.code_digest()
 
 
 PARTS = ["config.py", "registry.py", "sphere.py", "polar.py", "data/batches.py", "model/layers.py", "optim/muon.py",
@@ -159,14 +216,14 @@ PARTS = ["config.py", "registry.py", "sphere.py", "polar.py", "data/batches.py",
 )
 def test_every_part_that_computes_counts(package: Path, name: str, change: str) -> None:
     AS_CODE[change](package / name)
-    assert digest_of(package) != identity.code_digest()
+    assert digest_of(package) != sources.code_digest()
 
 
 @pytest.mark.parametrize("name", ["data/another.py", "kernels/deep/another.py"])
 def test_a_new_file_counts(package: Path, name: str) -> None:
     (package / name).parent.mkdir(parents=True, exist_ok=True)
     (package / name).write_text("x = 2\n")
-    assert digest_of(package) != identity.code_digest()
+    assert digest_of(package) != sources.code_digest()
 
 
 def test_what_does_not_compute_does_not_count(package: Path) -> None:
@@ -176,11 +233,12 @@ def test_what_does_not_compute_does_not_count(package: Path) -> None:
         "errors.py",
         "files.py",
         "identity.py",
+        "sources.py",
         "campaign/analysis/statistics.py",
         "__init__.py",
     ):
         AS_CODE["a statement"](package / name)
-    assert digest_of(package) == identity.code_digest()
+    assert digest_of(package) == sources.code_digest()
 
 
 def test_every_part_of_the_package_is_one_or_the_other() -> None:
@@ -190,6 +248,7 @@ def test_every_part_of_the_package_is_one_or_the_other() -> None:
         "errors.py",
         "files.py",
         "identity.py",
+        "sources.py",
         "machine.py",
         "refusals.py",
         "presets.py",  # a configuration's values are in the digest themselves

@@ -6,6 +6,7 @@ has a kernel makes this choice itself; `project_` and `residual_step` make it he
 """
 
 import functools
+import importlib
 import importlib.util
 from types import ModuleType
 
@@ -64,6 +65,13 @@ def elementwise_runs(x: Tensor, length: int = 1) -> bool:
     if torch.compiler.is_compiling() or length > LONGEST or x.dtype == torch.float64:
         return False
     return triton_runs(x.device)
+
+
+def load(device: torch.device) -> None:
+    """Import the kernels that may run on `device`, so that all code of a run is loaded when it is identified."""
+    if triton_runs(device):
+        importlib.import_module("ngpt.kernels.symmetric")
+        elementwise()
 
 
 def elementwise() -> ModuleType:

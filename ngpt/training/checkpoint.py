@@ -141,8 +141,10 @@ def unpack_state(
 
 
 @torch.no_grad()
-def transfer(source: Path, parameters: Tensors, specs: Mapping[str, ParameterSpec]) -> str:
-    """Copy the final weights of the run in `source`, all but embedding and head; return a summary for people.
+def transfer(source: Path, parameters: Tensors, specs: Mapping[str, ParameterSpec]) -> tuple[str, str]:
+    """Copy the final weights of the run in `source`, all but embedding and head.
+
+    Returns a summary for people, and the digest of the weights.
 
     parameters: those of the model that this rank steps. specs: of all parameters of the model.
 
@@ -160,4 +162,4 @@ def transfer(source: Path, parameters: Tensors, specs: Mapping[str, ParameterSpe
             copy_full_(parameters[name], weights[name])
     roles = (Counter(specs[name].role for name in some) for some in (moved, fresh))
     kept, drawn = (", ".join(f"{n} {role}" for role, n in counts.items()) for counts in roles)
-    return f"{kept} tensors; fresh: {drawn}"
+    return f"{kept} tensors; fresh: {drawn}", tensors_sha256(weights)

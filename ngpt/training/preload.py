@@ -6,6 +6,6 @@
 import torch._dynamo  # noqa: F401
 
 import ngpt.training.trainer  # noqa: F401
-from ngpt.identity import code_digest
+from ngpt.sources import code_digest
 
 code_digest()

@@ -46,11 +46,13 @@ RESUMED = "steps train_seconds timed_steps eval_seconds skipped_steps fell_back_
 
 
 def train(
-    config: RunConfig, runtime: Runtime, progress: Progress | None = None, ranks: Ranks = SINGLE_PROCESS
-) -> tuple[Path, RunRecord]:
+    config: RunConfig, runtime: Runtime, progress: Progress | None = None, ranks: Ranks = SINGLE_PROCESS,
+    *, planned: str | None = None,
+) -> tuple[Path, RunRecord]:  # fmt: skip
     """Run one training in its folder under `runtime.out`, and return the folder and the final record.
 
-    Raises InputError on anything wrong with the input; any other exception is recorded as `failed` and raised.
+    Raises InputError on anything wrong with the input, also if a `planned` id is given and the run has another by now;
+    any other exception is recorded as `failed` and raised.
     An earlier run of the same id is set aside under another name. With `runtime.resume` it is continued from its
     checkpoint, or from its start if it was killed before the first one, and left as it is if it ended by itself.
 
@@ -59,8 +61,11 @@ def train(
     device = environment.choose_device(runtime.device, ranks.local_index)
     corpus = load_corpus(config.data)
     _check(config, runtime, corpus, device, ranks)
-    folder = runtime.out / run_id(config, corpus.digest)
-    agreed = [folder.name, *(str(getattr(runtime, name)) for name in SAME_ON_ALL_RANKS)]
+    kernels.load(device)
+    identity = run_id(config, corpus.digest)
+    require(planned in (identity, None), f"{planned}: the code or the data have changed since this run was planned")
+    folder = runtime.out / identity
+    agreed = [identity, *(str(getattr(runtime, name)) for name in SAME_ON_ALL_RANKS)]
     ranks.require_same(" ".join(agreed), "the ranks differ in flags, data or code")
     with claim_run_folder(folder, ranks, resume=runtime.resume) as ended:
         if ended is not None:
@@ -189,7 +194,9 @@ class Run:
             self.optimizers.projection.seen_drift = drift
         else:
             if config.train.init_from is not None:
-                moved = checkpoint.transfer(Path(config.train.init_from), self.sharding.owned, specs)
+                moved, weights = checkpoint.transfer(Path(config.train.init_from), self.sharding.owned, specs)
+                same = run_digest(config, self.corpus.digest, weights) == record.digest
+                require(same, f"--init-from {config.train.init_from}: not the weights that its record states")
                 self.optimizers.projection.start()
                 self._note(f"transferred from {config.train.init_from}: {moved}")
             self.fallback.remember()

@@ -10,7 +10,7 @@ SECONDS = 0.05
 """Of a run that only waits."""
 
 
-def wait_and_record(config: RunConfig, runtime: Runtime, connection: Any) -> None:
+def wait_and_record(config: RunConfig, runtime: Runtime, planned: str, connection: Any) -> None:
     """In the place of a run: progress, then a record."""
     folder = runtime.out / f"muon-{'0' * 10}-s{config.seed}"
     folder.mkdir(parents=True)

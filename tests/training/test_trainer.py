@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from ngpt.training import clock, step, trainer
 from ngpt.training.checkpoint import tensors_sha256, transfer
 from ngpt.training.folder import WEIGHTS
 from ngpt.training.record import read_metrics, read_record
+from ngpt.training.trainer import train
 
 # --- the same bits ---------------------------------------------------------------------------------------------------
 
@@ -325,6 +327,24 @@ def test_init_from_starts_a_run_from_the_transferred_weights(data: str, tmp_path
         torch.testing.assert_close(weight, (fresh if name in own else given)[name], atol=1e-6, rtol=0)
     assert record.config["train"]["init_from"] == str(source)
     assert record.digest != read_record(scratch).digest
+
+
+def test_weights_that_are_not_those_of_the_id_are_refused(data: str, tmp_path: Path) -> None:
+    """The id states the digest in the record; another run's weights must not be taken for them."""
+    source, _ = start(small(data), tmp_path)
+    other, _ = start(small(data, seed=1), tmp_path)
+    shutil.copy(other / WEIGHTS, source / WEIGHTS)
+    with pytest.raises(InputError, match="not the weights that its record states"):
+        start(small(data, init_from=str(source)), tmp_path)
+
+
+def test_a_run_that_is_not_the_planned_one_does_not_start(data: str, tmp_path: Path) -> None:
+    config, runtime = small(data), Runtime(out=tmp_path, threads=1, progress=False)
+    planned = run_id(config, load_corpus(config.data).digest)
+    with pytest.raises(InputError, match="the code or the data have changed"):
+        train(config, runtime, planned="muon-0123456789-s0")
+    assert not any(tmp_path.iterdir())
+    assert train(config, runtime, planned=planned)[0].name == planned
 
 
 def test_init_from_what_does_not_fit_is_refused(data: str, tmp_path: Path) -> None:

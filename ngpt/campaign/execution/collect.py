@@ -13,7 +13,7 @@ from ngpt.campaign.execution.execute import finished_record
 from ngpt.errors import InputError, require
 from ngpt.files import read_json, write_json
 from ngpt.flags import to_flags
-from ngpt.identity import code_digest
+from ngpt.sources import code_digest
 from ngpt.training.record import RunRecord, read_metrics, read_record
 
 CURVE_POINTS = 50

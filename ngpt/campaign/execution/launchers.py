@@ -69,7 +69,7 @@ class LocalLauncher:
     def start(self, config: RunConfig, runtime: Runtime, folder: Path) -> LocalJob:
         """Start a run; `folder` is its folder."""
         receiver, sender = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=carry_out_run, args=(config, runtime, sender))
+        process = self.context.Process(target=carry_out_run, args=(config, runtime, folder.name, sender))
         process.start()
         sender.close()
         return LocalJob(process, receiver)
@@ -154,7 +154,7 @@ class RayLauncher:
 
     def start(self, config: RunConfig, runtime: Runtime, folder: Path) -> RayJob:
         """Start a run; `folder` is its folder."""
-        return RayJob(self.ray, self.task.remote(config, runtime, os.getcwd()), folder)
+        return RayJob(self.ray, self.task.remote(config, runtime, folder.name, os.getcwd()), folder)
 
     def wait_for_messages(self, jobs: Sequence[Any], seconds: float) -> list[Any]:
         """Return those of `jobs` that have a message or have ended; waits at most `seconds` for the first."""
