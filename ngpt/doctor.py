@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from ngpt.errors import InputError, exit_code_of, require
-from ngpt.files import is_locked, read_json
+from ngpt.files import is_locked, leftovers, read_json
 from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, tensors_sha256
 from ngpt.training.folder import CHECKPOINT, WEIGHTS
 from ngpt.training.record import RunRecord, read_metrics, read_record
@@ -42,8 +42,9 @@ def examine(folder: Path) -> tuple[str, list[str], list[str]]:
             notes.append(f"{folder}: killed after {record.steps} recorded steps: {how}")
         if status == "failed":
             notes.append(f"{folder}: failed: {record.message}")
+    left = {path for name in CHECKS for path in leftovers(folder / name)}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path in left:
             notes.append(f"{path}: left by a killed process; the run removes it when it resumes")
         elif path.name not in CHECKS:
             notes.append(f"{path}: not a file of a run")

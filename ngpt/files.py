@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,13 +23,22 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with write_errors_named(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask says; some libraries write files that only their owner reads
             yield temporary
+            temporary.chmod(mode)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return the temporary files beside `path` that killed processes have left: no others, whatever their names."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+")
+    return [one for one in path.parent.iterdir() if pattern.fullmatch(one.name) and one.is_file()]
 
 
 @contextmanager
@@ -55,12 +65,17 @@ def write_json(path: Path, content: dict[str, Any], *, indent: int | None = 1) -
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises InputError, naming the file, if it is absent, cut off or changed."""
+    require_readable(path)
     with as_input_error(f"{path}: truncated or damaged", UnicodeDecodeError):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file") from error
-    return content_of(text, str(path))
+        return content_of(path.read_text(encoding="utf-8"), str(path))
+
+
+def require_readable(path: Path) -> None:
+    """Raise InputError if there is no such file, and the error of the system if it may not be read."""
+    try:
+        path.open("rb").close()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path}: no such file") from error
 
 
 def json_text(content: dict[str, Any], *, indent: int | None = None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ngpt.errors import InputError
-from ngpt.files import locked, read_json, replaced_atomically, write_json, write_text
+from ngpt.files import leftovers, locked, read_json, replaced_atomically, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
 CONTENT: dict[str, Any] = {"a": [1, 2.5, None], "größe": {"b": "≤", "c": True}, "loss": 6.425}
@@ -50,6 +50,33 @@ def test_a_failure_inside_leaves_the_old_file_and_nothing_else(
             temporary.write_text(written)
         raise error
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == ({} if old is None else {"file.txt": old})
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077], ids=oct)
+def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int) -> None:
+    """Also where a library writes a file of its own, as safetensors does with mode 0600."""
+
+    def by_a_library(path: Path) -> None:
+        os.close(os.open(path.with_name("own"), os.O_CREAT | os.O_WRONLY, 0o600))
+        os.replace(path.with_name("own"), path)
+
+    earlier = os.umask(umask)
+    try:
+        write_text(tmp_path / "text", "new")
+        with replaced_atomically(tmp_path / "tensors") as temporary:
+            by_a_library(temporary)
+    finally:
+        os.umask(earlier)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
+def test_only_own_temporary_files_are_leftovers(tmp_path: Path) -> None:
+    own = [".record.json.1", ".record.json.4194304"]
+    others = [".record.json.swp", ".record.json.", ".record.json.1~", ".record.jsonx.1", "record.json.1", ".hidden", ".1"]
+    for name in own + others:
+        (tmp_path / name).touch()
+    (tmp_path / ".record.json.2").mkdir()
+    assert sorted(path.name for path in leftovers(tmp_path / "record.json")) == own
 
 
 def test_what_is_written_reaches_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ngpt.config import is_a
 from ngpt.errors import InputError, as_input_error, require
-from ngpt.files import replaced_atomically
+from ngpt.files import replaced_atomically, require_readable
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.build import state_types
 from ngpt.optim.sharded import copy_full_, shard_like
@@ -71,7 +71,7 @@ def write_tensors(path: Path, tensors: Tensors, state: dict[str, Any]) -> None:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote. Raises InputError, naming the file, if it is absent, damaged or foreign."""
-    require(path.is_file(), f"{path}: no such file")
+    require_readable(path)  # safetensors would call a file that it may not read damaged
     with as_input_error(f"{path}: truncated or damaged", SafetensorError), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngpt.errors import InputError, require
-from ngpt.files import locked
+from ngpt.files import leftovers, locked
 from ngpt.ranks import Ranks
 from ngpt.training.record import RunRecord, read_record
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+FILES = ("record.json", "config.json", "metrics.jsonl", CHECKPOINT, WEIGHTS)
+"""All files of a run"""
 
 CLAIMED, ENDED = "claimed", "ended"
 """Texts that rank 0 broadcasts if there is no error"""
@@ -57,6 +59,7 @@ def _prepare(folder: Path, *, resume: bool) -> RunRecord | None:
             kept = folder.rename(next(place for place in places if not place.exists()))
             print(f"note: an earlier run of the same id is kept as {kept}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*"):  # temporary files of a killed process: the lock excludes a living one
-        leftover.unlink()
+    for name in FILES:
+        for leftover in leftovers(folder / name):  # the lock excludes a living process
+            leftover.unlink()
     return None

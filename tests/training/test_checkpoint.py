@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ngpt.config import RunConfig
 from ngpt.errors import InputError
+from ngpt.files import read_json
 from ngpt.model import build_model
 from ngpt.optim.build import Optimizers, build_optimizers
 from ngpt.presets import resolve
@@ -26,6 +28,28 @@ TENSORS = {
     "empty": torch.empty(0, 2),
     "counts": torch.tensor([2**62, -1]),
 }
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up root's right to read everything, if there is one."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("read", [read_tensors, read_json])
+def test_what_may_not_be_read_is_neither_absent_nor_damaged(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    write_tensors(tmp_path / "file", TENSORS, STATE)
+    (tmp_path / "file").chmod(0)
+    with as_nobody(), pytest.raises(PermissionError) as caught:
+        read(tmp_path / "file")
+    assert caught.value.filename in (tmp_path / "file", str(tmp_path / "file"))
 
 
 def bits(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:

@@ -75,11 +75,13 @@ def test_leftovers_and_strangers_are_noted(copied: Path, capsys: pytest.CaptureF
     folder = one_of(copied, CHECKPOINT)
     (folder / f".{CHECKPOINT}.123").write_bytes(b"half")
     (folder / "notes.txt").write_text("mine")
+    (folder / ".ipynb_checkpoints").mkdir()
     (copied / "plots").mkdir()
     code, lines = diagnosis(copied, capsys)
     assert code == 0
     assert any(f".{CHECKPOINT}.123: left by a killed process" in line for line in lines)
-    assert any("notes.txt: not a file of a run" in line for line in lines)
+    for name in ("notes.txt", ".ipynb_checkpoints"):
+        assert any(f"{name}: not a file of a run" in line for line in lines)
 
 
 @pytest.mark.parametrize("where", ["nowhere", "empty", "file"])

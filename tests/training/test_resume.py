@@ -94,6 +94,20 @@ def test_a_lost_state_would_be_seen(
     assert outcome(folder) != undisturbed(config)
 
 
+def test_resume_leaves_what_is_not_its_own(data: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """Jupyter's folder, an editor's file, a user's hidden one; only the leftovers of a kill go."""
+    config = small(data)
+    folder = killed(config, tmp_path / "runs")
+    (folder / ".ipynb_checkpoints").mkdir()
+    mine = [".notes", ".record.json.swp", ".ipynb_checkpoints/x", "plot.png"]
+    for name in mine:
+        (folder / name).write_text("mine")
+    (folder / f".{CHECKPOINT}.123").write_text("half")
+    start(config, tmp_path / "runs", resume=True)
+    assert outcome(folder) == undisturbed(config)
+    assert {(folder / name).read_text() for name in mine} == {"mine"} and not (folder / f".{CHECKPOINT}.123").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_kill_from_outside_at_a_random_moment(
     data: str, tmp_path: Path, undisturbed: Undisturbed, number: signal.Signals
