@@ -74,7 +74,7 @@ def require_readable(path: Path) -> None:
     """Raise InputError if there is no such file, and the error of the system if it may not be read."""
     try:
         path.open("rb").close()
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
 
 

@@ -49,7 +49,7 @@ def test_what_may_not_be_read_is_neither_absent_nor_damaged(tmp_path: Path, read
     (tmp_path / "file").chmod(0)
     with as_nobody(), pytest.raises(PermissionError) as caught:
         read(tmp_path / "file")
-    assert caught.value.filename in (tmp_path / "file", str(tmp_path / "file"))
+    assert str(caught.value.filename) == str(tmp_path / "file")
 
 
 def bits(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:
@@ -162,14 +162,14 @@ def test_another_version_is_refused_and_both_are_named(
         read_tensors(path)
 
 
-@pytest.mark.parametrize("kind", ["absent", "a folder"])
-def test_no_file_is_named(tmp_path: Path, kind: str) -> None:
+def test_no_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    if kind == "a folder":
-        path.mkdir()
-    with pytest.raises(InputError, match="no such file") as caught:
+    with pytest.raises(InputError, match=f"^{path}: no such file$"):
         read_tensors(path)
-    assert str(path) in str(caught.value)
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:  # which a command prints with the name
+        read_tensors(path)
+    assert str(caught.value.filename) == str(path)
 
 
 # --- into a model and its optimizers ---------------------------------------------------------------------------------
