@@ -146,7 +146,7 @@ def table(results: Results) -> tuple[list[str], bool]:
 
 def main(arguments: list[str]) -> int:
     """Run all parts, print the table, and return the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the results")
     parser.add_argument("--seconds", type=float, default=470.0, help="time limit for all parts together")

@@ -209,7 +209,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Check and time every kernel, print its lines, and save all results."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds per case")
     parser.add_argument("--tune", action="store_true", help="time every tiling of the products as well")

@@ -324,7 +324,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options with all defaults filled in."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="widths D of the residual stream")
     parser.add_argument("--steps", type=int, default=ROUNDS, help="timed steps per contender")
     parser.add_argument("--threads", type=int, default=core_count(), help="CPU threads; default: one per core")

@@ -94,7 +94,7 @@ def row_of(name: str, runs: list[Run], reference: str, others: list[Run]) -> dic
 
 def main(arguments: list[str]) -> int:
     """Run everything, one run per core on a CPU, then print a table; return 1 if a path has an effect that matters."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each path")
     parser.add_argument("--flags", default="--preset tiny", help="flags shared by all runs")

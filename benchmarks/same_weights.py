@@ -124,7 +124,7 @@ def final_digest(tree: Path, case: Case, out: Path, sources: dict[str, Path]) ->
 
 def main(arguments: list[str]) -> int:
     """Run everything in both checkouts and print a line a run. Exit code 1 if any weights differ."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--against", type=Path, required=True, help="the other checkout")
     parser.add_argument("--only", default="", help="runs whose name contains this text")
     parser.add_argument("--steps", type=int, help="steps of each run, for a quick look; its own number if not given")

@@ -178,7 +178,7 @@ def whole_run(config: RunConfig, vocabulary: int, threads: int) -> dict[str, Any
 
 def main(arguments: list[str]) -> int:
     """Train every arrangement, print a table, and save everything."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--preset", help="default: 155m on a GPU, tiny elsewhere")
     parser.add_argument("--batch-size", type=int, help="sequences per step; default: 32,768 tokens on a GPU")

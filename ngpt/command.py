@@ -42,7 +42,7 @@ def build_parser() -> Parser:
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny", help=field_docs(RunConfig)["preset"])
     parser.add_argument("--seed", type=int, default=0, help=field_docs(RunConfig)["seed"])
     for section, kind in SECTIONS.items():
-        add_flags(parser.add_argument_group(section, (kind.__doc__ or "").splitlines()[0]), kind)
+        add_flags(parser.add_argument_group(section, (kind.__doc__ or "").partition("\n")[0]), kind)
     add_flags(parser.add_argument_group("runtime", "How the run is carried out. Not part of its identity."), Runtime)
     return parser
 

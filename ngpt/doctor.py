@@ -121,7 +121,7 @@ CHECKS = {
 
 def main(arguments: list[str]) -> int:
     """Examine every run; print one line for each finding and a summary."""
-    parser = argparse.ArgumentParser(prog="python -m ngpt.doctor", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m ngpt.doctor", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", type=Path, help="a folder of runs, or one run's folder")
     folders = runs_in(parser.parse_args(arguments).runs)
     statuses: Counter[str] = Counter()

@@ -1,8 +1,10 @@
-"""The one exception meant for users to read, and how a command ends on it."""
+"""The one exception meant for users to read, how a command ends on it, and streams that do not end a command."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -32,16 +34,64 @@ def as_input_error(message: str, *kinds: type[Exception]) -> Iterator[None]:
         raise InputError(f"{message}: {first_line(error)}") from error
 
 
+class LastingStream:
+    """A text stream that loses what it cannot write: nobody reads it any more, or its disk is full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write as a text file does; what fails goes to the null device, like all that follows."""
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush as a text file does."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, call: Callable[..., Any], *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Let no failure to print end the block; closed standard streams become the null device."""
+    for number in range(3):  # a file that is opened later must not take the number of a closed one
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    out, err = (LastingStream(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
+
+
 def exit_code_of(command: Callable[[], int]) -> int:
-    """Run `command` and return its exit code; InputError and OSError become one line on standard error and code 2."""
-    try:
-        return command()
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-    return EXIT_BAD_INPUT
+    """Run `command` and return its exit code; InputError and OSError become one line on standard error and code 2.
+
+    A command does not fail because what it prints cannot be printed.
+    """
+    with lasting_streams():
+        try:
+            return command()
+        except InputError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_BAD_INPUT

@@ -1,0 +1,56 @@
+"""How a command ends: its exit code is what it did, whatever becomes of what it prints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = """
+import sys
+from ngpt.errors import InputError, exit_code_of
+
+def command():
+    for _ in range(1000):
+        print("größe ≥ –")
+        print("größe ≥ –", file=sys.stderr)
+    sys.stdout.flush()
+    open(sys.argv[2], "w").write("a file of its own")
+    print("the end")
+    if sys.argv[1] == "input":
+        raise InputError("größe")
+    if sys.argv[1] == "system":
+        open("/nowhere")
+    return int(sys.argv[1])
+
+sys.exit(exit_code_of(command))
+"""
+CODES = {"0": 0, "1": 1, "input": 2, "system": 2}
+STREAMS = ["", "| true", ">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>&-"]
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("ends", CODES)
+def test_a_command_does_not_fail_because_printing_does(tmp_path: Path, ends: str, streams: str) -> None:
+    """Readers that go away, full disks, closed streams; a terminal that knows only ASCII."""
+    (tmp_path / "command.py").write_text(COMMAND, encoding="utf-8")
+    pipe = "" if "|" not in streams else "; exit ${PIPESTATUS[0]}"
+    line = f"{sys.executable} {tmp_path / 'command.py'} {ends} {tmp_path / 'file'} {streams} {pipe}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == CODES[ends], done.stderr[-500:]
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "a file of its own"
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    if not streams:
+        assert done.stdout.endswith("the end\n") and r"gr\xf6\xdfe \u2265 \u2013" in done.stdout
+
+
+@pytest.mark.parametrize("streams", ["| true", "2>&-"])
+def test_a_finished_run_stays_finished(tmp_path: Path, streams: str) -> None:
+    small = "--steps 2 --n-layer 1 --n-embd 16 --n-head 2 --eval-tokens 64 --threads 1"
+    line = f"{sys.executable} -OO train_architectural.py {small} --out {tmp_path} {streams}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert '"status": "done"' in next(tmp_path.glob("*/record.json")).read_text(encoding="utf-8")
