@@ -28,7 +28,7 @@ from benchmarks.saved import FOLDER, save
 from ngpt.campaign.analysis.statistics import paired_difference
 from ngpt.errors import exit_code_of
 from ngpt.machine import core_count
-from ngpt.training.environment import choose_device, device_name
+from ngpt.training.environment import choose_device, commit, device_name
 
 MATTERS = 0.02
 """Smallest effect that matters, in nats per token."""
@@ -66,12 +66,6 @@ def carried_out(tree: Path, flags: str, seed: int, device: str) -> Run:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         (path,) = Path(folder).glob("*/record.json")
         return dict(json.loads(path.read_text()))
-
-
-def commit_of(tree: Path) -> str:
-    """Return the abbreviated commit of a checkout."""
-    command = ["git", "-C", str(tree), "rev-parse", "--short=7", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def row_of(name: str, runs: list[Run], reference: str, others: list[Run]) -> dict[str, Any]:
@@ -113,7 +107,7 @@ def main(arguments: list[str]) -> int:
     reference = dict.fromkeys(paths, PLAIN)
     if options.against is not None:
         for name in options.paths_against:
-            other = f"{name}, code of {commit_of(options.against)}"
+            other = f"{name}, code of {commit(options.against)}"
             paths[other], reference[other] = (options.against.resolve(), paths[name][1]), name
     plan = [(name, seed) for seed in range(options.seeds) for name in paths]
     with ThreadPoolExecutor(core_count() if device.type == "cpu" else 1) as pool:
@@ -134,7 +128,7 @@ def main(arguments: list[str]) -> int:
         interval = f"{row['difference']:+.5f} [{row['low']:+.5f}, {row['high']:+.5f}]"
         answer = "yes" if row["no_effect_that_matters"] else "NO"
         print(f"{row['path']:44} {interval:38} {answer:>11}  {row['same_bits']:3} of {options.seeds}")
-    against = f" --against <checkout of {commit_of(options.against)}>" if options.against is not None else ""
+    against = f" --against <checkout of {commit(options.against)}>" if options.against is not None else ""
     if options.paths_against != [PLAIN]:
         against += f" --paths-against {shlex.join(options.paths_against)}"
     content = {

@@ -151,7 +151,7 @@ def leave(code: int) -> NoReturn:
     With several ranks, skip Python's own cleanup: a gloo thread may still be about to release a tensor, which needs
     the interpreter, and without one it aborts the process (in one launch out of ten).
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

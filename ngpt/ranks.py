@@ -128,14 +128,17 @@ def process_group() -> Iterator[Ranks]:
 
     CPU tensors go through gloo and CUDA tensors through NCCL.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _number("WORLD_SIZE", "1")
     if count == 1:
         yield SINGLE_PROCESS
         return
     ranks = Ranks(
-        index=int(os.environ["RANK"]), count=count, local_index=int(os.environ.get("LOCAL_RANK", "0")),
-        local_count=int(os.environ.get("LOCAL_WORLD_SIZE", count)),
+        index=_number("RANK"), count=count, local_index=_number("LOCAL_RANK", "0"),
+        local_count=_number("LOCAL_WORLD_SIZE", f"{count}"),
     )  # fmt: skip
+    require(ranks.index < count, f"RANK is {ranks.index}, which is none of the {count} ranks of WORLD_SIZE")
+    _variable("MASTER_ADDR")
+    _number("MASTER_PORT")
     with ranks.lost_ranks_as_errors():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         # waits for all ranks; `dist.barrier` would initialize a GPU before this process has chosen its own
@@ -143,3 +146,17 @@ def process_group() -> Iterator[Ranks]:
         yield ranks
         ranks.all_reduce_max([0.0])
     dist.destroy_process_group()
+
+
+def _number(name: str, default: str | None = None) -> int:
+    text = _variable(name, default)
+    require(text.isdecimal(), f"{name} is {text!r}, not a whole number; torchrun sets it, and unset it is a single run")
+    return int(text)
+
+
+def _variable(name: str, default: str | None = None) -> str:
+    """Return a variable of torchrun's environment. Raises InputError if it is neither set nor has a default."""
+    text = os.environ.get(name, default)
+    if text is None:
+        raise InputError(f"WORLD_SIZE is set but {name} is not: start several ranks with torchrun")
+    return text

@@ -25,6 +25,10 @@ NO_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed", "nu
 """Parts of PyTorch's messages on a CPU, where the error is a plain RuntimeError"""
 
 
+NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler")
+"""Parts of the messages of PyTorch's and Triton's compilers"""
+
+
 def choose_device(name: str, index: int = 0) -> torch.device:
     """Return the device that `--device` names; with several GPUs the `index`-th. Raises InputError if there is none."""
     known = name != "cuda" or torch.cuda.is_available()
@@ -67,14 +71,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
 
 
-def commit() -> str | None:
-    """Return the git commit of this code, followed by + if tracked files differ from it; None outside a checkout."""
-    root = Path(__file__).parents[2]
+def commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """Return the git commit of the checkout `root`, followed by + if files of the package differ from it.
+
+    None outside a checkout. Variables such as GIT_DIR, which would name another repository, have no effect.
+    """
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
-    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
-    dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "ngpt"], cwd=root, capture_output=True)
-    return head.stdout.strip() + ("+" if dirty.returncode else "") if head.returncode == 0 else None
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], cwd=root, env=variables, capture_output=True, text=True)
+
+    head, same = git("rev-parse", "--short=12", "HEAD"), git("diff", "--quiet", "HEAD", "--", "ngpt")
+    return head.stdout.strip() + ("+" if same.returncode else "") if head.returncode == 0 else None
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -96,6 +106,17 @@ def out_of_memory_as_error(device: torch.device) -> Iterator[None]:
             raise
         where = "the GPU" if device.type == "cuda" else "this machine"
         raise InputError(f"not enough memory on {where} for this model and batch: {first_line(error)}") from error
+
+
+@contextmanager
+def missing_compiler_as_error() -> Iterator[None]:
+    """Turn what torch.compile raises on a machine without a compiler into an InputError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(text in str(error) for text in NO_COMPILER):
+            raise
+        raise InputError("--compile needs a C++ compiler such as g++; PyTorch finds none on this machine") from error
 
 
 @contextmanager

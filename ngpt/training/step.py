@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ngpt.data.batches import Batches, Ids
 from ngpt.model.loss import cross_entropy
 from ngpt.optim.build import Optimizers
+from ngpt.training.environment import missing_compiler_as_error
 from ngpt.training.sharding import ParameterSharding
 
 Half = Callable[[], None]
@@ -111,8 +112,9 @@ class TrainingStep:
         return cross_entropy(logits_BTV, y_BT)
 
     def _forward_and_backward(self) -> None:
-        loss = self.loss(self.x_BT, self.y_BT)
-        loss.backward()
+        with missing_compiler_as_error():
+            loss = self.loss(self.x_BT, self.y_BT)
+            loss.backward()
         self.gradients, self.outcome = self.sharding.collect(loss)
 
 

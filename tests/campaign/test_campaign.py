@@ -254,3 +254,13 @@ def test_pairing_gives_all_arms_of_a_seed_the_same_batches_and_initialization() 
 
 def test_a_campaign_is_a_value() -> None:
     assert isinstance(CAMPAIGN, Campaign) and CAMPAIGN.report_name == "MINI_REPORT.md"
+
+
+def test_a_long_tmpdir_is_named(tmp_path: Path) -> None:
+    """Sockets have paths of at most 107 bytes."""
+    place = tmp_path / ("x" * 100)
+    place.mkdir()
+    command = [sys.executable, str(ROOT / "runners" / "muon_lr_sweep.py"), "--out", str(tmp_path / "runs")]
+    done = subprocess.run(command, env=os.environ | {"TMPDIR": str(place)}, capture_output=True, text=True, timeout=60)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: TMPDIR has to be shorter") and last.endswith(str(place))

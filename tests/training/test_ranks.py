@@ -33,7 +33,7 @@ from benchmarks import scaling
 from ngpt.command import main
 from ngpt.config import RunConfig
 from ngpt.doctor import examine, runs_in
-from ngpt.errors import exit_code_of
+from ngpt.errors import InputError, exit_code_of
 from ngpt.files import locked
 from ngpt.flags import to_flags
 from ngpt.model import build_model
@@ -42,7 +42,7 @@ from ngpt.optim import muon
 from ngpt.optim.build import build_optimizers
 from ngpt.optim.sharded import local_of
 from ngpt.presets import resolve
-from ngpt.ranks import Ranks
+from ngpt.ranks import Ranks, process_group
 from ngpt.training.folder import CHECKPOINT
 from ngpt.training.record import read_metrics, read_record
 from ngpt.training.sharding import FullyShardedParameters, ShardedOptimizerState, owners
@@ -464,3 +464,22 @@ def test_more_ranks_than_hidden_matrices(data: str, tmp_path: Path, undisturbed:
     config = thirty(data, n_layer=1, batch_size=8)
     ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 8))
     same_losses(only(tmp_path / "runs"), undisturbed(config))
+
+
+WHOLE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize("wrong", [
+    {"RANK": None}, {"MASTER_ADDR": None}, {"MASTER_PORT": None}, {"MASTER_PORT": "http"}, {"RANK": "2"},
+    {"RANK": "-1"}, {"WORLD_SIZE": "two"}, {"WORLD_SIZE": ""}, {"LOCAL_RANK": "x"}, {"LOCAL_WORLD_SIZE": "1.5"},
+], ids=str)  # fmt: skip
+def test_half_an_environment_of_torchrun_is_refused(
+    wrong: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*WHOLE, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (WHOLE | wrong).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=next(iter(wrong))), process_group():
+        pass

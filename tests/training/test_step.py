@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ngpt.config import Runtime
 from ngpt.data.batches import IGNORE_INDEX, Batches, Windows
+from ngpt.errors import InputError
 from ngpt.model import build_model
 from ngpt.model.roles import parameter_specs
 from ngpt.optim import build
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import environment, step, trainer
+from ngpt.training.environment import missing_compiler_as_error
 from ngpt.training.sharding import ParameterSharding
 from ngpt.training.step import Feed, TrainingStep
 
@@ -179,3 +181,15 @@ def test_a_process_prepared_for_a_gpu_leaves_the_default_stream(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     environment.prepare(torch.device("cuda", 0), torch.get_num_threads())
     assert streams == [("stream of", torch.device("cuda", 0))]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_without_a_compiler_torch_compile_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config, cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    with pytest.raises(InputError, match=r"^--compile needs a C\+\+ compiler"), missing_compiler_as_error():
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(3))
+    with pytest.raises(RuntimeError, match="another"), missing_compiler_as_error():
+        raise RuntimeError("another")

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -70,7 +71,13 @@ class LocalLauncher:
         """Start a run; `folder` is its folder."""
         receiver, sender = self.context.Pipe(duplex=False)
         process = self.context.Process(target=carry_out_run, args=(config, runtime, folder.name, sender))
-        process.start()
+        try:
+            process.start()
+        except OSError as error:
+            if "AF_UNIX path too long" not in str(error):
+                raise
+            where = tempfile.gettempdir()
+            raise InputError(f"TMPDIR has to be shorter, since processes open sockets there: {where}") from error
         sender.close()
         return LocalJob(process, receiver)
 

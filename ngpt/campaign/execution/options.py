@@ -8,7 +8,7 @@ from ngpt.campaign.execution.launchers import RayLauncher
 from ngpt.command import Parser
 from ngpt.errors import require
 from ngpt.files import replaced_atomically
-from ngpt.machine import has_nvidia_gpu
+from ngpt.machine import has_gpu
 from ngpt.presets import PRESETS
 
 ASSUMED_FLOPS = 1e10
@@ -60,7 +60,7 @@ def device_settings(device: str) -> dict[str, Any]:
 
 def on_cpu(device: str) -> bool:
     """Return whether runs use the CPU."""
-    return device == "cpu" or (device == "auto" and not has_nvidia_gpu())
+    return device == "cpu" or (device == "auto" and not has_gpu())
 
 
 def launch_settings(given: argparse.Namespace, jobs: int) -> dict[str, Any]:
