@@ -4,10 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ngpt.loading import load_run as load_run
     from ngpt.optim.muon import SimpleMuon as SimpleMuon
     from ngpt.optim.projection import LazyProjection as LazyProjection
 
-EXPORTS = {"SimpleMuon": "ngpt.optim.muon", "LazyProjection": "ngpt.optim.projection"}
+EXPORTS = {
+    "SimpleMuon": "ngpt.optim.muon", "LazyProjection": "ngpt.optim.projection", "load_run": "ngpt.loading",
+}  # fmt: skip
 """Names that `from ngpt import ...` offers, with the module of each, which is imported at first use."""
 
 

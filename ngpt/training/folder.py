@@ -9,10 +9,9 @@ from pathlib import Path
 from ngpt.errors import InputError, require
 from ngpt.files import locked
 from ngpt.ranks import Ranks
+from ngpt.training.record import CHECKPOINT as CHECKPOINT
+from ngpt.training.record import WEIGHTS as WEIGHTS
 from ngpt.training.record import RunRecord, read_record
-
-CHECKPOINT = "checkpoint.safetensors"
-WEIGHTS = "weights.safetensors"
 
 CLAIMED, ENDED = "claimed", "ended"
 """Texts that rank 0 broadcasts if there is no error"""
