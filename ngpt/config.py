@@ -27,6 +27,7 @@ NorMuonAxis = Literal["short-axis", "rows"]
 Tangent = Literal["none", "before", "after", "both"]
 Transport = Literal["none", "project", "parallel", "rotate"]
 MatchStep = Literal["none", "rms", "angle"]
+Track = Literal["trackio", "wandb", "tensorboard"]
 
 MUON = {"optimizer": ("muon",)}
 ON_SPHERE = {"arch": ("gated-ngpt", "ngpt", "gated-literal")}
@@ -267,6 +268,10 @@ class Runtime(_Section):
     replicated; fsdp: the weights as well"""
     progress: bool = True
     """show a progress bar on standard error"""
+    track: Track | None = None
+    """send configuration, metrics and summary to this tracker, whose package must be installed"""
+    track_group: str | None = None
+    """a name under which the tracker groups runs; needs --track"""
 
 
 SECTIONS = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "train": TrainConfig}
