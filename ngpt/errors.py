@@ -1,5 +1,7 @@
 """The one exception meant for users to read, and how a command ends on it."""
 
+import io
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,13 @@ def require(condition: bool, message: str) -> None:
 def first_line(error: Exception) -> str:
     """Return the first line of another library's error message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def set_up_output() -> None:
+    """Let standard output end a command quietly when it is closed, and show a character that it does not know as ?."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextmanager

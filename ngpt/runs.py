@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.command import Parser
-from ngpt.errors import InputError, exit_code_of, require
+from ngpt.errors import InputError, exit_code_of, require, set_up_output
 from ngpt.files import is_locked
 from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord, latest_metrics, read_record
 
@@ -190,5 +189,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe ends it, as it ends other commands
+    set_up_output()
     sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

@@ -3,7 +3,6 @@
 import argparse
 import codecs
 import math
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ngpt.command import Parser
-from ngpt.errors import InputError, exit_code_of, require
+from ngpt.errors import InputError, exit_code_of, require, set_up_output
 from ngpt.loading import SavedRun, load_run
 
 
@@ -93,5 +92,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe ends it, as it ends other commands
+    set_up_output()
     sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
