@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 import ngpt.sources  # noqa: F401 (before all others: it notes which code this process is about to load)
 
 if TYPE_CHECKING:
+    from ngpt.loading import load_run as load_run
     from ngpt.optim.muon import SimpleMuon as SimpleMuon
     from ngpt.optim.projection import LazyProjection as LazyProjection
 
-EXPORTS = {"SimpleMuon": "ngpt.optim.muon", "LazyProjection": "ngpt.optim.projection"}
+EXPORTS = {
+    "SimpleMuon": "ngpt.optim.muon", "LazyProjection": "ngpt.optim.projection", "load_run": "ngpt.loading",
+}  # fmt: skip
 """Names that `from ngpt import ...` offers, with the module of each, which is imported at first use."""
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ngpt.errors import InputError, require
 from ngpt.refusals import FRACTION, GIVEN, NOT_NEGATIVE, POSITIVE, Bound, at_most, check, first_refusal, refusals_of
 from ngpt.registry import OPTIMIZERS
 
@@ -24,6 +25,7 @@ GeodesicAngle = Literal["lr", "lr-norm"]
 NorMuonAxis = Literal["short-axis", "rows"]
 Tangent = Literal["none", "before", "after", "both"]
 Transport = Literal["none", "project", "parallel", "rotate"]
+Track = Literal["trackio", "wandb", "tensorboard"]
 
 MUON = {"optimizer": ("muon",)}
 ON_SPHERE = {"arch": ("gated-ngpt", "ngpt", "gated-literal")}
@@ -259,6 +261,10 @@ class Runtime(_Section):
     replicated; fsdp: the weights as well"""
     progress: bool = True
     """show a progress bar on standard error"""
+    track: Track | None = None
+    """send configuration, metrics and summary to this tracker, whose package must be installed"""
+    track_group: str | None = None
+    """a name under which the tracker groups runs; needs --track"""
 
 
 SECTIONS = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "train": TrainConfig}
@@ -282,6 +288,21 @@ def is_a(value: Any, hint: Any) -> bool:
     if typing.get_args(hint):  # a union
         return any(is_a(value, kind) for kind in typing.get_args(hint))
     return type(value) is hint or (hint is float and type(value) is int)
+
+
+def from_dict(content: dict[str, Any]) -> RunConfig:
+    """Return the configuration of which `content` is `dataclasses.asdict`; raise InputError unless it is one."""
+    try:
+        require(set(content) == {"preset", "seed", *SECTIONS}, f"not a run configuration: {', '.join(sorted(content))}")
+        for name, hint in (("preset", str), ("seed", int)):
+            require(is_a(content[name], hint), f"not a run configuration: {name}")
+        for section, kind in SECTIONS.items():
+            for name, hint in typing.get_type_hints(kind).items():
+                require(is_a(content[section][name], hint), f"not a run configuration: {section}.{name}")
+        sections = {section: kind(**content[section]) for section, kind in SECTIONS.items()}
+        return RunConfig(preset=content["preset"], seed=content["seed"], **sections)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"not a run configuration: {error}") from error
 
 
 @functools.cache

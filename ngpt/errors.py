@@ -1,6 +1,7 @@
 """The one exception meant for users to read, how a command ends on it, and streams that do not end a command."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -23,6 +24,11 @@ def require(condition: bool, message: str) -> None:
 def first_line(error: Exception) -> str:
     """Return the first line of another library's error message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def end_with_the_reader() -> None:
+    """Let a command that does nothing but print end quietly when nobody reads on."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 @contextmanager

@@ -209,6 +209,8 @@ REFUSALS: tuple[Refusal, ...] = (
     _refuse(lambda match_step: match_step == "angle",
             "{adjust_lr_fn} has no effect with {match_step=}: a matrix's mean rotation is {lr} whatever its shape",
             given="adjust_lr_fn"),
+    _refuse(lambda track, track_group: track is None and track_group is not None,
+            "{track_group} has no effect without {track}"),
     _refuse(lambda orthogonalizer: orthogonalizer == "svd", "{ns_steps} has no effect with {orthogonalizer=}",
             given="ns_steps"),
 )

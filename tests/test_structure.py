@@ -14,13 +14,14 @@ LEVELS: list[set[str]] = [
     {"ngpt.files", "ngpt.refusals", "ngpt.registry", "ngpt.sources"},
     {"ngpt.config"},
     {"ngpt.presets"},
-    {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks"},
+    {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks", "ngpt.tracking"},
     {"ngpt.kernels"},
     {"ngpt.polar"},
     {"ngpt.data", "ngpt.model"},
     {"ngpt.optim"},
     {"ngpt.training"},
-    {"ngpt.command", "ngpt.doctor"},
+    {"ngpt.command", "ngpt.doctor", "ngpt.loading", "ngpt.trackers"},
+    {"ngpt.sample", "ngpt.runs"},
     {"ngpt.campaign.definition"},
     {"ngpt.campaign.execution"},
     {"ngpt.campaign.analysis"},
@@ -48,7 +49,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
 
 WITHOUT_TORCH = [
     "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.presets", "ngpt.flags", "ngpt.identity", "ngpt.files",
-    "ngpt.sources", "ngpt.errors", "ngpt.command",
+    "ngpt.sources", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking", "ngpt.trackers",
     "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
     "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace", "ngpt.campaign.report.markdown",
     "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",
@@ -79,8 +80,8 @@ def arrows_up(source: str, module: str, *, package: bool = False) -> list[str]:
     levels = {part: number for number, level in enumerate(LEVELS) for part in level}
     here = part_of(module)
     if module == "ngpt":  # what the package offers at its top
-        known = ("ngpt.optim", "ngpt.sources", None)
-        return [f"ngpt imports {name}" for name in imports(source, module) if part_of(name) not in known]
+        offered = ("ngpt.optim", "ngpt.loading", "ngpt.sources", None)
+        return [f"ngpt imports {name}" for name in imports(source, module) if part_of(name) not in offered]
     if here is None:
         return [f"{module} is in no part"] if list(imports(source, module)) else []
     wrong = []

@@ -96,7 +96,7 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
 
     reports = reports_folder(given)
     require_writable(plan.out, reports)
-    settings = {"jobs": jobs} if given.report_only else launch_settings(given, jobs)
+    settings = {"jobs": jobs} if given.report_only else launch_settings(given, jobs, study.name)
     runs, outcome = _carry_out_stages(study, plan, settings, report_only=given.report_only)
     finished = [run for run in runs if finished_record(plan.out, run.run_id) is not None]
     found = any(run.stage != "pretraining" for run in finished)

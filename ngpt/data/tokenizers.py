@@ -43,6 +43,14 @@ class Tokenizer:
             pieces += [separator, np.asarray(ids, np.uint16)]
         return np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
 
+    def decode(self, ids: Iterable[int]) -> bytes:
+        """Return the bytes of text that token ids stand for, in one piece; a separator stands for none."""
+        text = (int(token) for token in ids if token != self.end_of_document)
+        if self.name == "bytes":
+            return bytes(text)
+        encoding = _gpt2()
+        return b"".join(encoding.decode_single_token_bytes(token) for token in text)
+
     def byte_lengths(self) -> NDArray[np.int64]:
         """Return the bytes of text that each token id stands for, (vocab_size,); 0 for the separator."""
         if self.name == "bytes":

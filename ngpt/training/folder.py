@@ -9,10 +9,10 @@ from pathlib import Path
 from ngpt.errors import InputError, require
 from ngpt.files import leftovers, locked
 from ngpt.ranks import Ranks
+from ngpt.training.record import CHECKPOINT as CHECKPOINT
+from ngpt.training.record import WEIGHTS as WEIGHTS
 from ngpt.training.record import RunRecord, read_record
 
-CHECKPOINT = "checkpoint.safetensors"
-WEIGHTS = "weights.safetensors"
 FILES = ("record.json", "config.json", "metrics.jsonl", CHECKPOINT, WEIGHTS)
 """All files of a run"""
 

@@ -13,8 +13,10 @@ class MetricsFile(AbstractContextManager["MetricsFile"]):
     def __init__(self, folder: Path, *, keep_to_step: int) -> None:
         """Open the file, without the rows beyond `keep_to_step` that a killed run wrote after its checkpoint."""
         path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(folder) if row["step"] <= keep_to_step] if path.exists() else []
-        write_text(path, "".join(json_text(row) for row in kept))
+        rows = read_metrics(folder) if path.exists() else []
+        self.written = int(rows[-1]["step"]) if rows else 0
+        """step of the last row that was in the file"""
+        write_text(path, "".join(json_text(row) for row in rows if row["step"] <= keep_to_step))
         self.path = path
         self.file = path.open("ab", buffering=0)
 

@@ -13,6 +13,9 @@ from ngpt.config import is_a
 from ngpt.errors import InputError, as_input_error, require
 from ngpt.files import content_of, read_json, write_json
 
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+
 
 @dataclass(kw_only=True)
 class RunRecord:
@@ -100,7 +103,9 @@ def latest_metrics(folder: Path) -> dict[str, float] | None:
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return None
-    return content_of(lines[-2].decode(), str(folder / "metrics.jsonl")) if len(lines) > 1 else None
+    path = folder / "metrics.jsonl"
+    with as_input_error(f"{path}: damaged", UnicodeDecodeError):
+        return content_of(lines[-2].decode(), str(path)) if len(lines) > 1 else None
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -4,14 +4,14 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ngpt import kernels
+from ngpt import kernels, tracking
 from ngpt.config import RunConfig, Runtime
 from ngpt.data.batches import Batches
 from ngpt.data.corpus import Corpus, load_corpus
@@ -58,6 +58,8 @@ def train(
 
     Several ranks call it together with the same arguments. Rank 0 writes the run folder, which all can read.
     """
+    if ranks.is_first:
+        tracking.require_installed(runtime.track)
     device = environment.choose_device(runtime.device, ranks.local_index)
     corpus = load_corpus(config.data)
     _check(config, runtime, corpus, device, ranks)
@@ -71,7 +73,7 @@ def train(
         if ended is not None:
             return folder, ended
         run = Run(config, runtime, corpus, device, folder, ranks)
-        with run.recorded():
+        with closing(run.tracker), run.recorded():
             run.build()
             run.loop(progress)
         return folder, run.record
@@ -113,6 +115,7 @@ class Run:
             **({} if earlier is None else {name: getattr(earlier, name) for name in RESUMED}),
         )  # fmt: skip
         self.clock = RunClock(self.record, config.train, ranks)
+        self.tracker = tracking.RunTracker(runtime.track if ranks.is_first else None, folder, runtime.track_group)
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], CheckpointState] | None:
         path, found = self.folder / CHECKPOINT, None
@@ -234,6 +237,8 @@ class Run:
             environment.stop_on_signals() as stop,
             MetricsFile(self.folder, keep_to_step=record.steps) if self.ranks.is_first else nullcontext() as metrics,
         ):
+            if metrics is not None:
+                self.tracker.start(metrics.written)
             while not self.clock.finished:
                 row, figures = self.step()
                 if progress is not None:

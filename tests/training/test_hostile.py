@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from small_runs import flags, killed, small, start
 
 from ngpt.command import main
-from ngpt.config import Runtime
+from ngpt.config import Runtime, from_dict
 from ngpt.data.shards import HEADER_BYTES, read_shard, write_shard
 from ngpt.errors import EXIT_BAD_INPUT, InputError, exit_code_of
 from ngpt.files import read_json, write_json
@@ -120,19 +120,23 @@ def test_damaged_documents(run: Path, tmp_path: Path, name: str, count: int) -> 
 
 
 @pytest.mark.parametrize("count", MANY)
-def test_records_that_are_whole_and_wrong(run: Path, tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("name", ["record.json", "config.json"])
+def test_documents_that_are_whole_and_wrong(run: Path, tmp_path: Path, name: str, count: int) -> None:
     """With a checksum that fits: what is loaded has the types and the ranges of its fields, and is what was written."""
-    path = tmp_path / "record.json"
-    generator, whole = random.Random(path.name), read_json(run / path.name)
+    generator, whole, path = random.Random(name), read_json(run / name), tmp_path / name
     seen = 0
     for number in range(count):
         changed = mutated(whole, generator)
         write_json(path, changed)
-        found = refused(lambda: read_record(tmp_path), path)
-        loaded = None if found is None else {k: v for k, v in dataclasses.asdict(found).items() if k in changed}
+        if name == "record.json":
+            found = refused(lambda: read_record(tmp_path), path)
+            loaded = None if found is None else {k: v for k, v in dataclasses.asdict(found).items() if k in changed}
+        else:
+            found = refused(lambda: from_dict(read_json(path)), path)
+            loaded = None if found is None else dataclasses.asdict(found)
         seen += found is None
         assert loaded is None or loaded == changed, number
-        for value in [] if loaded is None else numbers({**loaded, "config": {}}):
+        for value in [] if loaded is None else numbers({**loaded, "config": {}} if name == "record.json" else loaded):
             assert math.isfinite(value) and abs(value) <= 2**63, (number, value)
     assert seen > count / 4
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution.launchers import LocalJob, LocalLauncher, RayJob, RayLauncher
-from ngpt.config import Runtime
+from ngpt.config import Runtime, Track
 from ngpt.training.record import RunRecord, read_record
 from ngpt.training.worker import PROGRESS_SECONDS
 
@@ -42,7 +42,7 @@ class Outcome:
 
 def execute(
     runs: list[PlannedRun], *, out: Path, jobs: int, device: str, threads: int,
-    launcher: LocalLauncher | RayLauncher | None = None,
+    launcher: LocalLauncher | RayLauncher | None = None, track: Track | None = None, track_group: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Carry out the runs that are not finished yet, `jobs` at a time, with `launcher` (default: on this machine).
 
@@ -53,6 +53,7 @@ def execute(
     started = len(runs) - len(pending)
     total = _bar(total=len(runs), initial=started, unit="run", desc="campaign")
     settings = {"out": out, "device": device, "threads": threads, "resume": True, "progress": False}
+    settings |= {"track": track, "track_group": track_group}
     return _Execution(pending, jobs, settings, launcher or LocalLauncher(), total).carry_out()
 
 

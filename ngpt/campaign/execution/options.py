@@ -2,14 +2,16 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ngpt.campaign.execution.launchers import RayLauncher
 from ngpt.command import Parser
+from ngpt.config import Track
 from ngpt.errors import require
 from ngpt.files import replaced_atomically
 from ngpt.machine import has_gpu
 from ngpt.presets import PRESETS
+from ngpt.tracking import require_installed
 
 ASSUMED_FLOPS = 1e10
 """floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
@@ -35,6 +37,8 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
     parser.add_argument("--dry-run", action="store_true", help="show the plan, the number of runs and the time needed")
     parser.add_argument("--report-only", action="store_true", help="rebuild the report without running anything")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
+    text = "send every run to this tracker, in a group called like the campaign"
+    parser.add_argument("--track", choices=get_args(Track), help=text)
     places = parser.add_mutually_exclusive_group()
     places.add_argument("--reports", type=Path, help="folder of reports; default: OUT/reports")
     places.add_argument("--publish", action="store_true", help="write to the repository's reports/, the published ones")
@@ -63,12 +67,16 @@ def on_cpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not has_gpu())
 
 
-def launch_settings(given: argparse.Namespace, jobs: int) -> dict[str, Any]:
+def launch_settings(given: argparse.Namespace, jobs: int, name: str) -> dict[str, Any]:
     """Return how to carry out runs, as `execute` takes it: device, threads, launcher, and jobs unless --jobs is given.
 
-    Raises InputError if the Ray cluster cannot be used.
+    With --track also the tracker, with the experiment's `name` as the group of its runs. Raises InputError if the Ray
+    cluster cannot be used, or if the tracker is not installed.
     """
+    require_installed(given.track)
     place = device_settings(given.device)
+    if given.track is not None:
+        place |= {"track": given.track, "track_group": name}
     if given.launcher == "local":
         require(given.ray_address is None, "--ray-address has no effect without --launcher ray")
         return {"jobs": given.jobs or jobs, **place}
