@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import ngpt.sources  # noqa: F401 (before all others: it notes which code this process is about to load)
+import ngpt.code  # noqa: F401 (before all others: it notes which code this process is about to load)
 
 if TYPE_CHECKING:
     from ngpt.loading import load_run as load_run

@@ -10,10 +10,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from ngpt.code import code_digest
 from ngpt.config import RunConfig
 from ngpt.errors import require
 from ngpt.files import read_json
-from ngpt.sources import code_digest
 
 
 def run_digest(config: RunConfig, data_digest: str, initial_weights: str | None = None) -> str:

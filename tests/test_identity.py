@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from ngpt import sources
+from ngpt import code
+from ngpt.code import CODE, plain_code
 from ngpt.config import SECTIONS, OptimConfig, RunConfig
 from ngpt.errors import InputError
 from ngpt.files import write_json
 from ngpt.identity import run_digest, run_id
 from ngpt.presets import resolve
-from ngpt.sources import CODE, plain_code
 
-PACKAGE = Path(sources.__file__).parent
+PACKAGE = Path(code.__file__).parent
 NOT_IN_IT = {"data.data", "data.shards"}
 BY_CONTENT = {"train.init_from"}
 OTHER: dict[str, Any] = {
@@ -116,9 +116,9 @@ def package(tmp_path: Path) -> Path:
     return shutil.copytree(PACKAGE, tmp_path / "ngpt", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def sources_of(package: Path) -> Any:
-    """`ngpt.sources` of a copy of the package."""
-    spec = importlib.util.spec_from_file_location("copied_sources", package / "sources.py")
+def code_of(package: Path) -> Any:
+    """`ngpt.code` of a copy of the package."""
+    spec = importlib.util.spec_from_file_location("copied_code", package / "code.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -127,7 +127,7 @@ def sources_of(package: Path) -> Any:
 
 def digest_of(package: Path) -> str:
     """What `code_digest` gives in a copy of the package."""
-    return str(sources_of(package).code_digest())
+    return str(code_of(package).code_digest())
 
 
 STORED = {
@@ -164,18 +164,18 @@ def test_other_code_reads_differently(one: str, other: str) -> None:
 
 
 def test_code_that_has_changed_since_it_was_loaded_is_refused(package: Path) -> None:
-    module = sources_of(package)
+    module = code_of(package)
     AS_CODE["a statement"](package / "polar.py")
     with pytest.raises(InputError, match="has changed since this process started"):
         module.code_digest()
-    assert sources_of(package).code_digest() != sources.code_digest()
+    assert code_of(package).code_digest() != code.code_digest()
 
 
 def test_the_sources_are_looked_at_before_any_is_loaded() -> None:
-    code = "import sys, ngpt.sources; print(*(name for name in sys.modules if name.startswith('ngpt.')))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert set(loaded) == {"ngpt.sources", "ngpt.errors"}
-    assert "import ngpt.sources" in (PACKAGE / "__init__.py").read_text().split("\n\n")[2]
+    question = "import sys, ngpt.code; print(*(name for name in sys.modules if name.startswith('ngpt.')))"
+    loaded = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) == {"ngpt.code", "ngpt.errors"}
+    assert "import ngpt.code" in (PACKAGE / "__init__.py").read_text().split("\n\n")[2]
 
 
 Change = Callable[[Path], object]
@@ -203,7 +203,7 @@ AS_CODE: dict[str, Change] = {
 def test_words_are_not_code(package: Path, change: str) -> None:
     for path in sorted(package.rglob("*.py")):
         NOT_CODE[change](path)
-    assert digest_of(package) == sources.code_digest()
+    assert digest_of(package) == code.code_digest()
 
 
 PARTS = ["config.py", "registry.py", "sphere.py", "polar.py", "data/batches.py", "model/layers.py", "optim/muon.py",
@@ -216,14 +216,14 @@ PARTS = ["config.py", "registry.py", "sphere.py", "polar.py", "data/batches.py",
 )
 def test_every_part_that_computes_counts(package: Path, name: str, change: str) -> None:
     AS_CODE[change](package / name)
-    assert digest_of(package) != sources.code_digest()
+    assert digest_of(package) != code.code_digest()
 
 
 @pytest.mark.parametrize("name", ["data/another.py", "kernels/deep/another.py"])
 def test_a_new_file_counts(package: Path, name: str) -> None:
     (package / name).parent.mkdir(parents=True, exist_ok=True)
     (package / name).write_text("x = 2\n")
-    assert digest_of(package) != sources.code_digest()
+    assert digest_of(package) != code.code_digest()
 
 
 def test_what_does_not_compute_does_not_count(package: Path) -> None:
@@ -233,12 +233,12 @@ def test_what_does_not_compute_does_not_count(package: Path) -> None:
         "errors.py",
         "files.py",
         "identity.py",
-        "sources.py",
+        "code.py",
         "campaign/analysis/statistics.py",
         "__init__.py",
     ):
         AS_CODE["a statement"](package / name)
-    assert digest_of(package) == sources.code_digest()
+    assert digest_of(package) == code.code_digest()
 
 
 def test_every_part_of_the_package_is_one_or_the_other() -> None:
@@ -248,7 +248,7 @@ def test_every_part_of_the_package_is_one_or_the_other() -> None:
         "errors.py",
         "files.py",
         "identity.py",
-        "sources.py",
+        "code.py",
         "machine.py",
         "refusals.py",
         "presets.py",  # a configuration's values are in the digest themselves

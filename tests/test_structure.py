@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS: list[set[str]] = [
     {"ngpt.errors", "ngpt.machine"},
-    {"ngpt.files", "ngpt.refusals", "ngpt.registry", "ngpt.sources"},
+    {"ngpt.files", "ngpt.refusals", "ngpt.registry", "ngpt.code"},
     {"ngpt.config"},
     {"ngpt.presets"},
     {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks", "ngpt.tracking"},
@@ -49,7 +49,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
 
 WITHOUT_TORCH = [
     "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.presets", "ngpt.flags", "ngpt.identity", "ngpt.files",
-    "ngpt.sources", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking", "ngpt.trackers",
+    "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking", "ngpt.trackers",
     "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
     "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace", "ngpt.campaign.report.markdown",
     "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",
@@ -80,7 +80,7 @@ def arrows_up(source: str, module: str, *, package: bool = False) -> list[str]:
     levels = {part: number for number, level in enumerate(LEVELS) for part in level}
     here = part_of(module)
     if module == "ngpt":  # what the package offers at its top
-        offered = ("ngpt.optim", "ngpt.loading", "ngpt.sources", None)
+        offered = ("ngpt.optim", "ngpt.loading", "ngpt.code", None)
         return [f"ngpt imports {name}" for name in imports(source, module) if part_of(name) not in offered]
     if here is None:
         return [f"{module} is in no part"] if list(imports(source, module)) else []

@@ -6,6 +6,6 @@
 import torch._dynamo  # noqa: F401
 
 import ngpt.training.trainer  # noqa: F401
-from ngpt.sources import code_digest
+from ngpt.code import code_digest
 
 code_digest()

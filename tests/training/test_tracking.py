@@ -99,7 +99,7 @@ def test_a_tracker_is_told_configuration_rows_and_summary(
 ) -> None:
     config = small(data)
     folder, record = start(config, tmp_path / "runs", name="a name", track="trackio", track_group="some runs")
-    assert outcome(folder) == undisturbed(config) and examine(folder) == ("done", [])
+    assert outcome(folder) == undisturbed(config) and examine(folder) == ("done", [], [])
     (begun,) = stub.said("start")
     assert (begun["id"], begun["name"], begun["group"], begun["logged"]) == (folder.name, "a name", "some runs", 0)
     expected = {"n_embd": 32, "lr": 0.02, "optimizer": "muon", "seed": 0, "preset": "tiny", "digest": record.digest}

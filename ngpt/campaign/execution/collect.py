@@ -10,10 +10,10 @@ import numpy as np
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution.execute import finished_record
+from ngpt.code import code_digest
 from ngpt.errors import InputError, require
 from ngpt.files import read_json, write_json
 from ngpt.flags import to_flags
-from ngpt.sources import code_digest
 from ngpt.training.record import RunRecord, read_metrics, read_record
 
 CURVE_POINTS = 50
