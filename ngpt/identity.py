@@ -17,7 +17,8 @@ from ngpt.errors import InputError
 from ngpt.files import read_json
 
 CODE = (
-    "config.py", "sphere.py", "polar.py", "ranks.py", "registry.py", "kernels", "data", "model", "optim", "training",
+    "config.py", "sphere.py", "polar.py", "ranks.py", "registry.py", "sources.py", "kernels", "data", "model", "optim",
+    "training",
 )  # fmt: skip
 """Parts of the package that can change a run's numbers."""
 

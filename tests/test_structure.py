@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS: list[set[str]] = [
     {"ngpt.errors", "ngpt.machine"},
     {"ngpt.files", "ngpt.refusals", "ngpt.registry"},
-    {"ngpt.config"},
+    {"ngpt.config", "ngpt.sources"},
     {"ngpt.presets"},
     {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks"},
     {"ngpt.kernels"},
@@ -47,8 +47,8 @@ ONLY: dict[tuple[str, str], set[str]] = {
 """Where a part, or one file of it, may know another part only by some of its modules."""
 
 WITHOUT_TORCH = [
-    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.presets", "ngpt.flags", "ngpt.identity", "ngpt.files",
-    "ngpt.errors", "ngpt.command",
+    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.sources", "ngpt.presets", "ngpt.flags", "ngpt.identity",
+    "ngpt.files", "ngpt.errors", "ngpt.command",
     "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
     "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace", "ngpt.campaign.report.markdown",
     "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",
