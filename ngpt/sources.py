@@ -230,7 +230,7 @@ def _folder(path: Path) -> Source:
     only files with a data suffix if those suffice. Otherwise every file below the folder is read, and the text split.
     """
     entries = _entries(path)
-    data = [entry for entry in entries if entry.suffix in DATA_SUFFIXES and not entry.is_dir()]
+    data = [entry for entry in entries if entry.suffix.lower() in DATA_SUFFIXES and not entry.is_dir()]
     for candidates in (data, entries):
         parts = {word: [entry for entry in candidates if words_of(entry) == {word}] for word in ("train", "val")}
         both = next((entry for entry in candidates if len(words_of(entry)) == 2), None)
@@ -254,7 +254,7 @@ def _folder(path: Path) -> Source:
     require(bool(paths), f"{path}: an empty folder")
     files = [look(file, trust_bin=False) for file in paths]
     if any(file.format == "token shards" for file in files):
-        files = [look(file.path) if file.path.suffix == ".bin" else file for file in files]
+        files = [look(file.path) if file.path.suffix.lower() == ".bin" else file for file in files]
     readable, unread = ([file for file in files if (file.format is not None) == good] for good in (True, False))
     require(bool(readable), f"{path}: nothing to read: {files[0].path.name} looks like {files[0].looks_like}")
     return _sound(path, Source(kind="files", name=path.name, files=tuple(readable), unread=tuple(unread)))

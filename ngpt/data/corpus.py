@@ -56,12 +56,11 @@ class Corpus:
     """what the source was found to be, in a few words"""
     files: tuple[Stamp, ...] = ()
     """the files that were read, as they were then"""
-    mapped: bool = False
-    """whether tokens are read from the files as they are needed, not held in memory"""
 
     def require_unchanged(self) -> None:
-        """Raise InputError, naming the file, if one that tokens are still read from is not as it was."""
-        for stamp in self.files if self.mapped else ():
+        """Raise InputError, naming the file, if tokens are still read from the files and one is not as it was."""
+        mapped = any(isinstance(tokens, np.memmap) for tokens in (self.train, self.val))
+        for stamp in self.files if mapped else ():
             require(Stamp.of(stamp.path) == stamp, f"{stamp.path}: changed while in use: the digest is of other tokens")
 
     def windows(self, tokens: Tokens, seq_len: int) -> Windows:
@@ -96,7 +95,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     for stamp in stamps:
         require(Stamp.of(stamp.path) == stamp, f"{stamp.path}: changed while it was read")
     found = ", ".join(filter(None, [source.found, corpus.found]))
-    return dataclasses.replace(corpus, found=found, files=stamps, mapped=source.holds_tokens)
+    return dataclasses.replace(corpus, found=found, files=stamps)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -241,8 +240,8 @@ def _require_gpt2(path: Path, tokenizer: Tokenizer) -> None:
 
 def _fetch_fineweb(shards: int) -> list[Path]:
     """Fetch the training shards, and last the validation shard, from the hub, through its local cache."""
-    from huggingface_hub import hf_hub_download
-
+    with as_input_error("--data fineweb10b needs the package huggingface_hub", ImportError):
+        from huggingface_hub import hf_hub_download
     quiet_hub()
     names = [f"fineweb_train_{i:06d}.bin" for i in range(1, shards + 1)] + ["fineweb_val_000000.bin"]
     with as_input_error("--data fineweb10b could not be fetched from the hub", Exception):  # HTTP, disk, offline

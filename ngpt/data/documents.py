@@ -5,6 +5,8 @@ corpus counts and leaves out. Whatever else is not a string is refused.
 """
 
 import json
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,10 +72,10 @@ def _json_text(line: bytes, where: str, *, first: bool) -> bytes:
 
 
 def _parquet_documents(path: Path) -> Iterator[bytes]:
-    import pyarrow
-    import pyarrow.parquet
-    import pyarrow.types as types
-
+    with as_input_error(f"{path}: reading Parquet needs the package pyarrow", ImportError):
+        import pyarrow
+        import pyarrow.parquet
+        import pyarrow.types as types
     with opened(path) as stream:
         damage = (pyarrow.ArrowException, OSError, ValueError)  # what Arrow raises depends on where the damage is
         with as_input_error(f"{path}: not a parquet file with a column 'text'", *damage):
@@ -85,7 +87,7 @@ def _parquet_documents(path: Path) -> Iterator[bytes]:
         kind = schema.field("text").type
         values = kind.value_type if types.is_dictionary(kind) else kind
         texts = types.is_string, types.is_large_string, types.is_string_view, types.is_null
-        require(any(is_text(values) for is_text in texts), f"{path}: a column 'text' of {kind}, not of text"[:300])
+        require(any(is_text(values) for is_text in texts), f"{path}: its column 'text' holds {kind}, not text"[:300])
         row = 0
         batches = file.iter_batches(columns=["text"], batch_size=4096)
         while True:
@@ -111,13 +113,12 @@ def hub_documents(data: str) -> Iterator[bytes]:
     data: `hf:NAME`, or `hf:NAME:CONFIG` for one of several configurations. Raises InputError on anything wrong.
     """
     name, colon, config = data.removeprefix("hf:").partition(":")
-    usable = name.strip() and (config.strip() or not colon) and ":" not in config
+    if os.path.isdir(data.removeprefix("hf:")):  # a folder with a colon in its name
+        name, colon, config = data.removeprefix("hf:"), "", ""
+    usable = name.strip() and (config.strip() if colon else True) and ":" not in config
     require(bool(usable), f"--data {data}: expected hf:NAME or hf:NAME:CONFIG")
-    try:
+    with as_input_error(f"--data {data} needs the package datasets", ImportError):
         import datasets
-    except ImportError as error:
-        raise InputError(f"--data {data} needs the package datasets: pip install datasets") from error
-
     quiet_hub()
     try:
         rows = datasets.load_dataset(name, config or None, split="train")
@@ -129,7 +130,7 @@ def hub_documents(data: str) -> Iterator[bytes]:
     while True:
         number += 1
         where = f"--data {data}, row {number}"
-        with as_input_error(where, UnicodeDecodeError):
+        with as_input_error(f"{where}: not UTF-8", UnicodeDecodeError):
             row = next(texts, None)
         if row is None:
             return
@@ -152,11 +153,14 @@ def _why_not_loaded(data: str, name: str, config: str, error: Exception) -> str:
     offline = any("Offline" in type(one).__name__ or "offline" in str(one).lower() for one in reasons if one)
     unreachable = any(isinstance(one, ConnectionError | TimeoutError) for one in reasons)
     why = "offline: " if offline else "the hub cannot be reached: " if unreachable else ""
-    return f"--data {data} could not be loaded: {why}{first_line(error)}"
+    cause = error.__cause__  # "An error occurred while generating the dataset" says too little
+    more = f": {first_line(cause)}" if isinstance(cause, Exception) and not why else ""
+    return f"--data {data} could not be loaded: {why}{first_line(error)}{more}"
 
 
 def quiet_hub() -> None:
-    """Silence the hub's client, which reports every retry as a warning; our own error is one line."""
-    from huggingface_hub.utils import logging
+    """Silence the hub's client and `datasets`, which report every retry and failure; our own error is one line."""
+    from huggingface_hub.utils import logging as hub_logging
 
-    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)

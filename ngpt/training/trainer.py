@@ -160,7 +160,7 @@ class Run:
         """Build all parts of the run, in the state of its start or of its checkpoint."""
         config, device, record, corpus = self.config, self.device, self.record, self.corpus
         train, val = len(corpus.train), len(corpus.val)
-        self._note(f"data: {corpus.found}: {train:,} training and {val:,} validation tokens")
+        self._note(f"data: {corpus.found}; {train:,} training and {val:,} validation tokens")
         if val > train:
             self._note("note: there are more validation tokens than training tokens")
         self.model = build_model(config.model, corpus.vocab_size, seed=config.seed)
