@@ -1,5 +1,6 @@
 """What `--data` names: decided here alone, by looking, for the default tokenizer and the readers alike. No torch."""
 
+import dataclasses
 import json
 import os
 import re
@@ -25,7 +26,7 @@ HEAD_BYTES = 1 << 16
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x1f\x9d", "a compress archive"),
-    (b"BZh", "a bzip2 archive"),
+    *((b"BZh%d" % level, "a bzip2 archive") for level in range(1, 10)),
     (b"\xfd7zXZ\0", "an xz archive"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (b"\x04\x22\x4d\x18", "an lz4 archive"),
@@ -126,12 +127,13 @@ def source_of(data: str) -> Source:
     if data.startswith("hf:"):
         return Source(kind="hub", name=data)
     path = Path(data)
+    name = path.name or path.resolve().name
     status = status_of(path, ", and not one of stdlib, fineweb10b, nca, hf:NAME")
     if stat.S_ISDIR(status.st_mode):
-        return _folder(path)
+        return dataclasses.replace(_folder(path), name=name)
     file = look(path)
     require(file.format is not None, f"{path}: looks like {file.looks_like}, not like UTF-8 text, Parquet or a shard")
-    return Source(kind="files", name=path.name, files=(file,))
+    return Source(kind="files", name=name, files=(file,))
 
 
 def changed_file(data: str, stamps: Iterable[Stamp]) -> Path | None:

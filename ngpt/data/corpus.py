@@ -129,10 +129,12 @@ def _split_by_share(documents: list[bytes]) -> tuple[list[bytes], list[bytes]]:
     share = VALIDATION_SHARE * _size(documents)
     train: list[bytes] = []
     val: list[bytes] = []
+    size = 0
     for document in documents:
-        fits = _size(val) < share and _size([*val, document]) <= 1.5 * share
+        fits = size < share and size + len(document) + 1 <= 1.5 * share
         (val if fits else train).append(document)
-    if _size(val) >= share / 2:
+        size += fits * (len(document) + 1)
+    if size >= share / 2:
         return train, val
     longest = max(documents, key=len)
     start, end = _split_tail(longest, VALIDATION_SHARE if len(documents) == 1 else share / len(longest))

@@ -10,7 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN
 
-from ngpt.campaign.definition.plan import Plan, PlannedRun, change_since_planned, digest_of, identify
+from ngpt.campaign.command import CampaignStudy
+from ngpt.campaign.definition.plan import PlannedRun, change_since_planned, digest_of, identify
 from ngpt.campaign.execution.execute import Outcome, execute
 
 TEXT = "".join(f"{i} bottles of beer on the wall, {i * 7 % 13} of them green.\n" for i in range(400))
@@ -41,13 +42,10 @@ class Launcher:
 
 
 def planned(folder: Path) -> list[PlannedRun]:
-    overrides = {"data": str(folder / "set"), "steps": 2}
-    first = CAMPAIGN.configure(CAMPAIGN.arms()[0], 0, overrides, "tiny")
-    plan = Plan(
-        campaign=CAMPAIGN, preset="tiny", overrides=overrides, tuning_seeds=2, comparison_seeds=2,
-        data_digest=identify(first.data), out=folder / "runs",
-    )  # fmt: skip
-    return plan.tuning_runs()
+    """The runs of the campaign, as its command plans them."""
+    study = CampaignStudy(CAMPAIGN)
+    flags = ["--data", str(folder / "set"), "--steps", "2", "--out", str(folder / "runs")]
+    return study.plan(study.parser().parse_args(flags)).tuning_runs()
 
 
 def carried_out(runs: list[PlannedRun], folder: Path, at_start: Callable[[], object]) -> tuple[Outcome, int]:
