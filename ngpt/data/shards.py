@@ -37,6 +37,8 @@ def read_shard(path: Path, vocab_size: int) -> Tokens:
 
 
 def write_shard(path: Path, tokens: Tokens) -> None:
-    """Write `tokens` (n,) as one shard, to convert corpora and in tests."""
+    """Write `tokens` (n,) as one shard, to convert corpora and in tests. Raises InputError if one is not a uint16."""
+    fits = np.issubdtype(tokens.dtype, np.integer) and not np.any((tokens < 0) | (tokens > 65535))
+    require(fits, f"{path}: not written: token ids must be whole numbers from 0 to 65535")
     header = np.array([MAGIC, VERSION, len(tokens), *[0] * 253], "<i4")
     np.concatenate([header.view("<u2"), tokens.astype("<u2")]).tofile(path)
