@@ -102,10 +102,11 @@ class DataConfig(_Section):
     """The source of the tokens."""
 
     data: str = "stdlib"
-    """stdlib, fineweb10b, hf:NAME, a .txt, .jsonl, .parquet or .bin file, or a folder of them; nca for automata, or
-    nca:states=4,grid=8 for others, with any of the fields in ngpt/data/cellular.py"""
+    """stdlib, fineweb10b, hf:NAME or hf:NAME:CONFIG, a file of UTF-8 text, JSON lines, Parquet or token shards, or a
+    folder of files; nca for automata, or nca:states=4,grid=8 for others, with any of the fields in
+    ngpt/data/cellular.py"""
     tokenizer: Literal["auto", "bytes", "gpt2", "patches"] = "auto"
-    """auto: gpt2 for fineweb10b and .bin shards, patches for nca, bytes otherwise"""
+    """auto: gpt2 for fineweb10b and token shards, patches for nca, bytes otherwise"""
     shards: int = option(4, POSITIVE, needs={"data": ("fineweb10b",)})
     """number of fineweb10b's training shards to use, 100M tokens each"""
 

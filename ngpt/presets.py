@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 from ngpt.config import SECTIONS, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, flatten
 from ngpt.errors import require
 from ngpt.refusals import check, is_automaton
 from ngpt.registry import OPTIMIZERS
+from ngpt.sources import source_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {},
@@ -62,9 +62,14 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
 
 
 def default_tokenizer(data: str) -> Literal["bytes", "gpt2", "patches"]:
-    """Return "patches" for automata, "gpt2" for fineweb10b and for .bin shards on the disk, else "bytes"."""
+    """Return "patches" for automata, "gpt2" for fineweb10b and token shards, else "bytes".
+
+    A file that is not there is judged by its name: its run will be refused. Raises InputError for one that is there
+    and cannot be read.
+    """
     if is_automaton(data):
         return "patches"
-    path = Path(data)
-    shards = path.suffix == ".bin" or (os.path.isdir(path) and any(path.glob("*.bin")))  # is_dir raises on long names
-    return "gpt2" if data == "fineweb10b" or shards else "bytes"
+    named = data in ("stdlib", "fineweb10b") or data.startswith("hf:")
+    if not named and not os.path.lexists(data):
+        return "gpt2" if data.endswith(".bin") else "bytes"
+    return "gpt2" if source_of(data).holds_tokens else "bytes"

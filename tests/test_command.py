@@ -340,7 +340,7 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "short.txt").write_text("short")
     (tmp_path / "latin.txt").write_bytes(text.encode() + b"\xe4\n")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
-    (tmp_path / "text.pdf").write_text(text)
+    (tmp_path / "text.pdf").write_text("%PDF-1.7\n" + text)
     (tmp_path / "folder").mkdir()
     tokens = np.arange(500, dtype=np.uint16)
     write_shard(tmp_path / "good.bin", tokens)
@@ -381,8 +381,8 @@ def arguments_for(files: Path, data: str = "good.txt", out: str = "runs", *more:
         ("short.txt", "tokens"),
         ("latin.txt", "not UTF-8"),
         ("bad.jsonl", "line 2"),
-        ("text.pdf", "unknown kind"),
-        ("folder", "'train'"),
+        ("text.pdf", "PDF"),
+        ("folder", "empty folder"),
         ("magic.bin", "magic"),
         ("truncated.bin", "truncated"),
         ("beyond.bin", "50257"),

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS: list[set[str]] = [
     {"ngpt.errors", "ngpt.machine"},
     {"ngpt.files", "ngpt.refusals", "ngpt.registry", "ngpt.code"},
-    {"ngpt.config"},
+    {"ngpt.config", "ngpt.sources"},
     {"ngpt.presets"},
     {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks", "ngpt.tracking"},
     {"ngpt.kernels"},
@@ -48,8 +48,8 @@ ONLY: dict[tuple[str, str], set[str]] = {
 """Where a part, or one file of it, may know another part only by some of its modules."""
 
 WITHOUT_TORCH = [
-    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.presets", "ngpt.flags", "ngpt.identity", "ngpt.files",
-    "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking", "ngpt.trackers",
+    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.sources", "ngpt.presets", "ngpt.flags", "ngpt.identity",
+    "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking", "ngpt.trackers",
     "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
     "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace", "ngpt.campaign.report.markdown",
     "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",

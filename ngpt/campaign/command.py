@@ -17,7 +17,7 @@ from ngpt.campaign import engine
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.verdict import Answer, Label
 from ngpt.campaign.definition import Arm, Campaign
-from ngpt.campaign.definition.plan import Plan, PlannedRun, estimated_operations
+from ngpt.campaign.definition.plan import Plan, PlannedRun, estimated_operations, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import read_data
@@ -77,7 +77,7 @@ class CampaignStudy(Study[Plan]):
         first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
         return Plan(
             campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
-            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=load_corpus(first.data).digest,
+            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=identify(first.data),
             out=given.out,
         )  # fmt: skip
 

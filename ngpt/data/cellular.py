@@ -67,6 +67,7 @@ class Automaton:
         for part in filter(None, name.partition(":")[2].split(",")):
             key, _, text = part.partition("=")
             require(key in kinds, f"--data {name}: {key!r} is not one of {', '.join(kinds)}")
+            require(key not in values, f"--data {name}: {key} is given twice")
             try:
                 values[key] = kinds[key](text)
             except ValueError as error:

@@ -6,8 +6,9 @@ import numpy as np
 
 from ngpt.data.tokenizers import Tokens
 from ngpt.errors import require
+from ngpt.sources import SHARD_MAGIC, opened, status_of
 
-MAGIC = 20240520
+MAGIC = SHARD_MAGIC
 VERSION = 1
 HEADER_BYTES = 256 * 4
 
@@ -18,10 +19,11 @@ def read_shard(path: Path, vocab_size: int) -> Tokens:
     Raises InputError, naming the file, on a wrong magic number or version, a file that is too short or too long, or an
     id that is not below `vocab_size`.
     """
-    size = path.stat().st_size
+    size = status_of(path).st_size
     few = f"{size} bytes are fewer than the {HEADER_BYTES} of its header"
     require(size >= HEADER_BYTES, f"{path}: truncated shard: {few}")
-    magic, version, count = np.fromfile(path, "<i4", 3)
+    with opened(path) as file:
+        magic, version, count = np.frombuffer(file.read(12), "<i4")
     require(magic == MAGIC, f"{path}: not a token shard: magic number {magic} instead of {MAGIC}")
     require(version == VERSION, f"{path}: shard version {version}; this program reads version {VERSION}")
     expected = HEADER_BYTES + 2 * int(count)
@@ -35,6 +37,8 @@ def read_shard(path: Path, vocab_size: int) -> Tokens:
 
 
 def write_shard(path: Path, tokens: Tokens) -> None:
-    """Write `tokens` (n,) as one shard, to convert corpora and in tests."""
+    """Write `tokens` (n,) as one shard, to convert corpora and in tests. Raises InputError if one is not a uint16."""
+    fits = np.issubdtype(tokens.dtype, np.integer) and not np.any((tokens < 0) | (tokens > 65535))
+    require(fits, f"{path}: not written: token ids must be whole numbers from 0 to 65535")
     header = np.array([MAGIC, VERSION, len(tokens), *[0] * 253], "<i4")
     np.concatenate([header.view("<u2"), tokens.astype("<u2")]).tofile(path)

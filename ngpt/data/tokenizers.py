@@ -61,8 +61,8 @@ class Tokenizer:
 
 
 def _gpt2():  # type: ignore[no-untyped-def]
-    import tiktoken
-
+    with as_input_error("GPT-2's tokens need the package tiktoken", ImportError):
+        import tiktoken
     message = "GPT-2's vocabulary is not cached and could not be fetched"
     with as_input_error(message, Exception):  # tiktoken passes on whatever its HTTP client raises
         return tiktoken.get_encoding("gpt2")

@@ -82,10 +82,11 @@ def train(
 def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.device, ranks: Ranks) -> None:
     """Raise InputError unless corpus, device and ranks allow the run."""
     seq_len, size = config.model.seq_len, config.train.batch_size
+    whole = "" if corpus.record is None else f", in sequences of {corpus.record}"
+    have = f"{len(corpus.train):,} training and {len(corpus.val):,} validation tokens{whole}"
     for split, tokens in (("training", corpus.train), ("validation", corpus.val)):
-        whole = "" if corpus.record is None else f" in sequences of {corpus.record}"
-        have, fits = f"{len(tokens)} {split} tokens{whole}", min(len(tokens), corpus.record or len(tokens)) > seq_len
-        require(fits, f"--data {config.data.data}: {have} hold no window of --seq-len")
+        fits = min(len(tokens), corpus.record or len(tokens)) > seq_len
+        require(fits, f"--data {config.data.data}: {have}: those for {split} hold no window of --seq-len {seq_len}")
     if config.train.clock == "cpu" and (device.type != "cpu" or (runtime.threads or core_count()) != 1):
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
     first = f"the first {corpus.context} tokens"
@@ -164,8 +165,12 @@ class Run:
 
     def build(self) -> None:
         """Build all parts of the run, in the state of its start or of its checkpoint."""
-        config, device, record = self.config, self.device, self.record
-        self.model = build_model(config.model, self.corpus.vocab_size, seed=config.seed)
+        config, device, record, corpus = self.config, self.device, self.record, self.corpus
+        train, val = len(corpus.train), len(corpus.val)
+        self._note(f"data: {corpus.found}; {train:,} training and {val:,} validation tokens")
+        if val > train:
+            self._note("note: there are more validation tokens than training tokens")
+        self.model = build_model(config.model, corpus.vocab_size, seed=config.seed)
         specs = parameter_specs(self.model)
         self.sharding = shard_model(self.model, specs, self.ranks, self.runtime.parallel, device)
         self.optimizers = build_optimizers(self.model, config, self.sharding.owned)
@@ -307,6 +312,7 @@ class Run:
         """Measure the loss on the sphere; only after the last step the weights are left there."""
         projection = self.optimizers.projection
         with self.clock.paused():
+            self.corpus.require_unchanged()
             if final:
                 projection.project()
             with nullcontext() if final else projection.projected():

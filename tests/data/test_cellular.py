@@ -157,7 +157,8 @@ def test_the_corpus_gives_records_and_scores_no_first_grid() -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nca:sides=4", "'sides' is not one of rules, states"), ("nca:states=four", "states must be int: 'four'"),
+    [("nca:states=4,states=5", "states is given twice"),
+     ("nca:sides=4", "'sides' is not one of rules, states"), ("nca:states=four", "states must be int: 'four'"),
      ("nca:states=1", "2 to 15 states"), ("nca:states=16", "2 to 15 states"), ("nca:grid=5", "an even grid"),
      ("nca:grid=2", "an even grid"), ("nca:rules=0", "the rest positive"), ("nca:temperature=0", "the rest positive"),
      ("nca:temperature=nan", "the rest positive"), ("nca:temperature=inf", "positive and finite"),

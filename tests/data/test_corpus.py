@@ -100,8 +100,8 @@ def test_stdlib_does_not_depend_on_names_or_listing_order(library: Path, monkeyp
     digest = load("stdlib").digest
     walk = os.walk
 
-    def backwards(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-        for folder, subfolders, files in walk(root):
+    def backwards(root: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, subfolders, files in walk(root, **options):
             subfolders.sort(reverse=True)
             yield folder, subfolders, sorted(files, reverse=True)
 
@@ -135,7 +135,7 @@ def test_stdlib_without_source_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
-@pytest.mark.parametrize("count", [2, 3, 100])
+@pytest.mark.parametrize("count", [10, 30, 100])
 def test_a_file_of_documents_is_split_by_document(tmp_path: Path, kind: str, count: int) -> None:
     texts = essays(count)
     found = load(write_rows(tmp_path / f"a.{kind}", [*texts, texts[0], ""]))
@@ -355,19 +355,16 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "not UTF-8": ("a.txt", "ab\u00e4cd".encode() + b"\xff and so on", r"a\.txt: not UTF-8 at byte 6"),
     "cut inside a character": ("a.txt", "ab\u00e4".encode()[:-1], r"a\.txt: not UTF-8 at byte 2"),
     "bad JSON": ("a.jsonl", (GOOD + "\n" + GOOD + "{oops\n").encode(), r"a\.jsonl, line 4: not JSON"),
-    "JSON not UTF-8": ("a.jsonl", GOOD.encode() + b'{"text": "\xff"}', r"a\.jsonl, line 2: not JSON"),
-    "JSON of another encoding": ("a.jsonl", GOOD.encode("utf-16"), r"a\.jsonl, line 1: not JSON"),
+    "JSON not UTF-8": ("a.jsonl", GOOD.encode() + b'{"text": "\xff"}', r"a\.jsonl, line 2: not UTF-8 at byte 10"),
+    "JSON of another encoding": ("a.jsonl", GOOD.encode("utf-16"), r"a\.jsonl: looks like UTF-16 text"),
     "no text": ("a.jsonl", (GOOD + '{"content": "b"}').encode(), r"a\.jsonl, line 2: no string under 'text'"),
     "text is a number": ("a.jsonl", b'{"text": 3}', r"a\.jsonl, line 1: no string under 'text'"),
     "row is a list": ("a.jsonl", b'["text"]', r"a\.jsonl, line 1: no string under 'text'"),
     "not parquet": ("a.parquet", b"PAR1 and so on", r"a\.parquet: not a parquet file with a column 'text'"),
     "empty parquet": ("a.parquet", b"", r"a\.parquet: not a parquet file with a column 'text'"),
-    "unknown kind": ("a.csv", b"text\na\n", r"a\.csv: unknown kind of file"),
-    "no kind": ("a", b"text", r"a: unknown kind of file"),
     "text as a shard": ("a.bin", b"text", r"a\.bin: truncated shard"),
     "folder with no training file": ("set/val.txt", b"text", r"set: no .* file with 'train' in its name"),
     "folder with no validation file": ("set/train.txt", b"text", r"set: no .* file with 'val' in its name"),
-    "folder with other files": ("set/train.csv", b"text", r"set: no .* file with 'train' in its name"),
 }
 
 
@@ -396,7 +393,7 @@ def mixed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "options", "reason"),
     [
-        (lambda folder: None, {}, "no .* file with 'train'"),
+        (lambda folder: None, {}, "an empty folder"),
         (mixed, {}, "text and token shards are mixed"),
         (lambda folder: write_fineweb(folder, 1), {"tokenizer": "bytes"}, "--tokenizer bytes cannot read it"),
     ],

@@ -34,6 +34,16 @@ def test_round_trip(tmp_path: Path, count: int) -> None:
     assert tokens.dtype == np.uint16 and not tokens.flags.writeable
 
 
+@pytest.mark.parametrize("tokens", [[-1, 5], [5, 65536], [1.5], [2.0]], ids=str)
+def test_what_is_no_token_is_not_written(tmp_path: Path, tokens: list[int]) -> None:
+    """It would wrap around to another token."""
+    with pytest.raises(InputError, match=r"a\.bin: not written"):
+        write_shard(tmp_path / "a.bin", np.array(tokens))
+    assert not (tmp_path / "a.bin").exists()
+    write_shard(tmp_path / "a.bin", np.array([0, 65535]))
+    assert read_shard(tmp_path / "a.bin", 65536).tolist() == [0, 65535]
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

@@ -3,9 +3,10 @@
 import dataclasses
 import itertools
 import math
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -296,6 +297,32 @@ def test_bits_per_byte_are_missing_where_byte_lengths_are_unknown(tmp_path: Path
     assert record.final_val_loss == pytest.approx(math.log(50257), abs=1)
     assert "final_val_bpb" not in read_json(folder / "record.json")
     assert all("val_bpb" not in row for row in rows(folder))
+
+
+@pytest.mark.parametrize("change", [lambda path: os.utime(path, ns=(0, 0)), lambda path: path.unlink()])
+def test_shards_that_change_during_a_run_end_it(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    """Tokens are read from them until its end, and the run's id is a digest of what they held at its start."""
+    for name in ("train", "val"):
+        write_shard(tmp_path / f"{name}.bin", np.random.default_rng(0).integers(0, 50257, 2000).astype(np.uint16))
+    config = small(str(tmp_path), steps=3, eval_tokens=64)
+    with pytest.raises(InputError, match=r"train\.bin: (changed while in use|no such file)"):
+        start(config, tmp_path / "runs", lambda step, _: change(tmp_path / "train.bin") if step == 2 else None)
+    (record,) = (read_record(path.parent) for path in (tmp_path / "runs").glob("*/record.json"))
+    assert record.status == "failed" and "train.bin" in (record.message or "")
+
+
+def test_a_run_says_what_its_data_are(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(small(data, steps=1), Runtime(out=tmp_path, threads=1))
+    found = "text, 1 training and 1 validation files; 26,552 training and 940 validation tokens\n"
+    assert found in capsys.readouterr().err
+    (tmp_path / "train.txt").write_text("few words for training. " * 9)
+    (tmp_path / "val.txt").write_text("and many words to validate on. " * 99)
+    train(small(str(tmp_path), steps=1), Runtime(out=tmp_path / "runs", threads=1))
+    said = capsys.readouterr().err
+    assert "; 217 training and 3,070 validation tokens\n" in said and "more validation tokens than training" in said
+    (tmp_path / "train.txt").write_text("few")
+    with pytest.raises(InputError, match="4 training and 3,070 validation tokens: those for training hold no window"):
+        start(small(str(tmp_path)), tmp_path)
 
 
 # --- transferred weights ---------------------------------------------------------------------------------------------

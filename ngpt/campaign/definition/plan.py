@@ -1,6 +1,5 @@
 """The runs of a campaign: arms x seeds, in the order in which they are carried out. No torch."""
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Any, Literal, Self
 from ngpt.campaign.definition.campaign import Arm, Campaign, Method
 from ngpt.config import DataConfig, RunConfig
 from ngpt.data.corpus import load_corpus
-from ngpt.errors import require
+from ngpt.errors import InputError, require
 from ngpt.identity import run_id
+from ngpt.sources import Stamp, changed_file
 
 Stage = Literal["pretraining", "tuning", "comparison"]
 
@@ -121,10 +121,31 @@ class Plan(AnyPlan):
         return runs
 
 
-@functools.cache
+_planned: dict[DataConfig, tuple[str, tuple[Stamp, ...]]] = {}
+"""The data of this process's campaign: digests, and the files as they were then."""
+
+
+def identify(data: DataConfig) -> str:
+    """Return the digest of the corpus that `data` names, and remember its files as they are now."""
+    corpus = load_corpus(data)
+    _planned[data] = corpus.digest, corpus.files
+    return corpus.digest
+
+
 def digest_of(data: DataConfig) -> str:
-    """Return the digest of the corpus that `data` names."""
-    return load_corpus(data).digest
+    """Return the digest of the corpus that `data` names, as it was when first asked for."""
+    return _planned[data][0] if data in _planned else identify(data)
+
+
+def change_since_planned(data: DataConfig) -> str | None:
+    """Return in one line which file of `data` is no longer as it was when identified; None if none is."""
+    if data not in _planned:
+        return None
+    try:
+        changed = changed_file(data.data, _planned[data][1])
+    except InputError as error:
+        return f"the data have changed since the campaign began: {error}"
+    return None if changed is None else f"{changed}: changed since the campaign began; start it again"
 
 
 def estimated_operations(config: RunConfig, vocab_size: int) -> float:

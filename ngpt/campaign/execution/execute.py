@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.definition.plan import PlannedRun, change_since_planned
 from ngpt.campaign.execution.launchers import LocalJob, LocalLauncher, RayJob, RayLauncher
 from ngpt.config import Runtime, Track
 from ngpt.training.record import RunRecord, read_record
@@ -104,6 +104,11 @@ class _Execution:
             ready = next((run for run in self.pending if self.not_before.get(run.run_id, 0.0) <= now), None)
             if ready is None:
                 return
+            if (change := change_since_planned(ready.config.data)) is not None:
+                for run in [run for run in self.pending if run.config.data == ready.config.data]:
+                    self.pending.remove(run)
+                    self._fail(run, change)
+                continue
             self.pending.remove(ready)
             runtime = Runtime(name=ready.name, keep_weights=ready.stage == "pretraining", **self.settings)
             job = self.launcher.start(ready.config, runtime, runtime.out / ready.run_id)
@@ -137,15 +142,21 @@ class _Execution:
             self.pending.append(run)
             return
         record = finished_record(self.settings["out"], run.run_id)
-        self.total.update()
         if record is None:
-            self.outcome.failures[run.name] = worker.message or worker.job.end_reason
-            shown = f"failed: {self.outcome.failures[run.name]}"
-        elif record.final_val_loss is None:
+            change = change_since_planned(run.config.data)  # then the run has another id, and its record another place
+            self._fail(run, worker.message or change or worker.job.end_reason)
+            return
+        self.total.update()
+        if record.final_val_loss is None:
             shown = f"{record.status}: {record.message}"
         else:
             shown = f"{record.final_val_loss:.4f} nats per token in {record.train_seconds:.1f} s"
         tqdm.write(f"{run.name}: {shown}", file=sys.stderr)
+
+    def _fail(self, run: PlannedRun, message: str) -> None:
+        self.outcome.failures[run.name] = message
+        self.total.update()
+        tqdm.write(f"{run.name}: failed: {message}", file=sys.stderr)
 
     def _stop(self) -> None:
         """Ask every run to stop after its current step; a second Ctrl-C ends them at once."""

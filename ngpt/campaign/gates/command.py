@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from ngpt.campaign import engine
-from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, digest_of, estimated_operations
+from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, estimated_operations, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution.collect import Metrics, read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
@@ -102,7 +102,7 @@ class GatesStudy(Study[GatePlan]):
         first = gates.configure("speed", "Muon", 0, ns_steps=gates.ns_steps, overrides=overrides, preset=given.preset)
         return GatePlan(
             gates=gates, preset=given.preset, overrides=overrides, race_seeds=given.seeds, out=given.out,
-            data_digest=digest_of(first.data),
+            data_digest=identify(first.data),
         )  # fmt: skip
 
     def show(self, plan: GatePlan, jobs: int) -> None:
