@@ -6,11 +6,12 @@ import platform
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,12 +19,15 @@ from types import FrameType
 import numpy
 import torch
 
-from ngpt.errors import InputError, first_line, require
+from ngpt.errors import EXIT_INTERRUPTED, InputError, first_line, require
 from ngpt.machine import core_count, processor
 
 NO_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed", "numel: integer multiplication overflow")
 """Parts of PyTorch's messages on a CPU, where the error is a plain RuntimeError"""
 
+
+GRACE_SECONDS = 8.0
+"""How long a step may go on after a signal asked the run to stop"""
 
 NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler")
 """Parts of the messages of PyTorch's and Triton's compilers"""
@@ -119,24 +123,68 @@ def missing_compiler_as_error() -> Iterator[None]:
         raise InputError("--compile needs a C++ compiler such as g++; PyTorch finds none on this machine") from error
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Catch SIGINT and SIGTERM inside the block; yield the list of those received, which is empty at first.
+class StopRequest:
+    """Whether a signal has asked a run to stop; false until then."""
 
-    The first one asks the run to end after its current step, a second one ends it at once. Outside the main thread,
-    where Python handles no signals, does nothing.
-    """
-    received: list[int] = []
+    def __init__(self, end: Callable[[], None]) -> None:
+        self.end, self.numbers = end, list[int]()
+        self.heeded = threading.Event()
+        """set once the run does what it is asked"""
 
-    def receive(number: int, frame: FrameType | None) -> None:
-        if received:
+    def __bool__(self) -> bool:
+        if self.numbers:
+            self.heeded.set()
+        return bool(self.numbers)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: note the first, and raise KeyboardInterrupt on any other."""
+        if self.numbers:
             raise KeyboardInterrupt
-        received.append(number)
+        self.numbers.append(number)
 
-    is_main = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    def watch(self, signals: socket.socket) -> None:
+        """End the process if it takes too long to heed a signal, of which `signals` gives the number.
+
+        For a thread of its own: no handler of Python runs while the main thread is inside one long operation.
+        """
+        if not signals.recv(1):  # closed, as no signal came
+            return
+        signals.settimeout(GRACE_SECONDS)
+        try:
+            signals.recv(1)
+            patience = 1.0
+        except TimeoutError:
+            patience = 0.0
+        if not self.heeded.wait(patience):
+            self.end()
+            os._exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def stop_on_signals(end: Callable[[], None]) -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM inside the block, and yield whether one has come.
+
+    The first one asks the run to end after its current step, a second one ends it at once. If the step does not end
+    within GRACE_SECONDS, `end` is called and the process exits. Outside the main thread, where Python handles no
+    signals, does nothing.
+    """
+    stop = StopRequest(end)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    watcher = threading.Thread(target=stop.watch, args=(ours,), daemon=True)
+    watcher.start()
+    earlier = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield stop
     finally:
+        stop.heeded.set()
         for number, handler in previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(earlier)
+        theirs.close()
+        watcher.join()
+        ours.close()

@@ -233,13 +233,20 @@ class Run:
             write_tensors(self.folder / CHECKPOINT, tensors, dataclasses.asdict(state))
         self._write_record()
 
+    def _end_inside_a_step(self) -> None:
+        """Record the end of a run whose step did not end when a signal came."""
+        self.record.status = "killed"
+        self.record.message = "stopped by a signal inside a long step; --resume continues from the last checkpoint"
+        self._write_record()
+        self._note(f"{self.record.message}: {self.folder}")
+
     # --- loop --------------------------------------------------------------------------------------------------------
 
     def loop(self, progress: Progress | None) -> None:
         """Train to the end, a signal or divergence; log, validate and save in between."""
         record, settings = self.record, self.config.train
         with (
-            environment.stop_on_signals() as stop,
+            environment.stop_on_signals(self._end_inside_a_step) as stop,
             MetricsFile(self.folder, keep_to_step=record.steps) if self.ranks.is_first else nullcontext() as metrics,
         ):
             if metrics is not None:

@@ -191,6 +191,44 @@ def test_a_second_signal_stops_at_once_and_loses_nothing_written(
     assert resumed[0] == 7 and outcome(folder) == undisturbed(config)
 
 
+LONG_STEP = """
+import hashlib, sys
+from ngpt.command import parse
+from ngpt.training import environment, trainer
+
+environment.GRACE_SECONDS = 0.5
+config, runtime = parse(sys.argv[1:])
+
+def block(step, loss):
+    if step == 5:
+        print("inside", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in one call: no handler of Python's runs
+
+trainer.train(config, runtime, block)
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_acts_inside_a_step_that_does_not_end(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, signals: int
+) -> None:
+    config = small(data)
+    arguments = [sys.executable, "-c", LONG_STEP, *flags(config, tmp_path / "runs", "--save-every", "3")]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "inside\n"
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=15)
+    (folder,) = runs_in(tmp_path / "runs")
+    assert process.returncode == 130, errors
+    record = read_record(folder)
+    assert record.status == "killed" and "inside a long step" in str(record.message)
+    assert not examine(folder)[1]
+    resumed: list[int] = []
+    start(config, tmp_path / "runs", lambda step, _: resumed.append(step), resume=True)
+    assert resumed[0] == 4 and outcome(folder) == undisturbed(config)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_step_comes_too_late(
     data: str, tmp_path: Path, undisturbed: Undisturbed, number: signal.Signals
