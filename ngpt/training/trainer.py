@@ -23,7 +23,7 @@ from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
-from ngpt.training import checkpoint, environment
+from ngpt.training import checkpoint, environment, preflight
 from ngpt.training.checkpoint import CheckpointState, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.clock import RunClock
 from ngpt.training.evaluation import Evaluator
@@ -209,6 +209,10 @@ class Run:
                 self._note(f"transferred from {config.train.init_from}: {moved}")
             self.fallback.remember()
         self.sharding.broadcast_weights()
+        if self.runtime.progress and self.ranks.is_first and device.type == "cpu":
+            steps = 1 if config.train.time_budget_seconds is not None else config.train.steps - record.steps
+            for line in preflight.announcement(config, self.corpus.vocab_size, steps=steps):
+                self._note(line)
 
     def _data(self) -> tuple[Batches, Evaluator]:
         """Return training batches and validation; with --overfit-windows, both on the same few windows."""

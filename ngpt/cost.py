@@ -1,0 +1,30 @@
+"""The floating-point operations of a training step, counted from its configuration. No torch."""
+
+from ngpt.config import ModelConfig, RunConfig
+
+
+def hidden_shapes(model: ModelConfig) -> list[tuple[int, int]]:
+    """Return the shapes (m, n), m <= n, of the matrices of one layer: attention's, then the MLP's."""
+    D, hidden = model.n_embd, model.mlp_hidden
+    if model.arch == "gated-literal":
+        return [(D, 3 * D), (D, D), (D, hidden), (D, hidden)]
+    return [(D, D)] * 4 + [(min(D, hidden), max(D, hidden))] * 3
+
+
+def pass_operations(config: RunConfig, vocab_size: int) -> float:
+    """Return the operations of forward and backward pass in one step.
+
+    6 per token and entry of a matrix, the head included; 12 T D per token and layer in the attention.
+    """
+    model = config.model
+    entries = model.n_layer * sum(m * n for m, n in hidden_shapes(model)) + vocab_size * model.n_embd
+    attention = 12 * model.n_layer * model.seq_len * model.n_embd
+    return float(config.train.batch_size * model.seq_len * (6 * entries + attention))
+
+
+def polar_operations(config: RunConfig) -> float:
+    """Return the operations of Muon's orthogonalizer in one step: 2 m m (2 n + m) per iteration and matrix."""
+    if config.optim.optimizer != "muon":
+        return 0.0
+    layer = sum(2 * m * m * (2 * n + m) for m, n in hidden_shapes(config.model))
+    return float(config.model.n_layer * config.optim.ns_steps * layer)

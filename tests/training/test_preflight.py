@@ -1,0 +1,78 @@
+"""What a run announces before its first step, and the operations that it is computed from."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ngpt import polar
+from ngpt.cost import hidden_shapes, pass_operations, polar_operations
+from ngpt.model import build_model
+from ngpt.model.loss import cross_entropy
+from ngpt.model.roles import Role, parameter_specs
+from ngpt.presets import resolve
+from ngpt.training import preflight
+from ngpt.training.preflight import announcement, duration, product_rate
+
+VOCAB = 300
+
+
+@pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gpt", "gated-literal"])
+def test_the_operations_are_those_that_pytorch_counts(arch: str) -> None:
+    """With attention as plain products, causal half included: those are what PyTorch counts."""
+    config = resolve(arch=arch, n_embd=48, n_head=4, n_layer=2, seq_len=32, batch_size=2)
+    model = build_model(config.model, VOCAB, seed=0)
+    ids = torch.zeros(2, 32, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        cross_entropy(model(ids), ids).backward()
+    assert counter.get_total_flops() == pass_operations(config, VOCAB)
+
+
+@pytest.mark.parametrize("arch", ["gated-ngpt", "gpt", "gated-literal"])
+@pytest.mark.parametrize("ns_steps", [1, 5])
+def test_the_orthogonalizers_operations_are_those_that_pytorch_counts(arch: str, ns_steps: int) -> None:
+    config = resolve(arch=arch, n_embd=48, n_head=4, n_layer=2, ns_steps=ns_steps)
+    model = build_model(config.model, VOCAB, seed=0)
+    specs = parameter_specs(model)
+    matrices = [p.detach() for name, p in model.named_parameters() if specs[name].role == Role.HIDDEN]
+    assert sorted(tuple(sorted(W.shape)) for W in matrices) == sorted(hidden_shapes(config.model) * 2)
+    with FlopCounterMode(display=False) as counter:
+        for W in matrices:
+            polar.orthogonalize(W, method="newton-schulz", steps=ns_steps)
+    assert counter.get_total_flops() == polar_operations(config)
+    assert polar_operations(resolve(optimizer="adam")) == 0
+
+
+def test_a_long_run_is_announced_and_a_short_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "product_rate", lambda _: 1e9)
+    config = resolve("tiny")
+    seconds = (pass_operations(config, VOCAB) + polar_operations(config)) / 1e9
+    assert not announcement(config, VOCAB, steps=int(59 / seconds))
+    (line,) = announcement(config, VOCAB, steps=int(3700 / seconds))
+    assert line.startswith(f"a step takes at least {seconds:.2g} s here") and line.endswith("62 minutes")
+
+
+@pytest.mark.parametrize("fields", [{"dtype": "bfloat16"}, {"polar_dtype": "bfloat16"}, {}], ids=str)
+@pytest.mark.parametrize("slower", [1.5, 7.0])
+def test_an_emulated_precision_is_named_with_its_factor(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, str], slower: float
+) -> None:
+    rates = {torch.float32: 7e12, torch.bfloat16: 7e12 / slower}
+    monkeypatch.setattr(preflight, "product_rate", rates.get)
+    lines = announcement(resolve(**fields), VOCAB, steps=1)
+    flags = {"dtype": ["--polar-dtype", "--dtype"], "polar_dtype": ["--polar-dtype"]}[next(iter(fields))] if fields else []
+    expected = [f"bfloat16 is emulated on this processor: products are 7.0x as fast with {flag} float32" for flag in flags]
+    assert lines == (expected if slower > 2 else [])
+
+
+def test_it_takes_no_time_to_speak_of_and_no_random_number() -> None:
+    before = torch.get_rng_state()
+    assert product_rate(torch.float32) > 1e7
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(61, "61 seconds"), (119, "119 seconds"), (121, "2 minutes"), (7300, "2 hours"), (2e5, "2 days")]
+)
+def test_durations_in_words(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
