@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ngpt.config import SECTIONS, RunConfig, Runtime
 from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 from ngpt.flags import field_docs, notes
+from ngpt.machine import wait_without_spinning
 from ngpt.presets import PRESETS, resolve
 from ngpt.refusals import choices_of, flag_name
 
@@ -105,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     config, runtime = parse(arguments)
     if runtime.parallel != "zero1" and "WORLD_SIZE" not in os.environ:
         raise InputError(f"--parallel {runtime.parallel} has no effect in a single process: start it with torchrun")
+    wait_without_spinning()
     from ngpt.ranks import process_group  # imported late, so that a wrong flag does not wait for torch
     from ngpt.training.trainer import train
 

@@ -248,7 +248,7 @@ class Runtime(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if there is one"""
     threads: int = option(0, NOT_NEGATIVE)
-    """CPU threads; 0: one per core. A resumed run keeps the number it started with"""
+    """CPU threads; 0: one for small models, else one per core. A resumed run keeps the number it started with"""
     save_every: int = option(100, POSITIVE)
     """steps between checkpoints"""
     resume: bool = False

@@ -49,6 +49,15 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def wait_without_spinning() -> None:
+    """Let threads that wait for each other sleep, unless OMP_WAIT_POLICY is set; call it before importing torch.
+
+    By default they spin. On cores that other processes use too, a thread then spins away the time that the thread it
+    waits for would need.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @functools.cache
 def has_gpu() -> bool:
     """Return whether PyTorch would use a GPU.

@@ -16,7 +16,7 @@ from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_fol
 from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, require
-from ngpt.machine import core_count
+from ngpt.machine import core_count, wait_without_spinning
 from ngpt.training.record import RunRecord
 
 Batch = tuple[list[PlannedRun], dict[str, Any]]
@@ -74,6 +74,7 @@ class Study(Indexed, Generic[PlanT]):
 
 def main(name: str, studies: Sequence[Study[Any]]) -> None:
     """Run the experiment `name` as the command line says, list its answers with those of all `studies`, and exit."""
+    wait_without_spinning()  # for the processes of the runs
     study = next(study for study in studies if study.name == name)
     sys.exit(exit_code_of(lambda: carry_out(study, sys.argv[1:], studies)))
 

@@ -19,12 +19,16 @@ from types import FrameType
 import numpy
 import torch
 
+from ngpt.config import RunConfig
 from ngpt.errors import EXIT_INTERRUPTED, InputError, first_line, require
 from ngpt.machine import core_count, processor
 
 NO_MEMORY = ("DefaultCPUAllocator: ", "Storage size calculation overflowed", "numel: integer multiplication overflow")
 """Parts of PyTorch's messages on a CPU, where the error is a plain RuntimeError"""
 
+
+WORTH_A_THREAD = 2**17
+"""Fewest entries of the residual stream, tokens of a step times width, for which a second thread pays on a CPU"""
 
 GRACE_SECONDS = 8.0
 """How long a step may go on after a signal asked the run to stop"""
@@ -43,6 +47,15 @@ def choose_device(name: str, index: int = 0) -> torch.device:
     require(index < count, f"--device {name}: more ranks on this machine than its {count} GPUs")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def default_threads(config: RunConfig, local_ranks: int) -> int:
+    """Return one thread for a small model, else one for each core that a rank has, at most OMP_NUM_THREADS."""
+    cores, limit = core_count() // local_ranks, os.environ.get("OMP_NUM_THREADS", "")
+    if local_ranks == 1 and limit.isdecimal():  # for several ranks torchrun sets it to 1, which says nothing
+        cores = min(cores, int(limit))
+    small = config.train.batch_size * config.model.seq_len * config.model.n_embd < WORTH_A_THREAD
+    return 1 if small else max(1, cores)
 
 
 def prepare(device: torch.device, threads: int) -> None:

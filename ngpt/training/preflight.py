@@ -42,7 +42,8 @@ def announcement(config: RunConfig, vocab_size: int, *, steps: int) -> list[str]
     for flag, name in {"--polar-dtype": names[1], "--dtype": names[0]}.items():
         slower = rates["float32"] / rates[name]
         if slower > EMULATED:
-            lines.append(f"{name} is emulated on this processor: products are {slower:.1f}x as fast with {flag} float32")
+            words = f"{name} is emulated on this processor: products are {slower:.1f}x as fast with"
+            lines.append(f"{words} {flag} float32")
     return lines
 
 

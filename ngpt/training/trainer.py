@@ -18,7 +18,6 @@ from ngpt.data.corpus import Corpus, load_corpus
 from ngpt.errors import InputError, require
 from ngpt.files import write_json
 from ngpt.identity import run_digest, run_id
-from ngpt.machine import core_count
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
@@ -87,11 +86,15 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
     for split, tokens in (("training", corpus.train), ("validation", corpus.val)):
         fits = min(len(tokens), corpus.record or len(tokens)) > seq_len
         require(fits, f"--data {config.data.data}: {have}: those for {split} hold no window of --seq-len {seq_len}")
-    if config.train.clock == "cpu" and (device.type != "cpu" or (runtime.threads or core_count()) != 1):
+    if config.train.clock == "cpu" and (device.type != "cpu" or _threads(config, runtime, ranks) != 1):
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
     first = f"the first {corpus.context} tokens"
     require(corpus.context <= seq_len, f"--data {config.data.data}: --seq-len must reach beyond {first}")
     require(size % ranks.count == 0, f"--batch-size {size} cannot be split equally among {ranks.count} ranks")
+
+
+def _threads(config: RunConfig, runtime: Runtime, ranks: Ranks) -> int:
+    return runtime.threads or environment.default_threads(config, ranks.local_count)
 
 
 class Run:
@@ -102,7 +105,7 @@ class Run:
     ) -> None:
         self.config, self.runtime, self.corpus, self.device, self.folder = config, runtime, corpus, device, folder
         self.ranks, self.skipped_in_a_row = ranks, 0
-        threads = runtime.threads or max(1, core_count() // ranks.local_count)
+        threads = _threads(config, runtime, ranks)
         self.checkpoint = self._read_checkpoint()
         earlier = None if self.checkpoint is None else self.checkpoint[1].record
         if earlier is not None and earlier.ranks == ranks.count:

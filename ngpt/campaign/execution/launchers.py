@@ -141,7 +141,8 @@ class RayLauncher:
         if address is not None:
             _require_reachable(address)
         root = str(Path(__file__).parents[3])
-        variables = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+        variables |= {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         try:
             ray.init(
                 address=address or "local",  # without it Ray joins whatever cluster runs on this machine

@@ -23,12 +23,13 @@ from ngpt.campaign.report.index import Indexed
 from ngpt.command import Parser
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
+from ngpt.machine import core_count
 from ngpt.training.record import RunRecord, read_metrics
 
 LONGEST_FIRST: tuple[TaskName, ...] = ("stability", "race", "overfit", "automata")
 """tasks after the speed, in an order that keeps all cores busy to the end"""
 
-ALONE = {"jobs": 1, "threads": 0}
+ALONE = {"jobs": 1, "threads": core_count()}
 """settings of runs whose speed is measured: nothing else on the machine, and all its cores"""
 
 
