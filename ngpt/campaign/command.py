@@ -13,31 +13,23 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ngpt.campaign import engine
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.verdict import Answer, Label
 from ngpt.campaign.definition import Arm, Campaign
-from ngpt.campaign.definition.plan import Plan, PlannedRun, estimated_operations
+from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, digest_of, estimated_seconds
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
-from ngpt.campaign.report.index import Indexed
-from ngpt.campaign.report.markdown import answer_of, effect_of, signed, write_report
+from ngpt.campaign.report.markdown import effect_of, signed, write_report
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
-from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
 from ngpt.machine import core_count
 
 MAX_NAMED = 3
 """answers to one question that a summary names one by one"""
-
-
-def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Indexed] = ()) -> int:
-    """Carry out the campaign; return 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
-    return engine.carry_out(CampaignStudy(campaign), arguments, index)
 
 
 class CampaignStudy(Study[Plan]):
@@ -77,7 +69,7 @@ class CampaignStudy(Study[Plan]):
         first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
         return Plan(
             campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
-            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=load_corpus(first.data).digest,
+            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=digest_of(first.data),
             out=given.out,
         )  # fmt: skip
 
@@ -111,15 +103,14 @@ class CampaignStudy(Study[Plan]):
         elif config.train.time_budget_seconds is not None:
             seconds, basis = config.train.time_budget_seconds, "the time budget"
         else:
-            seconds = estimated_operations(config, load_corpus(config.data).vocab_size) / options.ASSUMED_FLOPS
-            basis = f"assuming {options.ASSUMED_FLOPS:.0e} operations per second"
+            seconds, basis = estimated_seconds(config), f"assuming {ASSUMED_FLOPS:.0e} operations per second"
         print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
         at_once = min(jobs, core_count()) if config.train.clock == "cpu" else jobs
         print(f"estimated time: {(plan.count() - len(done)) * seconds / at_once / 60:.1f} minutes")
 
     def stages(self, plan: Plan, outcome: Outcome) -> Iterator[Batch]:
         """Yield the tuning runs, then the comparison at the chosen rates, each after the runs it starts from."""
-        to_tune, to_compare = (partial(plan.pretraining_runs, "tuning"), partial(plan.pretraining_runs, "comparison"))
+        to_tune, to_compare = (partial(plan.pretraining_runs, stage) for stage in ("tuning", "comparison"))
         for find in (to_tune, plan.tuning_runs, to_compare):  # a run's id depends on the weights it starts from
             runs = find()
             yield runs, {}
@@ -196,7 +187,7 @@ def choose_rates(plan: Plan, runs: list[PlannedRun]) -> dict[str, Arm]:
 
 
 def _named(answer: Answer) -> str:
-    return f"{answer.contrast.name}: {answer_of(answer)}"
+    return f"{answer.contrast.name}: **{answer.verdict.label}**, {effect_of(answer)}"
 
 
 def _by_verdict(answers: Sequence[Answer]) -> list[str]:

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from mini_budget import CAMPAIGN as BY_THE_CLOCK
-from mini_campaign import CAMPAIGN
+from mini_campaign import CAMPAIGN, carry_out
 from test_report import made_up, report, row
 
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.pace import pace_of
 from ngpt.campaign.analysis.statistics import PairedDifference, paired_difference
 from ngpt.campaign.analysis.verdict import judge_simplicity
-from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Method, Rule
 from ngpt.errors import InputError
 from ngpt.files import read_json

@@ -7,7 +7,6 @@ that is not finite is a missing run: never started, diverged, or (for steps to a
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +18,9 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.05  # of every test in a campaign; intervals cover 1 - LEVEL
 MAX_SEEDS = 10_000  # beyond this, "more seeds" is not useful advice
+
+_SEEDS = np.arange(2, MAX_SEEDS + 1)
+_HALF_WIDTHS_PER_SD = special.stdtrit(_SEEDS - 1, 1 - LEVEL / 2) / np.sqrt(_SEEDS)  # falls with the number of seeds
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,6 @@ class LrOptimum:
 
     lr: float
     """vertex of the parabola; the rate of the lowest arm if `at_edge`"""
-    loss: float
-    """loss at `lr`, in the table's unit"""
     lr_low: float | None
     lr_high: float | None
     """percentile bootstrap interval of `lr` over seeds; None with fewer than two seeds or no resamples"""
@@ -95,16 +95,14 @@ class LrOptimum:
     """log10(basin_high / basin_low), a lower bound if either end is open"""
 
 
-def paired_difference(
-    x: Array, y: Array, rng: np.random.Generator, *, confidence: float = 1 - LEVEL, resamples: int = 10_000
-) -> PairedDifference:
-    """Estimate the mean of x - y over seeds, with a t interval and a bootstrap interval.
+def paired_difference(x: Array, y: Array, rng: np.random.Generator, *, resamples: int = 10_000) -> PairedDifference:
+    """Estimate the mean of x - y over seeds, with a t interval and a bootstrap interval, both of 95%.
 
         d_i = x_i - y_i,  i = 1..n;  mean +- t_{n-1} sd(d) / sqrt(n)
 
     x, y: (S,), one metric of two arms, same seeds in the same order; seeds without both results are dropped.
-    confidence: of both intervals. resamples: 0 skips the bootstrap. With few seeds the bootstrap interval is too narrow
-    (by sqrt((n - 1) / n), and by the normal quantile instead of the t quantile), so it is shown but decides nothing.
+    resamples: 0 skips the bootstrap. With few seeds the bootstrap interval is too narrow (by sqrt((n - 1) / n), and by
+    the normal quantile instead of the t quantile), so it is shown but decides nothing.
     Differences that are all equal have sd 0: both intervals are that value, and p is 1 if it is zero, else 0.
     The order of the seeds does not matter. Raises ValueError for unequal shapes or fewer than two pairs.
 
@@ -113,7 +111,7 @@ def paired_difference(
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     check(x.ndim == 1 and x.shape == y.shape, f"paired arms need one axis of the same seeds: {x.shape}, {y.shape}")
     paired = np.isfinite(x) & np.isfinite(y)
-    return _mean_difference(x[paired] - y[paired], rng, confidence, resamples)
+    return _mean_difference(x[paired] - y[paired], rng, resamples)
 
 
 def mean_interval(values: Array) -> tuple[float, float, float] | None:
@@ -121,17 +119,17 @@ def mean_interval(values: Array) -> tuple[float, float, float] | None:
     finite = values[np.isfinite(values)]
     if finite.size < 2:
         return None
-    d = _mean_difference(finite, np.random.default_rng(0), 1 - LEVEL, resamples=0)
+    d = _mean_difference(finite, np.random.default_rng(0), resamples=0)
     return d.mean, d.t_low, d.t_high
 
 
-def _mean_difference(d: Array, rng: np.random.Generator, confidence: float, resamples: int) -> PairedDifference:
+def _mean_difference(d: Array, rng: np.random.Generator, resamples: int) -> PairedDifference:
     d = np.sort(d[np.isfinite(d)])
     check(d.size >= 2, f"a paired difference needs at least 2 complete pairs, got {d.size}")
     centered = d - d[0]  # exactly zero where all are equal, which d - mean(d) is not
     mean, sd = float(d[0] + centered.mean()), float(centered.std(ddof=1))
-    half = _t_quantile(d.size - 1, confidence) * sd / math.sqrt(d.size)
-    settings = {"n_resamples": resamples, "confidence_level": confidence, "method": "percentile", "rng": rng}
+    half = float(special.stdtrit(d.size - 1, 1 - LEVEL / 2)) * sd / math.sqrt(d.size)
+    settings = {"n_resamples": resamples, "confidence_level": 1 - LEVEL, "method": "percentile", "rng": rng}
     boot = [float(end) for end in stats.bootstrap((d,), np.mean, **settings).confidence_interval] if resamples else None
     boot_low, boot_high = boot or (None, None)
     p = float(_two_sided_p(mean, sd / math.sqrt(d.size), d.size - 1))
@@ -225,7 +223,7 @@ def compare(table: Array, contrasts: Array, rng: np.random.Generator, *, resampl
     adjusted = holm([moderated.get(c, 1.0) for c in range(len(contrasts))]).tolist()
     return [
         Comparison(
-            _mean_difference(values[:, c], rng, 1 - LEVEL, resamples) if complete[:, c].sum() >= 2 else None,
+            _mean_difference(values[:, c], rng, resamples) if complete[:, c].sum() >= 2 else None,
             p_moderated=moderated.get(c), p_holm=adjusted[c] if c in moderated else None,
             n_missing=int((~complete[:, c]).sum()),
         )
@@ -233,24 +231,18 @@ def compare(table: Array, contrasts: Array, rng: np.random.Generator, *, resampl
     ]  # fmt: skip
 
 
-def noise_floor(table: Array, baseline: int) -> float:
-    """Return the sample standard deviation of the baseline over its seeds, in the table's unit.
+def noise_floor(values: Array) -> float | None:
+    """Return the standard deviation of an arm's results (S,) over its seeds; None with fewer than two results.
 
-    table: (S, K). The result includes the seed effects, which pairing removes: a paired difference can be sharper than
-    the floor. Raises ValueError if `baseline` is not a column or has fewer than two results.
+    It includes the seed effects, which pairing removes: a paired difference can be sharper than the floor.
     """
-    table = np.asarray(table, dtype=np.float64)
-    exists = table.ndim == 2 and 0 <= baseline < table.shape[1]
-    check(exists, f"baseline {baseline} is no column of a table of shape {table.shape}")
-    values = table[np.isfinite(table[:, baseline]), baseline]
-    check(values.size >= 2, f"a noise floor needs at least 2 results of the baseline, got {values.size}")
-    return float((values - values[0]).std(ddof=1))
+    finite = values[np.isfinite(values)]
+    return float((finite - finite[0]).std(ddof=1)) if finite.size >= 2 else None
 
 
 def best_lr(
-    lrs: ArrayLike, table: Array, rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 1 - LEVEL,
-    tolerance: float,
-) -> LrOptimum:  # fmt: skip
+    lrs: ArrayLike, table: Array, rng: np.random.Generator, *, resamples: int = 2000, tolerance: float
+) -> LrOptimum:
     """Find the best learning rate: the vertex of the parabola in log lr through the lowest arm and its two neighbors.
 
         loss(lr) = loss* + c (log lr - log lr*)^2,  c > 0
@@ -273,21 +265,21 @@ def best_lr(
     log_lr, mean = np.log(grid), losses.mean(axis=0)
 
     lowest = int(mean.argmin())
-    vertex, loss, at_edge = (value[0] for value in _vertex(log_lr, mean[None]))
+    vertex, at_edge = (value[0] for value in _vertex(log_lr, mean[None]))
     interval: tuple[float | None, float | None] = (None, None)
     if resamples and len(losses) > 1:
         boot = stats.bootstrap(
             (np.arange(len(losses)),),
             lambda seeds, axis: _vertex(log_lr, losses[seeds].mean(axis=axis - 1))[0],  # (R, S, K) -> (R, K) -> (R,)
-            n_resamples=resamples, confidence_level=confidence, method="percentile", vectorized=True, rng=rng,
+            n_resamples=resamples, confidence_level=1 - LEVEL, method="percentile", vectorized=True, rng=rng,
         ).confidence_interval  # fmt: skip
         interval = math.exp(boot.low), math.exp(boot.high)
     low, open_low = _reach(grid[lowest::-1], mean[lowest::-1], mean[lowest] + tolerance)
     high, open_high = _reach(grid[lowest:], mean[lowest:], mean[lowest] + tolerance)
     return LrOptimum(
-        lr=float(grid[lowest]) if at_edge else math.exp(vertex), loss=float(loss),
-        lr_low=interval[0], lr_high=interval[1], at_edge=bool(at_edge), basin_low=low, basin_high=high,
-        basin_open_low=open_low, basin_open_high=open_high, basin_width_decades=math.log10(high / low),
+        lr=float(grid[lowest]) if at_edge else math.exp(vertex), lr_low=interval[0], lr_high=interval[1],
+        at_edge=bool(at_edge), basin_low=low, basin_high=high, basin_open_low=open_low, basin_open_high=open_high,
+        basin_width_decades=math.log10(high / low),
     )  # fmt: skip
 
 
@@ -319,22 +311,10 @@ def seeds_to_decide(difference: PairedDifference, smallest_effect: float) -> int
     a power calculation: if mean and sd are exactly right, that many seeds decide about half of the time.
     """
     magnitude = abs(difference.mean)
-    halves = _half_widths_per_sd() * difference.sd  # entry i belongs to i + 2 seeds
+    halves = _HALF_WIDTHS_PER_SD * difference.sd  # entry i belongs to i + 2 seeds
     enough = halves < magnitude if magnitude >= smallest_effect else halves <= smallest_effect - magnitude
     deciding = np.flatnonzero(enough[difference.n - 1 :])
     return difference.n + 1 + int(deciding[0]) if deciding.size else None
-
-
-@lru_cache(maxsize=256)
-def _t_quantile(df: int, confidence: float) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, df))
-
-
-@lru_cache(maxsize=1)
-def _half_widths_per_sd() -> Array:
-    """Return t_{n-1} / sqrt(n) for n = 2..MAX_SEEDS, which falls with n."""
-    n = np.arange(2, MAX_SEEDS + 1)
-    return np.asarray(stats.t.ppf(1 - LEVEL / 2, n - 1) / np.sqrt(n))
 
 
 def _two_sided_p(estimate: ArrayLike, standard_error: ArrayLike, df: float) -> Array:
@@ -344,15 +324,15 @@ def _two_sided_p(estimate: ArrayLike, standard_error: ArrayLike, df: float) -> A
     return np.asarray(np.where(error > 0, p, np.where(size == 0, 1.0, 0.0)))
 
 
-def _vertex(x: Array, y: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Find the vertex (position, height) of the parabola around the lowest point of each curve, and where none exists.
+def _vertex(x: Array, y: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Find the vertex of the parabola around the lowest point of each curve, and where none exists.
 
-    x: (K,) increasing; y: (R, K); returns three arrays (R,). Where the lowest point is an end of the grid, that point.
+    x: (K,) increasing; y: (R, K); returns two arrays (R,). Where the lowest point is an end of the grid, that point.
     """
     lowest = y.argmin(axis=1)
     edge = (lowest == 0) | (lowest == x.size - 1)
     if edge.all():
-        return x[lowest], y.min(axis=1), edge
+        return x[lowest], edge
     middle = np.clip(lowest, 1, x.size - 2)
     x0, x1, x2 = (x[middle + j] for j in (-1, 0, 1))
     y0, y1, y2 = (np.take_along_axis(y, middle[:, None] + j, axis=1)[:, 0] for j in (-1, 0, 1))
@@ -360,9 +340,7 @@ def _vertex(x: Array, y: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
     curvature = ((y2 - y1) / (x2 - x1) - slope) / (x2 - x0)
     edge |= curvature <= 0
     curvature = np.where(edge, 1.0, curvature)
-    vertex = (x0 + x1) / 2 - slope / (2 * curvature)
-    height = y1 - curvature * (x1 - vertex) ** 2
-    return np.where(edge, x[lowest], vertex), np.where(edge, y.min(axis=1), height), edge
+    return np.where(edge, x[lowest], (x0 + x1) / 2 - slope / (2 * curvature)), edge
 
 
 def _reach(grid: Array, mean: Array, level: float) -> tuple[float, bool]:

@@ -74,10 +74,10 @@ class LocalLauncher:
         sender.close()
         return LocalJob(process, receiver)
 
-    def wait_for_messages(self, jobs: Sequence[Any], seconds: float) -> list[Any]:
-        """Return those of `jobs` that have a message or have ended; waits at most `seconds` for the first."""
+    def wait_for_messages(self, jobs: Sequence[Any]) -> list[Any]:
+        """Return those of `jobs` that have a message or have ended; waits at most a second for the first."""
         by_connection = {job.connection: job for job in jobs}
-        return [by_connection[one] for one in wait(list(by_connection), timeout=seconds)]
+        return [by_connection[one] for one in wait(list(by_connection), timeout=1.0)]
 
 
 # --- a Ray cluster ---------------------------------------------------------------------------------------------------
@@ -156,9 +156,9 @@ class RayLauncher:
         """Start a run; `folder` is its folder."""
         return RayJob(self.ray, self.task.remote(config, runtime, os.getcwd()), folder)
 
-    def wait_for_messages(self, jobs: Sequence[Any], seconds: float) -> list[Any]:
-        """Return those of `jobs` that have a message or have ended; waits at most `seconds` for the first."""
-        self.ray.wait([job.task for job in jobs], timeout=min(seconds, PROGRESS_SECONDS))
+    def wait_for_messages(self, jobs: Sequence[Any]) -> list[Any]:
+        """Return those of `jobs` that have a message or have ended; waits at most `PROGRESS_SECONDS` for the first."""
+        self.ray.wait([job.task for job in jobs], timeout=PROGRESS_SECONDS)
         for job in jobs:
             job.poll()
         return [job for job in jobs if job.ended or job.messages]

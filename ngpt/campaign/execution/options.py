@@ -11,9 +11,6 @@ from ngpt.files import replaced_atomically
 from ngpt.machine import has_nvidia_gpu
 from ngpt.presets import PRESETS
 
-ASSUMED_FLOPS = 1e10
-"""floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
-
 PUBLISHED = Path(__file__).parents[3] / "reports"
 """the repository's reports, which `--publish` rebuilds"""
 

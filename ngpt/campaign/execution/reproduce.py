@@ -15,19 +15,15 @@ Row = dict[str, Any]
 """one run in the collected data"""
 
 
-def _flags(data: dict[str, Any], row: Row) -> list[str]:
-    return shlex.split(data["commands"][f"{row['method']}|{row['lr']}|{row['seed']}"])
-
-
-def _source(flags: list[str]) -> str | None:
-    """Return the id of the run whose weights a command line starts from."""
-    return Path(flags[flags.index("--init-from") + 1]).name if "--init-from" in flags else None
+def _flags(data: dict[str, Any], row: Row) -> tuple[list[str], str | None]:
+    """Return the command line of a published run, and the id of the run whose weights it starts from."""
+    flags = shlex.split(data["commands"][f"{row['method']}|{row['lr']}|{row['seed']}"])
+    return flags, Path(flags[flags.index("--init-from") + 1]).name if "--init-from" in flags else None
 
 
 def _run(data: dict[str, Any], row: Row, sources: Mapping[str, Path]) -> PlannedRun:
     """Return the published run as a run of the present code, with its initial weights taken from `sources`."""
-    flags = _flags(data, row)
-    source = _source(flags)
+    flags, source = _flags(data, row)
     config = parse(flags if source is None else [*flags, "--init-from", str(sources[source])])[0]
     return PlannedRun.of(row["stage"], row["method"], row["seed"], config)
 
@@ -50,7 +46,7 @@ def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:
         if row["stage"] == "comparison" and row["status"] == "done":
             first.setdefault(row["method"], row)
     require(bool(first), "no finished comparison run in the published data")
-    needed = {_source(_flags(data, row)) for row in first.values()}
+    needed = {_flags(data, row)[1] for row in first.values()}
     same: list[bool] = []
     paths: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as name:

@@ -77,11 +77,6 @@ def effect_of(answer: Answer) -> str:
     return "–" if e is None else f"{signed(e.mean)} [{signed(e.t_low)}, {signed(e.t_high)}]"
 
 
-def answer_of(answer: Answer) -> str:
-    """Return the verdict in bold, and the effect."""
-    return f"**{answer.verdict.label}**, {effect_of(answer)}"
-
-
 def tally(answers: list[Answer]) -> str:
     """Return `Of 3 comparisons, 1 is supported (A against B), 2 are refuted (...)`; few answers are named."""
     parts = []
