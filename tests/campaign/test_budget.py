@@ -146,10 +146,10 @@ def test_the_report_judges_what_is_simpler_and_nothing_else(tmp_path: Path) -> N
         CAMPAIGN, methods=(dataclasses.replace(muon, leaves_out="what Adam keeps"), adam), baselines=("Adam",)
     )
     assert campaign.digest != CAMPAIGN.digest, "what is judged decides the answer"
-    (found,) = analyze(campaign, made_up(gain=0.1)).simplifications
-    assert (found.method.name, found.label) == ("Muon", "a win")
-    (found,) = analyze(campaign, made_up(gain=-0.1)).simplifications
-    assert found.label == "not free"
+    ((method, _, label),) = analyze(campaign, made_up(gain=0.1)).simplifications
+    assert (method.name, label) == ("Muon", "a win")
+    ((method, _, label),) = analyze(campaign, made_up(gain=-0.1)).simplifications
+    assert (method.name, label) == ("Muon", "not free")
     assert not analyze(CAMPAIGN, made_up()).simplifications
 
 

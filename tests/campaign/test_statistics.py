@@ -19,8 +19,8 @@ from ngpt.campaign.analysis.statistics import (
     compare,
     holm,
     moderated_p_values,
-    noise_floor,
     paired_difference,
+    sample_mean,
     seeds_to_decide,
     steps_to_reach,
 )
@@ -289,11 +289,13 @@ def test_weights_that_are_no_contrast_raise(row: list[float]) -> None:
         compare(noisy(), np.array([row[:5]]), rng())
 
 
-def test_noise_floor() -> None:
+def test_the_mean_of_a_sample_and_its_noise_floor() -> None:
     results = np.array([1.0, 2.0, 6.0, NAN])
-    assert noise_floor(results) == pytest.approx(math.sqrt(7))
-    assert noise_floor(np.full(3, 0.1)) == 0.0
-    assert noise_floor(results[2:]) is None, "one result has no spread"
+    found, same = sample_mean(results), sample_mean(np.full(3, 0.1))
+    assert found is not None and (found.mean, found.sd) == pytest.approx((3.0, math.sqrt(7)))
+    assert (found.t_low, found.t_high) == pytest.approx(stats.t.interval(0.95, 2, 3.0, math.sqrt(7 / 3)))
+    assert same is not None and (same.mean, same.sd, same.t_low) == (0.1, 0.0, 0.1)
+    assert sample_mean(results[2:]) is None, "one result has no spread"
 
 
 # --- learning rate -------------------------------------------------------------------------------------------------

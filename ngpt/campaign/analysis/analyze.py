@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.analysis.pace import Pace, pace_of
-from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, noise_floor, steps_to_reach
+from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, sample_mean, steps_to_reach
 from ngpt.campaign.analysis.verdict import Answer, Simplicity, judge_campaign, judge_simplicity
 from ngpt.campaign.definition import Campaign, Method
 
@@ -43,26 +43,18 @@ class MethodSummary:
     """against its baseline, where runs end by the clock"""
 
 
-@dataclass(frozen=True)
-class Simplification:
-    """A method that does without something, and whether that costs anything."""
-
-    method: Method
-    answer: Answer
-    label: Simplicity
-
-
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     """A campaign's numbers."""
 
     summaries: list[MethodSummary]
     answers: list[Answer]
-    simplifications: list[Simplification]
+    simplifications: list[tuple[Method, Answer, Simplicity]]
+    """each method that does without something, its answer, and whether that costs anything"""
     winner: str | None
     """the best of the methods that beat their baseline; None also where no gain is predicted"""
     noise_floors: dict[str, float]
-    """standard deviation of each baseline over the comparison seeds"""
+    """standard deviation of each baseline over the comparison seeds, with the seed effects that pairing removes"""
     paired_noise: float | None
     """standard deviation over seeds of a method's difference to its baseline, pooled; None with fewer than two seeds"""
     idle: list[tuple[str, str]]
@@ -101,10 +93,10 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
         summaries=[_summary(campaign, m, rows, columns[m.name], undecayed, rng) for m in campaign.methods],
         answers=answers, winner=winner,
         simplifications=[
-            Simplification(m, a, judge_simplicity(rule, a.verdict.effect, n_missing=a.result.n_missing))
+            (m, a, judge_simplicity(rule, a.verdict.effect, n_missing=a.result.n_missing))
             for m in campaign.methods for a in plain if m.leaves_out and a.contrast.weights.get(m.name) == 1.0
         ],
-        noise_floors={name: floor for name in campaign.baselines if (floor := noise_floor(columns[name])) is not None},
+        noise_floors={name: mean.sd for name in campaign.baselines if (mean := sample_mean(columns[name])) is not None},
         paired_noise=float(np.sqrt(np.mean(np.square(spreads)))) if spreads else None,
         idle=_idle_arms(rows), counts=dict(counts),
         complete=len(rows) == data["planned_runs"] and counts["done"] + counts["diverged"] == len(rows),
@@ -148,10 +140,8 @@ def share_of_steps(row: Row, base: Row | None) -> float:
 
 def _mean_telemetry(rows: list[Row]) -> dict[str, tuple[Array, Array]]:
     measured = [row["telemetry"] for row in rows if row["status"] == "done" and row["telemetry"]["step"]]
-    if not measured:
-        return {}
-    length = min(len(t["step"]) for t in measured)  # runs that end by the clock differ in length
-    if any(t["step"][:length] != measured[0]["step"][:length] for t in measured):
+    length = min((len(t["step"]) for t in measured), default=0)  # runs that end by the clock differ in length
+    if not measured or any(t["step"][:length] != measured[0]["step"][:length] for t in measured):
         return {}
     names = set.intersection(*(set(t) for t in measured)) - {"step"}
     step = np.array(measured[0]["step"][:length], dtype=np.float64)

@@ -10,11 +10,7 @@ from ngpt.campaign.analysis.statistics import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """A method against its baseline, seed by seed, before the rate of either decays; all arrays (seeds,).
-
-    A method can win on the clock because its steps are better or because there are more of them: the first shows at
-    equal steps, both together at equal time.
-    """
+    """A method against its baseline, seed by seed, before the rate of either decays; all arrays (seeds,)."""
 
     steps_ratio: Array
     """steps within the budget, relative to the baseline's"""

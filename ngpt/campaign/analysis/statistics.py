@@ -49,15 +49,15 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One contrast of arms over its complete seeds; without arguments, before any run."""
+    """One contrast of arms over its complete seeds."""
 
-    difference: PairedDifference | None = None
+    difference: PairedDifference | None
     """mean of the contrast; None with fewer than two complete seeds"""
-    p_moderated: float | None = None
+    p_moderated: float | None
     """see `moderated_p_values`; None for a contrast with a missing run, which is left out of the noise estimate"""
-    p_holm: float | None = None
+    p_holm: float | None
     """p_moderated after Holm's correction over all contrasts compared"""
-    n_missing: int = 0
+    n_missing: int
     """seeds on which a run of one of its arms has no result"""
 
     @property
@@ -114,13 +114,10 @@ def paired_difference(x: Array, y: Array, rng: np.random.Generator, *, resamples
     return _mean_difference(x[paired] - y[paired], rng, resamples)
 
 
-def mean_interval(values: Array) -> tuple[float, float, float] | None:
-    """Return mean and 95% t interval of a sample (n,); None with fewer than two finite values."""
-    finite = values[np.isfinite(values)]
-    if finite.size < 2:
-        return None
-    d = _mean_difference(finite, np.random.default_rng(0), resamples=0)
-    return d.mean, d.t_low, d.t_high
+def sample_mean(values: Array) -> PairedDifference | None:
+    """Estimate the mean of a sample (n,) with its t interval alone; None with fewer than two finite values."""
+    few = np.isfinite(values).sum() < 2
+    return None if few else _mean_difference(values, np.random.default_rng(0), resamples=0)
 
 
 def _mean_difference(d: Array, rng: np.random.Generator, resamples: int) -> PairedDifference:
@@ -231,15 +228,6 @@ def compare(table: Array, contrasts: Array, rng: np.random.Generator, *, resampl
     ]  # fmt: skip
 
 
-def noise_floor(values: Array) -> float | None:
-    """Return the standard deviation of an arm's results (S,) over its seeds; None with fewer than two results.
-
-    It includes the seed effects, which pairing removes: a paired difference can be sharper than the floor.
-    """
-    finite = values[np.isfinite(values)]
-    return float((finite - finite[0]).std(ddof=1)) if finite.size >= 2 else None
-
-
 def best_lr(
     lrs: ArrayLike, table: Array, rng: np.random.Generator, *, resamples: int = 2000, tolerance: float
 ) -> LrOptimum:
@@ -274,8 +262,11 @@ def best_lr(
             n_resamples=resamples, confidence_level=1 - LEVEL, method="percentile", vectorized=True, rng=rng,
         ).confidence_interval  # fmt: skip
         interval = math.exp(boot.low), math.exp(boot.high)
-    low, open_low = _reach(grid[lowest::-1], mean[lowest::-1], mean[lowest] + tolerance)
-    high, open_high = _reach(grid[lowest:], mean[lowest:], mean[lowest] + tolerance)
+    basin = []
+    for side in (slice(lowest, None, -1), slice(lowest, None)):
+        end = _crossing(log_lr[side], mean[side], mean[side] > mean[lowest] + tolerance, mean[lowest] + tolerance)
+        basin.append((float(grid[side][-1]), True) if math.isinf(end) else (math.exp(end), False))
+    (low, open_low), (high, open_high) = basin
     return LrOptimum(
         lr=float(grid[lowest]) if at_edge else math.exp(vertex), lr_low=interval[0], lr_high=interval[1],
         at_edge=bool(at_edge), basin_low=low, basin_high=high, basin_open_low=open_low, basin_open_high=open_high,
@@ -296,9 +287,7 @@ def steps_to_reach(steps: ArrayLike, losses: ArrayLike, target: float) -> float:
     check(sound, f"a curve needs increasing steps, one loss each, got shapes {s.shape} and {curve.shape}")
     check(math.isfinite(target), f"the target must be finite, got {target}")
     recorded = np.isfinite(curve)
-    s, curve = s[recorded], curve[recorded]
-    reached = np.flatnonzero(curve <= target)
-    return _crossing(s, curve, int(reached[0]), target) if reached.size else math.inf
+    return _crossing(s[recorded], curve[recorded], curve[recorded] <= target, target)
 
 
 def seeds_to_decide(difference: PairedDifference, smallest_effect: float) -> int | None:
@@ -343,14 +332,9 @@ def _vertex(x: Array, y: Array) -> tuple[Array, NDArray[np.bool_]]:
     return np.where(edge, x[lowest], (x0 + x1) / 2 - slope / (2 * curvature)), edge
 
 
-def _reach(grid: Array, mean: Array, level: float) -> tuple[float, bool]:
-    """Find where a curve that starts at its minimum rises above the level, and whether the grid ends first."""
-    above = np.flatnonzero(mean > level)
-    if not above.size:
-        return float(grid[-1]), True
-    return math.exp(_crossing(np.log(grid), mean, int(above[0]), level)), False
-
-
-def _crossing(x: Array, y: Array, i: int, level: float) -> float:
-    """Return where the segment that ends in point i meets the level; the point itself if it is the first."""
+def _crossing(x: Array, y: Array, beyond: NDArray[np.bool_], level: float) -> float:
+    """Return where the segment that ends in the first point `beyond` meets the level; math.inf if no point is."""
+    if not beyond.any():
+        return math.inf
+    i = int(beyond.argmax())
     return float(x[i - 1] + (x[i] - x[i - 1]) * ((level - y[i - 1]) / (y[i] - y[i - 1])) if i else x[0])

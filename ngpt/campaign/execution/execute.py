@@ -16,7 +16,7 @@ from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution.launchers import LocalJob, LocalLauncher, RayJob, RayLauncher
 from ngpt.config import Runtime
 from ngpt.training.record import RunRecord, read_record
-from ngpt.training.worker import PROGRESS_SECONDS
+from ngpt.training.worker import PROGRESS_SECONDS, Message
 
 FINISHED = ("done", "diverged")
 BUSY_SECONDS = 2.0
@@ -62,9 +62,8 @@ class _Worker:
     run: PlannedRun
     slot: int
     bar: "tqdm[Any]"
-    message: str = ""
-    busy: bool = False
-    """whether another runner is working on the run"""
+    ended: Message = ("error", "")
+    """what the run said at its end, if it said anything: an error, or that another runner is working on it"""
 
 
 class _Execution:
@@ -84,6 +83,7 @@ class _Execution:
                     self._start()
                     self._listen()
             except KeyboardInterrupt:
+                tqdm.write("stopping: each run finishes its current step and leaves a checkpoint", file=sys.stderr)
                 self._stop()
                 self.outcome.interrupted = True
         return self.outcome
@@ -113,23 +113,21 @@ class _Execution:
                 step, loss = message[1]
                 worker.bar.update(step - worker.bar.n)
                 worker.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            elif message[0] == "busy":
-                worker.busy = True
             else:
-                worker.message = message[1]
+                worker.ended = message
 
     def _end(self, job: LocalJob | RayJob) -> None:
         worker = self.workers.pop(job)
         worker.bar.close()
         run = worker.run
-        if worker.busy:
+        if worker.ended[0] == "busy":
             self.not_before[run.run_id] = time.monotonic() + BUSY_SECONDS
             self.pending.append(run)
             return
         record = finished_record(self.settings["out"], run.run_id)
         self.total.update()
         if record is None:
-            self.outcome.failures[run.name] = worker.message or job.end_reason
+            self.outcome.failures[run.name] = worker.ended[1] or job.end_reason
             shown = f"failed: {self.outcome.failures[run.name]}"
         elif record.final_val_loss is None:
             shown = f"{record.status}: {record.message}"
@@ -137,21 +135,16 @@ class _Execution:
             shown = f"{record.final_val_loss:.4f} nats per token in {record.train_seconds:.1f} s"
         tqdm.write(f"{run.name}: {shown}", file=sys.stderr)
 
-    def _stop(self) -> None:
+    def _stop(self, *, again: bool = False) -> None:
         """Ask every run to stop after its current step; a second Ctrl-C ends them at once."""
-        tqdm.write("stopping: each run finishes its current step and leaves a checkpoint", file=sys.stderr)
-        running = list(self.workers)
-        for round_ in range(2):
-            for job in running:
-                job.stop()
-            try:
-                while running:  # their messages are read, or a full pipe would block them
-                    for job in self.launcher.wait_for_messages(running):
-                        if job.listen() is None:
-                            running.remove(job)
-                for worker in self.workers.values():
-                    worker.bar.close()
-                return
-            except KeyboardInterrupt:
-                if round_:
-                    raise
+        for job in self.workers:
+            job.stop()
+        try:
+            while self.workers:  # their messages are read, or a full pipe would block them
+                for job in self.launcher.wait_for_messages(list(self.workers)):
+                    if job.listen() is None:
+                        self.workers.pop(job).bar.close()
+        except KeyboardInterrupt:
+            if again:
+                raise
+            self._stop(again=True)

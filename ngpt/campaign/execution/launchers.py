@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.config import RunConfig, Runtime
-from ngpt.errors import InputError, first_line, require
+from ngpt.errors import InputError, as_input_error, first_line, require
 from ngpt.training.record import latest_metrics
 from ngpt.training.worker import PROGRESS_SECONDS, Message, StoppedError, carry_out_run, carry_out_task
 
 RETRIES = 10
 """how often a run is retried, from its checkpoint, after its worker or its machine was lost"""
-
-
-# --- this machine ----------------------------------------------------------------------------------------------------
 
 
 class LocalJob:
@@ -36,12 +33,11 @@ class LocalJob:
     def listen(self) -> Message | None:
         """Return the next message, None once the run has ended; does not block on jobs `wait_for_messages` listed."""
         try:
-            message: Message = self.connection.recv()
+            return self.connection.recv()
         except EOFError:
             self.process.join()
             self.connection.close()
             return None
-        return message
 
     def stop(self) -> None:
         """Ask the run to stop after its current step."""
@@ -63,8 +59,7 @@ class LocalLauncher:
 
     def __init__(self) -> None:
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        if sys.platform == "linux":
-            self.context.set_forkserver_preload(["ngpt.training.preload"])
+        self.context.set_forkserver_preload(["ngpt.training.preload"])
 
     def start(self, config: RunConfig, runtime: Runtime, folder: Path) -> LocalJob:
         """Start a run; `folder` is its folder."""
@@ -78,9 +73,6 @@ class LocalLauncher:
         """Return those of `jobs` that have a message or have ended; waits at most a second for the first."""
         by_connection = {job.connection: job for job in jobs}
         return [by_connection[one] for one in wait(list(by_connection), timeout=1.0)]
-
-
-# --- a Ray cluster ---------------------------------------------------------------------------------------------------
 
 
 class RayJob:
@@ -135,15 +127,13 @@ class RayLauncher:
             _require_reachable(address)
         root = str(Path(__file__).parents[3])
         variables = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        try:
+        where = "--launcher ray" if address is None else f"--ray-address {address}"
+        with as_input_error(where, ConnectionError, RuntimeError, ValueError):
             ray.init(
                 address=address or "local",  # without it Ray joins whatever cluster runs on this machine
                 runtime_env={"env_vars": variables}, include_dashboard=None if address else False,
                 log_to_driver=False, logging_level="error",
             )  # fmt: skip
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = "--launcher ray" if address is None else f"--ray-address {address}"
-            raise InputError(f"{where}: {first_line(error)}") from error
         self.ray = ray
         needs = {"num_gpus": 1} if gpu else {"num_cpus": max(1, threads)}
         again: Any = {"max_retries": RETRIES, "retry_exceptions": [StoppedError]}

@@ -16,7 +16,7 @@ from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution.collect import Metrics, read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.options import common_parser, overrides_of
-from ngpt.campaign.gates.definition import MIN_SEEDS, Gates, OptimizerName, TaskName
+from ngpt.campaign.gates.definition import Gates, OptimizerName, TaskName
 from ngpt.campaign.gates.judge import BOTH, judge_gates, overall
 from ngpt.campaign.gates.report import write_gates_report
 from ngpt.command import Parser
@@ -77,7 +77,7 @@ class GatePlan(AnyPlan):
 class GatesStudy(Study[GatePlan]):
     """Gates with all that the engine and the index need of them."""
 
-    min_seeds = MIN_SEEDS
+    min_seeds = 3
 
     def __init__(self, gates: Gates) -> None:
         self.experiment: Gates = gates
@@ -85,7 +85,7 @@ class GatesStudy(Study[GatePlan]):
     def parser(self) -> Parser:
         return common_parser(
             self.experiment.question, preset=self.experiment.preset, seeds=self.experiment.seeds["race"],
-            seeds_help=f"seeds of the race, at least {MIN_SEEDS} (%(default)s)",
+            seeds_help=f"seeds of the race, at least {self.min_seeds} (%(default)s)",
         )  # fmt: skip
 
     def plan(self, given: argparse.Namespace) -> GatePlan:
@@ -137,9 +137,8 @@ class GatesStudy(Study[GatePlan]):
         finite = [row for row in metrics if "loss" in row and "grad_norm" in row]
         figures: dict[str, Any] = {"steps_not_finite": record.steps - len(finite)}
         if finite:
-            largest = max(row["grad_norm"] for row in finite)
-            figures |= {"first_loss": finite[0]["loss"], "largest_grad_norm": largest}
-            figures |= {"lr_first": metrics[0]["lr"], "lr_last": metrics[-1]["lr"]}
+            figures |= {"lr_first": metrics[0]["lr"], "lr_last": metrics[-1]["lr"], "first_loss": finite[0]["loss"],
+                        "largest_grad_norm": max(row["grad_norm"] for row in finite)}  # fmt: skip
         if len(finite) > 1:  # the first step is start-up
             figures["steps_per_second"] = 1 / median(row["seconds"] for row in finite[1:])
         if record.fell_back_at_step is not None:

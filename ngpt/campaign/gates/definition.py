@@ -11,9 +11,6 @@ from ngpt.presets import resolve
 TaskName = Literal["speed", "overfit", "stability", "race", "automata"]
 OptimizerName = Literal["Muon", "AdamW"]
 
-MIN_SEEDS = 3
-"""fewest seeds of a race"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:

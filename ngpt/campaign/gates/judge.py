@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.analysis.analyze import Row, share_of_steps
-from ngpt.campaign.analysis.statistics import Array, mean_interval
+from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.gates.definition import Gates, OptimizerName, Targets, TaskName
 
 BOTH: tuple[OptimizerName, ...] = ("Muon", "AdamW")
@@ -157,11 +157,11 @@ def race(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, 
         loss = np.mean([row["final_val_loss"] for row in rows])
         return f"{loss:.4f} nats per token after {rows[0]['steps']} steps", ""
     shares = race_shares(data)
-    never, found = int(np.isinf(shares).sum()), mean_interval(shares)
-    if never or found is None:
+    never, share = int(np.isinf(shares).sum()), sample_mean(shares)
+    if never or share is None:
         why = f"not reached on {never} of {data['race_seeds']} seeds"
         return why, why
-    saved, low, high = 1 - found[0], 1 - found[2], 1 - found[1]
+    saved, low, high = 1 - share.mean, 1 - share.t_high, 1 - share.t_low
     # a gate that noise can open would say PASS today and FAIL tomorrow
     why = "not beyond noise" if high >= targets.fewer_steps else f"at most {high:.0%}"
     return f"{saved:.0%} fewer [{low:.0%}, {high:.0%}]", "" if low >= targets.fewer_steps else why

@@ -33,20 +33,16 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 
-TELEMETRY_LABELS = {
+LABELS = {
     "rotation_hidden_rad": "rotation of hidden vectors\nper step [rad]",
     "radial_share_hidden": "radial share\nof hidden updates",
     "drift_hidden": "largest | |w| - 1 | of hidden\nvectors when a projection came",
     "orthogonality_error": "orthogonality error\nof hidden updates",
-}
-
-SCANNED = {
-    "rotation_hidden_rad": "rotation, hidden",
-    "drift_hidden": "drift, hidden",
     "drift_head": "largest | |w| - 1 | of head\nvectors when a projection came",
     "drift_embedding": "largest | |w| - 1 | of embedding\nvectors when a projection came",
 }
-"""telemetry shown along a scan"""
+OVER_STEPS = ("rotation_hidden_rad", "radial_share_hidden", "drift_hidden", "orthogonality_error")
+ALONG_A_SCAN = ("rotation_hidden_rad", "drift_hidden", "drift_head", "drift_embedding")
 
 
 def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -141,7 +137,7 @@ def _scan(campaign: Campaign, analysis: Analysis) -> Figure | None:
         f"{campaign.rule.metric}\n[{campaign.rule.unit}]": lambda s: s.comparison,
         "difference to the baseline,\npaired, 95% interval":
             lambda s: s.comparison - base[campaign.baseline_of(s.method)],
-        **{TELEMETRY_LABELS.get(name, label): partial(_mean_telemetry, name) for name, label in SCANNED.items()},
+        **{LABELS[name]: partial(_mean_telemetry, name) for name in ALONG_A_SCAN},
     }  # fmt: skip
     figure, grid = plt.subplots(2, 3, figsize=(10.5, 6.0))
     for axes, (label, measure) in zip(grid.flat, panels.items(), strict=True):
@@ -266,7 +262,7 @@ def _pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any], looks: d
 
 
 def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
-    shown = [name for name in TELEMETRY_LABELS if any(name in s.telemetry for s in analysis.summaries)]
+    shown = [name for name in OVER_STEPS if any(name in s.telemetry for s in analysis.summaries)]
     if not shown:
         return None
     figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.4, 3.2), squeeze=False)
@@ -277,7 +273,7 @@ def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
                 label = f"{summary.method.name}, lr {summary.chosen_lr:g}"
                 axes.plot(step, mean, marker="o", markersize=3, label=label, **looks[summary.method.name])
         scale = "log" if name != "radial_share_hidden" else "linear"
-        axes.set(xlabel="step", yscale=scale, title=TELEMETRY_LABELS[name])
+        axes.set(xlabel="step", yscale=scale, title=LABELS[name])
     _legend(axes)
     return figure
 
