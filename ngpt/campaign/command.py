@@ -16,7 +16,7 @@ import numpy as np
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.verdict import Answer, Label
 from ngpt.campaign.definition import Arm, Campaign
-from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, digest_of, estimated_seconds
+from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import read_data
@@ -25,6 +25,7 @@ from ngpt.campaign.execution.reproduce import reproduce
 from ngpt.campaign.report.markdown import effect_of, signed, write_report
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
+from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
 from ngpt.machine import core_count
 
@@ -61,7 +62,7 @@ class CampaignStudy(Study[Plan]):
         campaign = self.experiment
         here = given.launcher == "local" or not given.reproduce
         require(here, "--reproduce compares runs of this machine: it works with --launcher local only")
-        overrides = options.overrides_of(given, "steps", "time_budget_seconds")
+        overrides = options.overrides_of(given)
         seconds = overrides.get("time_budget_seconds", 1.0)
         require(0 < seconds < math.inf, f"--budget-seconds must be positive: {seconds}")
         if self._by_cpu_clock(given.device):
@@ -69,7 +70,7 @@ class CampaignStudy(Study[Plan]):
         first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
         return Plan(
             campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
-            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=digest_of(first.data),
+            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=load_corpus(first.data).digest,
             out=given.out,
         )  # fmt: skip
 
@@ -116,7 +117,7 @@ class CampaignStudy(Study[Plan]):
             yield runs, {}
             if not _ended(runs, plan.out, outcome):
                 return
-        yield plan.comparison_runs(choose_rates(plan, plan.tuning_runs())), {}
+        yield plan.comparison_runs(choose_rates(plan)), {}
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         first = next(run.config for run in runs if run.stage != "pretraining")
@@ -171,13 +172,13 @@ def _ended(runs: list[PlannedRun], out: Path, outcome: Outcome) -> bool:
     return ended
 
 
-def choose_rates(plan: Plan, runs: list[PlannedRun]) -> dict[str, Arm]:
+def choose_rates(plan: Plan) -> dict[str, Arm]:
     """Choose for each method the arm of lowest mean tuning loss among those in which every seed finished.
 
     A method with a single rate keeps it; a method without any complete arm is left out.
     """
     losses: dict[tuple[str, float], list[float]] = defaultdict(list)
-    for run in runs:
+    for run in plan.tuning_runs():
         value = getattr(finished_record(plan.out, run.run_id), plan.campaign.rule.metric, None)
         losses[run.arm.method, run.arm.lr].append(math.nan if value is None else value)
     means = [(float(np.mean(losses.get((arm.method, arm.lr), [0.0]))), arm) for arm in plan.campaign.arms()]

@@ -307,10 +307,9 @@ def seeds_to_decide(difference: PairedDifference, smallest_effect: float) -> int
 
 
 def _two_sided_p(estimate: ArrayLike, standard_error: ArrayLike, df: float) -> Array:
-    size, error = np.abs(np.asarray(estimate, dtype=np.float64)), np.asarray(standard_error, dtype=np.float64)
-    t = size / np.where(error > 0, error, 1.0)
-    p = 2 * special.stdtr(df, -t)  # stats.t.sf without its overhead
-    return np.asarray(np.where(error > 0, p, np.where(size == 0, 1.0, 0.0)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # without spread, t is infinite, or 0/0 and p is 1
+        t = np.abs(estimate) / np.asarray(standard_error)
+    return np.nan_to_num(2 * special.stdtr(df, -t), nan=1.0)  # stats.t.sf without its overhead
 
 
 def _vertex(x: Array, y: Array) -> tuple[Array, NDArray[np.bool_]]:

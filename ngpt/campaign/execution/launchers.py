@@ -20,9 +20,6 @@ from ngpt.errors import InputError, as_input_error, first_line, require
 from ngpt.training.record import latest_metrics
 from ngpt.training.worker import PROGRESS_SECONDS, Message, StoppedError, carry_out_run, carry_out_task
 
-RETRIES = 10
-"""how often a run is retried, from its checkpoint, after its worker or its machine was lost"""
-
 
 class LocalJob:
     """A run in a process of this machine."""
@@ -112,8 +109,9 @@ class RayJob:
 
 
 class RayLauncher:
-    """Tasks of a Ray cluster, each with the processors or the GPU it needs; a lost one is retried.
+    """Tasks of a Ray cluster, each with the processors or the GPU it needs.
 
+    One whose worker or machine is lost is tried again from its checkpoint, up to 10 times.
     All machines must see the checkout, the data and the folder of runs under the same paths.
     """
 
@@ -136,7 +134,7 @@ class RayLauncher:
             )  # fmt: skip
         self.ray = ray
         needs = {"num_gpus": 1} if gpu else {"num_cpus": max(1, threads)}
-        again: Any = {"max_retries": RETRIES, "retry_exceptions": [StoppedError]}
+        again: Any = {"max_retries": 10, "retry_exceptions": [StoppedError]}
         self.task = ray.remote(max_calls=1, **again, **needs)(carry_out_task)
         resources = ray.cluster_resources()
         self.slots = int(resources.get("GPU", 0) if gpu else resources.get("CPU", 0) // max(1, threads))

@@ -44,9 +44,9 @@ def reports_folder(given: argparse.Namespace) -> Path:
     return PUBLISHED if published else given.reports or given.out / "reports"
 
 
-def overrides_of(given: argparse.Namespace, *more: str) -> dict[str, Any]:
+def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return the configuration fields given on the command line, for every run."""
-    names = ("data", "tokenizer", "shards", *more)
+    names = ("data", "tokenizer", "shards", "steps", "time_budget_seconds")
     return {name: value for name in names if (value := getattr(given, name, None)) is not None}
 
 

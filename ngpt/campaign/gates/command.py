@@ -137,8 +137,9 @@ class GatesStudy(Study[GatePlan]):
         finite = [row for row in metrics if "loss" in row and "grad_norm" in row]
         figures: dict[str, Any] = {"steps_not_finite": record.steps - len(finite)}
         if finite:
-            figures |= {"lr_first": metrics[0]["lr"], "lr_last": metrics[-1]["lr"], "first_loss": finite[0]["loss"],
-                        "largest_grad_norm": max(row["grad_norm"] for row in finite)}  # fmt: skip
+            largest = max(row["grad_norm"] for row in finite)
+            figures |= {"first_loss": finite[0]["loss"], "largest_grad_norm": largest,
+                        "lr_first": metrics[0]["lr"], "lr_last": metrics[-1]["lr"]}  # fmt: skip
         if len(finite) > 1:  # the first step is start-up
             figures["steps_per_second"] = 1 / median(row["seconds"] for row in finite[1:])
         if record.fell_back_at_step is not None:

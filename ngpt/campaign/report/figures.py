@@ -103,27 +103,26 @@ def _legend(axes: Axes) -> None:
 
 def _effects(analysis: Analysis) -> Figure | None:
     """Draw every comparison's difference with its interval, over the band of differences that do not matter."""
-    shown = [(a.contrast, a.verdict.label, a.verdict.effect) for a in reversed(analysis.answers)]
-    shown = [answer for answer in shown if answer[2] is not None]
+    shown = [answer for answer in reversed(analysis.answers) if answer.verdict.effect is not None]
     if len(shown) < 2:
         return None
     figure, axes = plt.subplots(figsize=(9.0, 1.2 + 0.32 * len(shown)))
-    question = shown[0][0].question
-    for place, (contrast, label, e) in enumerate(shown):
+    for place, answer in enumerate(shown):
+        e, smallest = answer.verdict.effect, answer.contrast.rule.smallest_effect
         assert e is not None
-        if contrast.question != question:
+        if place and answer.contrast.question != shown[place - 1].contrast.question:
             axes.axhline(place - 0.5, color="#000000", linewidth=0.6, linestyle=":")
-        question, smallest, color = contrast.question, contrast.rule.smallest_effect, VERDICT_COLORS[label]
+        color = VERDICT_COLORS[answer.verdict.label]
         axes.fill_betweenx([place - 0.4, place + 0.4], -smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
         axes.plot([e.t_low, e.t_high], [place, place], color=color, linewidth=2)
         axes.plot(e.mean, place, "o", color=color, markersize=5)
     axes.axvline(0, color="#000000", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [contrast.name for contrast, _, _ in shown], fontsize=8)
-    for verdict, color in VERDICT_COLORS.items():
-        axes.plot([], [], color=color, linewidth=2, label=verdict)
+    axes.set_yticks(range(len(shown)), [answer.contrast.name for answer in shown], fontsize=8)
+    for label, color in VERDICT_COLORS.items():
+        axes.plot([], [], color=color, linewidth=2, label=label)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     title = "Paired difference, mean and 95% interval; gray: too small to matter"
-    axes.set(xlabel=f"difference [{shown[0][0].rule.unit}]", title=title)
+    axes.set(xlabel=f"difference [{shown[0].contrast.rule.unit}]", title=title)
     return figure
 
 
