@@ -13,6 +13,9 @@ from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
 from ngpt.identity import run_id
 
+ASSUMED_FLOPS = 1e10
+"""floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
+
 Stage = Literal["pretraining", "tuning", "comparison"]
 
 
@@ -127,9 +130,10 @@ def digest_of(data: DataConfig) -> str:
     return load_corpus(data).digest
 
 
-def estimated_operations(config: RunConfig, vocab_size: int) -> float:
-    """Estimate the floating-point operations of a run: 6 per parameter and token; rough, for `--dry-run`."""
+def estimated_seconds(config: RunConfig) -> float:
+    """Estimate the time of a run from 6 operations per parameter and token; rough, for `--dry-run`."""
     model, train = config.model, config.train
     mlp = 3 if model.arch != "gated-literal" else 2
-    parameters = model.n_layer * model.n_embd * (4 * model.n_embd + mlp * model.mlp_hidden)
-    return 6.0 * (parameters + vocab_size * model.n_embd) * train.steps * train.batch_size * model.seq_len
+    hidden = model.n_layer * model.n_embd * (4 * model.n_embd + mlp * model.mlp_hidden)
+    parameters = hidden + load_corpus(config.data).vocab_size * model.n_embd
+    return 6.0 * parameters * train.steps * train.batch_size * model.seq_len / ASSUMED_FLOPS

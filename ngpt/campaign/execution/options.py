@@ -11,9 +11,6 @@ from ngpt.files import replaced_atomically
 from ngpt.machine import has_nvidia_gpu
 from ngpt.presets import PRESETS
 
-ASSUMED_FLOPS = 1e10
-"""floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
-
 PUBLISHED = Path(__file__).parents[3] / "reports"
 """the repository's reports, which `--publish` rebuilds"""
 
@@ -47,9 +44,9 @@ def reports_folder(given: argparse.Namespace) -> Path:
     return PUBLISHED if published else given.reports or given.out / "reports"
 
 
-def overrides_of(given: argparse.Namespace, *more: str) -> dict[str, Any]:
+def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return the configuration fields given on the command line, for every run."""
-    names = ("data", "tokenizer", "shards", *more)
+    names = ("data", "tokenizer", "shards", "steps", "time_budget_seconds")
     return {name: value for name in names if (value := getattr(given, name, None)) is not None}
 
 
