@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import geodesic_muon, muon_ablations, muon_lr_sweep, projection_frequency
 from ngpt.campaign.analysis.analyze import Analysis, analyze
-from ngpt.campaign.analysis.statistics import Array, mean_interval
+from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer, Label
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
@@ -127,10 +127,10 @@ def muon_against_adam(analysis: Analysis) -> str:
 
 def sooner(time_share: Array) -> str:
     """Return in words whether shares of a baseline's training time lie below 100%, by their interval."""
-    interval = None if np.isinf(time_share).any() else mean_interval(time_share)
-    if interval is not None and interval[2] < 1:
+    interval = None if np.isinf(time_share).any() else sample_mean(time_share)
+    if interval is not None and interval.t_high < 1:
         return "it is ahead"
-    if interval is not None and interval[1] <= 1:
+    if interval is not None and interval.t_low <= 1:
         return "neither is shown to win"
     return "it is not ahead"
 

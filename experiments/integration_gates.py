@@ -1,7 +1,7 @@
 """The integration gates G1 to G7 of an earlier plan for Muon on power-of-three models, each with AdamW beside it."""
 
 from experiments.nca_pretraining import PRETRAINING
-from ngpt.campaign.gates.definition import Gates, Targets, Task
+from ngpt.campaign.gates.definition import Gates, Targets
 
 GATES = Gates(
     name="integration_gates",
@@ -42,14 +42,18 @@ GATES = Gates(
         "AdamW": {"optimizer": "adam", "lr": 0.005},
     },
     tasks={
-        "speed": Task(fields={"steps": 25, "eval_every": 1000, "telemetry_every": 0}, seeds=3),
-        "overfit": Task(fields={"overfit_windows": 100, "batch_size": 9, "steps": 250, "eval_every": 25}),
-        "stability": Task(fields={"steps": 2000, "eval_every": 400}),
-        "race": Task(fields={"steps": 400, "eval_every": 20}, seeds=3),
-        "automata": Task(
-            fields={"data": PRETRAINING["data"], "seq_len": PRETRAINING["seq_len"], "steps": 150, "eval_every": 25}
-        ),
+        "speed": {"steps": 25, "eval_every": 1000, "telemetry_every": 0},
+        "overfit": {"overfit_windows": 100, "batch_size": 9, "steps": 250, "eval_every": 25},
+        "stability": {"steps": 2000, "eval_every": 400},
+        "race": {"steps": 400, "eval_every": 20},
+        "automata": {
+            "data": PRETRAINING["data"],
+            "seq_len": PRETRAINING["seq_len"],
+            "steps": 150,
+            "eval_every": 25,
+        },  # fmt: skip
     },
+    seeds={"speed": 3, "race": 3},
     targets=Targets(
         orthogonality_error=2.0,
         lr_first=0.1,

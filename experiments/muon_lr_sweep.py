@@ -1,6 +1,6 @@
 """Muon against Adam on gated nGPT: which ends lower, at which learning rate, and how wide each basin is."""
 
-from ngpt.campaign.definition import Campaign, Method, Reference, Rule
+from ngpt.campaign.definition import Campaign, Method, Rule
 
 CAMPAIGN = Campaign(
     name="muon_lr_sweep",
@@ -23,11 +23,8 @@ CAMPAIGN = Campaign(
     ),
     baselines=("Adam",),
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
-    references=(
-        Reference(
-            data="fineweb10b",
-            presets=("155m", "155m-literal"),
-            text="6.775 (Adam, lr 0.0005) and 6.425 (Muon, lr 0.003), one seed each, dnhkng/nGPT-muon at 5a9ab2e",
-        ),
+    published=dict.fromkeys(
+        [("fineweb10b", "155m"), ("fineweb10b", "155m-literal")],
+        "6.775 (Adam, lr 0.0005) and 6.425 (Muon, lr 0.003), one seed each, dnhkng/nGPT-muon at 5a9ab2e",
     ),
 )

@@ -94,7 +94,7 @@ def test_the_gates_are_those_of_the_plan() -> None:
     targets = gates.targets
     assert (gates.preset, gates.ns_steps, gates.ns_steps_if_slow) == ("trinity", 10, 5)
     assert (targets.lr_first, targets.lr_last, targets.overfit_bpb, targets.steps_per_second) == (0.1, 1e-5, 0.5, 18)
-    assert (targets.stable_steps, targets.fewer_steps) == (2000, 0.35) and gates.tasks["race"].seeds >= 3
+    assert (targets.stable_steps, targets.fewer_steps) == (2000, 0.35) and gates.seeds["race"] >= 3
     for task in gates.tasks:
         runs = [gates.configure(task, name, 0, ns_steps=10, overrides={}, preset="trinity") for name in BOTH]
         for run in runs:
@@ -109,7 +109,7 @@ def test_the_gates_are_those_of_the_plan() -> None:
         assert muon.optim.optimizer == "muon" and muon.optim.ns_steps == 10 and muon.optim.nan_fallback == "normuon"
         assert adamw == dataclasses.replace(muon, optim=adamw.optim), "they differ in the optimizer alone"
         assert (adamw.optim.aux_lr, adamw.optim.schedule) == (muon.optim.aux_lr, muon.optim.schedule)
-    assert gates.tasks["overfit"].fields["overfit_windows"] == 100 and gates.tasks["stability"].fields["steps"] == 2000
+    assert gates.tasks["overfit"]["overfit_windows"] == 100 and gates.tasks["stability"]["steps"] == 2000
     own_text = gates.configure("race", "Muon", 0, ns_steps=5, overrides={"data": "my.txt"}, preset="tiny")
     automata = gates.configure("automata", "Muon", 0, ns_steps=5, overrides={"data": "my.txt"}, preset="tiny")
     assert own_text.data.data == "my.txt" and automata.data.data.startswith("nca")

@@ -13,18 +13,16 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ngpt.campaign import engine
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.verdict import Answer, Label
 from ngpt.campaign.definition import Arm, Campaign
-from ngpt.campaign.definition.plan import Plan, PlannedRun, estimated_operations, identify
+from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
-from ngpt.campaign.report.index import Indexed
-from ngpt.campaign.report.markdown import answer_of, effect_of, signed, write_report
+from ngpt.campaign.report.markdown import effect_of, signed, write_report
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
 from ngpt.data.corpus import load_corpus
@@ -33,11 +31,6 @@ from ngpt.machine import core_count
 
 MAX_NAMED = 3
 """answers to one question that a summary names one by one"""
-
-
-def carry_out(campaign: Campaign, arguments: list[str], index: Sequence[Indexed] = ()) -> int:
-    """Carry out the campaign; return 0, 1 if a run failed or a flag had no effect, 130 if interrupted."""
-    return engine.carry_out(CampaignStudy(campaign), arguments, index)
 
 
 class CampaignStudy(Study[Plan]):
@@ -69,7 +62,7 @@ class CampaignStudy(Study[Plan]):
         campaign = self.experiment
         here = given.launcher == "local" or not given.reproduce
         require(here, "--reproduce compares runs of this machine: it works with --launcher local only")
-        overrides = options.overrides_of(given, "steps", "time_budget_seconds")
+        overrides = options.overrides_of(given)
         seconds = overrides.get("time_budget_seconds", 1.0)
         require(0 < seconds < math.inf, f"--budget-seconds must be positive: {seconds}")
         if self._by_cpu_clock(given.device):
@@ -111,21 +104,20 @@ class CampaignStudy(Study[Plan]):
         elif config.train.time_budget_seconds is not None:
             seconds, basis = config.train.time_budget_seconds, "the time budget"
         else:
-            seconds = estimated_operations(config, load_corpus(config.data).vocab_size) / options.ASSUMED_FLOPS
-            basis = f"assuming {options.ASSUMED_FLOPS:.0e} operations per second"
+            seconds, basis = estimated_seconds(config), f"assuming {ASSUMED_FLOPS:.0e} operations per second"
         print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
         at_once = min(jobs, core_count()) if config.train.clock == "cpu" else jobs
         print(f"estimated time: {(plan.count() - len(done)) * seconds / at_once / 60:.1f} minutes")
 
     def stages(self, plan: Plan, outcome: Outcome) -> Iterator[Batch]:
         """Yield the tuning runs, then the comparison at the chosen rates, each after the runs it starts from."""
-        to_tune, to_compare = (partial(plan.pretraining_runs, "tuning"), partial(plan.pretraining_runs, "comparison"))
+        to_tune, to_compare = (partial(plan.pretraining_runs, stage) for stage in ("tuning", "comparison"))
         for find in (to_tune, plan.tuning_runs, to_compare):  # a run's id depends on the weights it starts from
             runs = find()
             yield runs, {}
             if not _ended(runs, plan.out, outcome):
                 return
-        yield plan.comparison_runs(choose_rates(plan, plan.tuning_runs())), {}
+        yield plan.comparison_runs(choose_rates(plan)), {}
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         first = next(run.config for run in runs if run.stage != "pretraining")
@@ -180,13 +172,13 @@ def _ended(runs: list[PlannedRun], out: Path, outcome: Outcome) -> bool:
     return ended
 
 
-def choose_rates(plan: Plan, runs: list[PlannedRun]) -> dict[str, Arm]:
+def choose_rates(plan: Plan) -> dict[str, Arm]:
     """Choose for each method the arm of lowest mean tuning loss among those in which every seed finished.
 
     A method with a single rate keeps it; a method without any complete arm is left out.
     """
     losses: dict[tuple[str, float], list[float]] = defaultdict(list)
-    for run in runs:
+    for run in plan.tuning_runs():
         value = getattr(finished_record(plan.out, run.run_id), plan.campaign.rule.metric, None)
         losses[run.arm.method, run.arm.lr].append(math.nan if value is None else value)
     means = [(float(np.mean(losses.get((arm.method, arm.lr), [0.0]))), arm) for arm in plan.campaign.arms()]
@@ -196,7 +188,7 @@ def choose_rates(plan: Plan, runs: list[PlannedRun]) -> dict[str, Arm]:
 
 
 def _named(answer: Answer) -> str:
-    return f"{answer.contrast.name}: {answer_of(answer)}"
+    return f"{answer.contrast.name}: **{answer.verdict.label}**, {effect_of(answer)}"
 
 
 def _by_verdict(answers: Sequence[Answer]) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ngpt.campaign.definition.experiment import MAX_SEEDS
 from ngpt.campaign.definition.plan import AnyPlan, PlannedRun
 from ngpt.campaign.execution.collect import Metrics, collect, data_path, write_data
 from ngpt.campaign.execution.execute import Outcome, execute, finished_record
@@ -21,6 +20,8 @@ from ngpt.training.record import RunRecord
 
 Batch = tuple[list[PlannedRun], dict[str, Any]]
 """runs that may be carried out together, and settings of `execute` that differ for them"""
+
+MAX_SEEDS = 1000
 
 PlanT = TypeVar("PlanT", bound=AnyPlan)
 

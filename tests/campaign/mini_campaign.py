@@ -2,6 +2,8 @@
 
 import signal
 
+from ngpt.campaign import engine
+from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Method, Rule
 
 SMALL = {
@@ -24,6 +26,11 @@ CAMPAIGN = Campaign(
     comparison_seeds=2,
     fields=SMALL,
 )
+
+
+def carry_out(campaign: Campaign, arguments: list[str]) -> int:
+    """The exit code of the campaign's runner with these arguments."""
+    return engine.carry_out(CampaignStudy(campaign), arguments)
 
 
 def heed_interrupts() -> None:

@@ -1,6 +1,6 @@
 """Gates small enough for a test, on models of powers of three; a script, as in `runners/`."""
 
-from ngpt.campaign.gates.definition import Gates, Targets, Task
+from ngpt.campaign.gates.definition import Gates, Targets
 
 AUTOMATA = {"data": "nca:rules=60,states=3,grid=4,grids=6,ratio_grids=6,ratio_low=0.05", "seq_len": 27}
 FEW = {"eval_tokens": 540}
@@ -15,12 +15,13 @@ GATES = Gates(
         "AdamW": {"optimizer": "adam", "lr": 0.002},
     },
     tasks={
-        "speed": Task(fields={**FEW, "steps": 8, "telemetry_every": 0}, seeds=3),
-        "overfit": Task(fields={"overfit_windows": 9, "batch_size": 9, "steps": 162}),
-        "stability": Task(fields={**FEW, "steps": 81}),
-        "race": Task(fields={**FEW, "steps": 54}, seeds=3),
-        "automata": Task(fields={**AUTOMATA, **FEW, "steps": 54}),
+        "speed": {**FEW, "steps": 8, "telemetry_every": 0},
+        "overfit": {"overfit_windows": 9, "batch_size": 9, "steps": 162},
+        "stability": {**FEW, "steps": 81},
+        "race": {**FEW, "steps": 54},
+        "automata": {**AUTOMATA, **FEW, "steps": 54},
     },
+    seeds={"speed": 3, "race": 3},
     targets=Targets(
         orthogonality_error=1.0, lr_first=0.1, lr_last=4.7e-5, overfit_bpb=1.0, steps_per_second=1.0, stable_steps=81,
         fewer_steps=0.1, below_guess=0.5,

@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mini_campaign import CAMPAIGN
+from mini_campaign import CAMPAIGN, carry_out
 
-from ngpt.campaign.command import carry_out
 from ngpt.errors import exit_code_of
 
 

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from mini_budget import CAMPAIGN as BY_THE_CLOCK
-from mini_campaign import CAMPAIGN
+from mini_campaign import CAMPAIGN, carry_out
 from test_report import made_up, report, row
 
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.pace import pace_of
 from ngpt.campaign.analysis.statistics import PairedDifference, paired_difference
 from ngpt.campaign.analysis.verdict import judge_simplicity
-from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Method, Rule
 from ngpt.errors import InputError
 from ngpt.files import read_json
@@ -147,10 +146,10 @@ def test_the_report_judges_what_is_simpler_and_nothing_else(tmp_path: Path) -> N
         CAMPAIGN, methods=(dataclasses.replace(muon, leaves_out="what Adam keeps"), adam), baselines=("Adam",)
     )
     assert campaign.digest != CAMPAIGN.digest, "what is judged decides the answer"
-    (found,) = analyze(campaign, made_up(gain=0.1)).simplifications
-    assert (found.method.name, found.label) == ("Muon", "a win")
-    (found,) = analyze(campaign, made_up(gain=-0.1)).simplifications
-    assert found.label == "not free"
+    ((method, _, label),) = analyze(campaign, made_up(gain=0.1)).simplifications
+    assert (method.name, label) == ("Muon", "a win")
+    ((method, _, label),) = analyze(campaign, made_up(gain=-0.1)).simplifications
+    assert (method.name, label) == ("Muon", "not free")
     assert not analyze(CAMPAIGN, made_up()).simplifications
 
 

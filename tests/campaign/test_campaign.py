@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Campaign, Method
 from ngpt.campaign.definition.plan import Plan
 from ngpt.campaign.execution import options
@@ -19,7 +18,7 @@ from ngpt.errors import InputError, exit_code_of
 from ngpt.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mini_campaign import CAMPAIGN, heed_interrupts
+from mini_campaign import CAMPAIGN, carry_out, heed_interrupts
 from mini_processes import started
 
 ROOT = Path(__file__).parents[2]

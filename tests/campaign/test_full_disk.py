@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from mini_campaign import carry_out
 
 from experiments import muon_lr_sweep
-from ngpt.campaign.command import carry_out
 from ngpt.campaign.execution.collect import read_data, write_data
 from ngpt.errors import InputError, exit_code_of
 

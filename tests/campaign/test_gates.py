@@ -22,7 +22,7 @@ from ngpt.campaign import engine
 from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.execution.execute import Outcome
-from ngpt.campaign.gates.command import GatesStudy, carry_out
+from ngpt.campaign.gates.command import GatesStudy
 from ngpt.campaign.gates.definition import Gates
 from ngpt.campaign.gates.judge import judge_gates, overall, polar_operations
 from ngpt.campaign.gates.report import write_gates_report
@@ -50,6 +50,11 @@ def in_this_process(runs: list[PlannedRun], *, out: Path, jobs: int, device: str
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "execute", in_this_process)
+
+
+def carry_out(gates: Gates, arguments: list[str]) -> int:
+    """The exit code of the gates' runner with these arguments."""
+    return engine.carry_out(GatesStudy(gates), arguments)
 
 
 def judge(folder: Path, gates: Gates = GATES) -> tuple[int, dict[str, Any]]:

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mini_campaign import CAMPAIGN as PLAIN
-from mini_campaign import heed_interrupts
+from mini_campaign import carry_out, heed_interrupts
 from mini_pretraining import AUTOMATA, BROKEN, CAMPAIGN
 from safetensors.numpy import load_file
 
-from ngpt.campaign.command import carry_out
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.definition.plan import Plan
 from ngpt.errors import InputError

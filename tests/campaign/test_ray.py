@@ -14,9 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mini_runs
-from mini_campaign import CAMPAIGN, heed_interrupts
+from mini_campaign import CAMPAIGN, carry_out, heed_interrupts
 
-from ngpt.campaign.command import carry_out
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import exit_code_of
 from ngpt.files import read_json

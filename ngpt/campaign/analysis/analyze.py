@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.analysis.pace import Pace, pace_of
-from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, noise_floor, steps_to_reach
+from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, sample_mean, steps_to_reach
 from ngpt.campaign.analysis.verdict import Answer, Simplicity, judge_campaign, judge_simplicity
 from ngpt.campaign.definition import Campaign, Method
 
@@ -44,25 +44,17 @@ class MethodSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simplification:
-    """A method that does without something, and whether that costs anything."""
-
-    method: Method
-    answer: Answer
-    label: Simplicity
-
-
-@dataclass(frozen=True, kw_only=True)
 class Analysis:
     """A campaign's numbers."""
 
     summaries: list[MethodSummary]
     answers: list[Answer]
-    simplifications: list[Simplification]
+    simplifications: list[tuple[Method, Answer, Simplicity]]
+    """each method that does without something, its answer, and whether that costs anything"""
     winner: str | None
     """the best of the methods that beat their baseline; None also where no gain is predicted"""
     noise_floors: dict[str, float]
-    """standard deviation of each baseline over the comparison seeds"""
+    """standard deviation of each baseline over the comparison seeds, with the seed effects that pairing removes"""
     paired_noise: float | None
     """standard deviation over seeds of a method's difference to its baseline, pooled; None with fewer than two seeds"""
     idle: list[tuple[str, str]]
@@ -81,9 +73,9 @@ class Analysis:
 def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     """Compute all figures of a report from its collected data."""
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    rows, metric = data["runs"], campaign.rule.metric
+    rows, rule = data["runs"], campaign.rule
     final = [row for row in rows if row["stage"] == "comparison"]
-    values = {(row["method"], row["seed"]): row.get(metric, math.nan) for row in final}
+    values = {(row["method"], row["seed"]): row.get(rule.metric, math.nan) for row in final}
     seeds = sorted({seed for _, seed in values})
     names = [method.name for method in campaign.methods]
     columns = {name: np.array([values.get((name, seed), math.nan) for seed in seeds], np.float64) for name in names}
@@ -99,33 +91,24 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     counts = Counter(row["status"] for row in rows)
     return Analysis(
         summaries=[_summary(campaign, m, rows, columns[m.name], undecayed, rng) for m in campaign.methods],
-        answers=answers, simplifications=_simplifications(campaign, plain), winner=winner,
-        noise_floors={name: noise_floor(columns[name][:, None], 0) for name in campaign.baselines
-                      if np.isfinite(columns[name]).sum() >= 2},
+        answers=answers, winner=winner,
+        simplifications=[
+            (m, a, judge_simplicity(rule, a.verdict.effect, n_missing=a.result.n_missing))
+            for m in campaign.methods for a in plain if m.leaves_out and a.contrast.weights.get(m.name) == 1.0
+        ],
+        noise_floors={name: mean.sd for name in campaign.baselines if (mean := sample_mean(columns[name])) is not None},
         paired_noise=float(np.sqrt(np.mean(np.square(spreads)))) if spreads else None,
         idle=_idle_arms(rows), counts=dict(counts),
         complete=len(rows) == data["planned_runs"] and counts["done"] + counts["diverged"] == len(rows),
     )  # fmt: skip
 
 
-def _simplifications(campaign: Campaign, answers: list[Answer]) -> list[Simplification]:
-    """Judge every method that leaves something out of its baseline, in the order of the experiment file."""
-    found = []
-    for method in campaign.methods:
-        for answer in answers:
-            if method.leaves_out and answer.contrast.weights.get(method.name) == 1.0:
-                label = judge_simplicity(campaign.rule, answer.verdict.effect, n_missing=answer.result.n_missing)
-                found.append(Simplification(method=method, answer=answer, label=label))
-    return found
-
-
 def _summary(
     campaign: Campaign, method: Method, rows: list[Row], comparison: Array, undecayed: float | None,
     rng: np.random.Generator,
 ) -> MethodSummary:  # fmt: skip
-    mine = [row for row in rows if row["method"] == method.name]
-    metric = campaign.rule.metric
-    tuned = {(row["lr"], row["seed"]): row.get(metric, math.nan) for row in mine if row["stage"] == "tuning"}
+    mine, rule = [row for row in rows if row["method"] == method.name], campaign.rule
+    tuned = {(row["lr"], row["seed"]): row.get(rule.metric, math.nan) for row in mine if row["stage"] == "tuning"}
     seeds = sorted({seed for _, seed in tuned})
     tuning = np.array([[tuned.get((lr, seed), math.nan) for lr in method.lrs] for seed in seeds])
     complete = len(tuning) and np.isfinite(tuning).all(axis=0).any()
@@ -134,16 +117,15 @@ def _summary(
     base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
     speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
     speeds = {row["seed"]: row["tokens_per_second"] for row in final if "tokens_per_second" in row}
-    base_speeds = {seed: row["tokens_per_second"] for seed, row in base.items() if "tokens_per_second" in row}
-    ratios = [speed / base_speeds[seed] for seed, speed in speeds.items() if seed in base_speeds]
-    shares = [s if math.isnan(s) else s * base_speeds[row["seed"]] / speeds[row["seed"]]
-              for s, row in zip(speedups, final, strict=True)]  # fmt: skip
+    ratios = {seed: speed / base[seed]["tokens_per_second"] for seed, speed in speeds.items()
+              if "tokens_per_second" in base.get(seed, {})}  # fmt: skip
+    shares = [share / ratios.get(row["seed"], math.nan) for share, row in zip(speedups, final, strict=True)]
     return MethodSummary(
         method=method, tuning=tuning, chosen_lr=final[0]["lr"] if final else None,
-        optimum=best_lr(method.lrs, tuning, rng, tolerance=campaign.rule.smallest_effect) if complete else None,
+        optimum=best_lr(method.lrs, tuning, rng, tolerance=rule.smallest_effect) if complete else None,
         comparison=comparison, speedup=np.array(speedups), time_share=np.array(shares),
         tokens_per_second=float(np.median(list(speeds.values()))) if speeds else None,
-        tokens_per_second_ratio=float(np.median(ratios)) if ratios else None,
+        tokens_per_second_ratio=float(np.median(list(ratios.values()))) if ratios else None,
         telemetry=_mean_telemetry(final),
         pace=pace_of(final, list(base.values()), undecayed_seconds=undecayed) if undecayed is not None else None,
     )  # fmt: skip
@@ -158,10 +140,8 @@ def share_of_steps(row: Row, base: Row | None) -> float:
 
 def _mean_telemetry(rows: list[Row]) -> dict[str, tuple[Array, Array]]:
     measured = [row["telemetry"] for row in rows if row["status"] == "done" and row["telemetry"]["step"]]
-    if not measured:
-        return {}
-    length = min(len(t["step"]) for t in measured)  # runs that end by the clock differ in length
-    if any(t["step"][:length] != measured[0]["step"][:length] for t in measured):
+    length = min((len(t["step"]) for t in measured), default=0)  # runs that end by the clock differ in length
+    if not measured or any(t["step"][:length] != measured[0]["step"][:length] for t in measured):
         return {}
     names = set.intersection(*(set(t) for t in measured)) - {"step"}
     step = np.array(measured[0]["step"][:length], dtype=np.float64)

@@ -10,11 +10,7 @@ from ngpt.campaign.analysis.statistics import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """A method against its baseline, seed by seed, before the rate of either decays; all arrays (seeds,).
-
-    A method can win on the clock because its steps are better or because there are more of them: the first shows at
-    equal steps, both together at equal time.
-    """
+    """A method against its baseline, seed by seed, before the rate of either decays; all arrays (seeds,)."""
 
     steps_ratio: Array
     """steps within the budget, relative to the baseline's"""
@@ -31,7 +27,9 @@ def pace_of(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], *, undec
     fewer than two validations by then are left out.
     """
     other = {row["seed"]: row for row in baseline if "val" in row}
-    ratio, steps, time = [], [], []
+    ratio: list[float] = []
+    steps: list[float] = []
+    time: list[float] = []
     for row in rows:
         if "val" not in row or row["seed"] not in other:
             continue
@@ -40,16 +38,13 @@ def pace_of(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], *, undec
         if len(common) < 2:
             continue
         ratio.append(row["steps"] / other[row["seed"]]["steps"])
-        steps.append(_at(mine, "step", common[-1]) - _at(base, "step", common[-1]))
         latest = min(mine["seconds"][-1], base["seconds"][-1])
-        time.append(_at(mine, "seconds", latest) - _at(base, "seconds", latest))
+        for found, axis, place in ((steps, "step", common[-1]), (time, "seconds", latest)):
+            ours, theirs = (np.interp(place, curve[axis], curve["loss"]) for curve in (mine, base))
+            found.append(ours - theirs)
     return Pace(steps_ratio=np.array(ratio), at_equal_steps=np.array(steps), at_equal_time=np.array(time))
 
 
 def _until(curve: dict[str, list[float]], seconds: float) -> dict[str, Array]:
     kept = np.array(curve["seconds"]) <= seconds
     return {name: np.array(values, dtype=np.float64)[kept] for name, values in curve.items()}
-
-
-def _at(curve: dict[str, Array], axis: str, place: float) -> float:
-    return float(np.interp(place, curve[axis], curve["loss"]))

@@ -7,7 +7,6 @@ that is not finite is a missing run: never started, diverged, or (for steps to a
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +18,9 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.05  # of every test in a campaign; intervals cover 1 - LEVEL
 MAX_SEEDS = 10_000  # beyond this, "more seeds" is not useful advice
+
+_SEEDS = np.arange(2, MAX_SEEDS + 1)
+_HALF_WIDTHS_PER_SD = special.stdtrit(_SEEDS - 1, 1 - LEVEL / 2) / np.sqrt(_SEEDS)  # falls with the number of seeds
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,15 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One contrast of arms over its complete seeds; without arguments, before any run."""
+    """One contrast of arms over its complete seeds."""
 
-    difference: PairedDifference | None = None
+    difference: PairedDifference | None
     """mean of the contrast; None with fewer than two complete seeds"""
-    p_moderated: float | None = None
+    p_moderated: float | None
     """see `moderated_p_values`; None for a contrast with a missing run, which is left out of the noise estimate"""
-    p_holm: float | None = None
+    p_holm: float | None
     """p_moderated after Holm's correction over all contrasts compared"""
-    n_missing: int = 0
+    n_missing: int
     """seeds on which a run of one of its arms has no result"""
 
     @property
@@ -78,8 +80,6 @@ class LrOptimum:
 
     lr: float
     """vertex of the parabola; the rate of the lowest arm if `at_edge`"""
-    loss: float
-    """loss at `lr`, in the table's unit"""
     lr_low: float | None
     lr_high: float | None
     """percentile bootstrap interval of `lr` over seeds; None with fewer than two seeds or no resamples"""
@@ -95,16 +95,14 @@ class LrOptimum:
     """log10(basin_high / basin_low), a lower bound if either end is open"""
 
 
-def paired_difference(
-    x: Array, y: Array, rng: np.random.Generator, *, confidence: float = 1 - LEVEL, resamples: int = 10_000
-) -> PairedDifference:
-    """Estimate the mean of x - y over seeds, with a t interval and a bootstrap interval.
+def paired_difference(x: Array, y: Array, rng: np.random.Generator, *, resamples: int = 10_000) -> PairedDifference:
+    """Estimate the mean of x - y over seeds, with a t interval and a bootstrap interval, both of 95%.
 
         d_i = x_i - y_i,  i = 1..n;  mean +- t_{n-1} sd(d) / sqrt(n)
 
     x, y: (S,), one metric of two arms, same seeds in the same order; seeds without both results are dropped.
-    confidence: of both intervals. resamples: 0 skips the bootstrap. With few seeds the bootstrap interval is too narrow
-    (by sqrt((n - 1) / n), and by the normal quantile instead of the t quantile), so it is shown but decides nothing.
+    resamples: 0 skips the bootstrap. With few seeds the bootstrap interval is too narrow (by sqrt((n - 1) / n), and by
+    the normal quantile instead of the t quantile), so it is shown but decides nothing.
     Differences that are all equal have sd 0: both intervals are that value, and p is 1 if it is zero, else 0.
     The order of the seeds does not matter. Raises ValueError for unequal shapes or fewer than two pairs.
 
@@ -113,25 +111,22 @@ def paired_difference(
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     check(x.ndim == 1 and x.shape == y.shape, f"paired arms need one axis of the same seeds: {x.shape}, {y.shape}")
     paired = np.isfinite(x) & np.isfinite(y)
-    return _mean_difference(x[paired] - y[paired], rng, confidence, resamples)
+    return _mean_difference(x[paired] - y[paired], rng, resamples)
 
 
-def mean_interval(values: Array) -> tuple[float, float, float] | None:
-    """Return mean and 95% t interval of a sample (n,); None with fewer than two finite values."""
-    finite = values[np.isfinite(values)]
-    if finite.size < 2:
-        return None
-    d = _mean_difference(finite, np.random.default_rng(0), 1 - LEVEL, resamples=0)
-    return d.mean, d.t_low, d.t_high
+def sample_mean(values: Array) -> PairedDifference | None:
+    """Estimate the mean of a sample (n,) with its t interval alone; None with fewer than two finite values."""
+    few = np.isfinite(values).sum() < 2
+    return None if few else _mean_difference(values, np.random.default_rng(0), resamples=0)
 
 
-def _mean_difference(d: Array, rng: np.random.Generator, confidence: float, resamples: int) -> PairedDifference:
+def _mean_difference(d: Array, rng: np.random.Generator, resamples: int) -> PairedDifference:
     d = np.sort(d[np.isfinite(d)])
     check(d.size >= 2, f"a paired difference needs at least 2 complete pairs, got {d.size}")
     centered = d - d[0]  # exactly zero where all are equal, which d - mean(d) is not
     mean, sd = float(d[0] + centered.mean()), float(centered.std(ddof=1))
-    half = _t_quantile(d.size - 1, confidence) * sd / math.sqrt(d.size)
-    settings = {"n_resamples": resamples, "confidence_level": confidence, "method": "percentile", "rng": rng}
+    half = float(special.stdtrit(d.size - 1, 1 - LEVEL / 2)) * sd / math.sqrt(d.size)
+    settings = {"n_resamples": resamples, "confidence_level": 1 - LEVEL, "method": "percentile", "rng": rng}
     boot = [float(end) for end in stats.bootstrap((d,), np.mean, **settings).confidence_interval] if resamples else None
     boot_low, boot_high = boot or (None, None)
     p = float(_two_sided_p(mean, sd / math.sqrt(d.size), d.size - 1))
@@ -225,7 +220,7 @@ def compare(table: Array, contrasts: Array, rng: np.random.Generator, *, resampl
     adjusted = holm([moderated.get(c, 1.0) for c in range(len(contrasts))]).tolist()
     return [
         Comparison(
-            _mean_difference(values[:, c], rng, 1 - LEVEL, resamples) if complete[:, c].sum() >= 2 else None,
+            _mean_difference(values[:, c], rng, resamples) if complete[:, c].sum() >= 2 else None,
             p_moderated=moderated.get(c), p_holm=adjusted[c] if c in moderated else None,
             n_missing=int((~complete[:, c]).sum()),
         )
@@ -233,24 +228,9 @@ def compare(table: Array, contrasts: Array, rng: np.random.Generator, *, resampl
     ]  # fmt: skip
 
 
-def noise_floor(table: Array, baseline: int) -> float:
-    """Return the sample standard deviation of the baseline over its seeds, in the table's unit.
-
-    table: (S, K). The result includes the seed effects, which pairing removes: a paired difference can be sharper than
-    the floor. Raises ValueError if `baseline` is not a column or has fewer than two results.
-    """
-    table = np.asarray(table, dtype=np.float64)
-    exists = table.ndim == 2 and 0 <= baseline < table.shape[1]
-    check(exists, f"baseline {baseline} is no column of a table of shape {table.shape}")
-    values = table[np.isfinite(table[:, baseline]), baseline]
-    check(values.size >= 2, f"a noise floor needs at least 2 results of the baseline, got {values.size}")
-    return float((values - values[0]).std(ddof=1))
-
-
 def best_lr(
-    lrs: ArrayLike, table: Array, rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 1 - LEVEL,
-    tolerance: float,
-) -> LrOptimum:  # fmt: skip
+    lrs: ArrayLike, table: Array, rng: np.random.Generator, *, resamples: int = 2000, tolerance: float
+) -> LrOptimum:
     """Find the best learning rate: the vertex of the parabola in log lr through the lowest arm and its two neighbors.
 
         loss(lr) = loss* + c (log lr - log lr*)^2,  c > 0
@@ -273,21 +253,24 @@ def best_lr(
     log_lr, mean = np.log(grid), losses.mean(axis=0)
 
     lowest = int(mean.argmin())
-    vertex, loss, at_edge = (value[0] for value in _vertex(log_lr, mean[None]))
+    vertex, at_edge = (value[0] for value in _vertex(log_lr, mean[None]))
     interval: tuple[float | None, float | None] = (None, None)
     if resamples and len(losses) > 1:
         boot = stats.bootstrap(
             (np.arange(len(losses)),),
             lambda seeds, axis: _vertex(log_lr, losses[seeds].mean(axis=axis - 1))[0],  # (R, S, K) -> (R, K) -> (R,)
-            n_resamples=resamples, confidence_level=confidence, method="percentile", vectorized=True, rng=rng,
+            n_resamples=resamples, confidence_level=1 - LEVEL, method="percentile", vectorized=True, rng=rng,
         ).confidence_interval  # fmt: skip
         interval = math.exp(boot.low), math.exp(boot.high)
-    low, open_low = _reach(grid[lowest::-1], mean[lowest::-1], mean[lowest] + tolerance)
-    high, open_high = _reach(grid[lowest:], mean[lowest:], mean[lowest] + tolerance)
+    basin = []
+    for side in (slice(lowest, None, -1), slice(lowest, None)):
+        end = _crossing(log_lr[side], mean[side], mean[side] > mean[lowest] + tolerance, mean[lowest] + tolerance)
+        basin.append((float(grid[side][-1]), True) if math.isinf(end) else (math.exp(end), False))
+    (low, open_low), (high, open_high) = basin
     return LrOptimum(
-        lr=float(grid[lowest]) if at_edge else math.exp(vertex), loss=float(loss),
-        lr_low=interval[0], lr_high=interval[1], at_edge=bool(at_edge), basin_low=low, basin_high=high,
-        basin_open_low=open_low, basin_open_high=open_high, basin_width_decades=math.log10(high / low),
+        lr=float(grid[lowest]) if at_edge else math.exp(vertex), lr_low=interval[0], lr_high=interval[1],
+        at_edge=bool(at_edge), basin_low=low, basin_high=high, basin_open_low=open_low, basin_open_high=open_high,
+        basin_width_decades=math.log10(high / low),
     )  # fmt: skip
 
 
@@ -304,9 +287,7 @@ def steps_to_reach(steps: ArrayLike, losses: ArrayLike, target: float) -> float:
     check(sound, f"a curve needs increasing steps, one loss each, got shapes {s.shape} and {curve.shape}")
     check(math.isfinite(target), f"the target must be finite, got {target}")
     recorded = np.isfinite(curve)
-    s, curve = s[recorded], curve[recorded]
-    reached = np.flatnonzero(curve <= target)
-    return _crossing(s, curve, int(reached[0]), target) if reached.size else math.inf
+    return _crossing(s[recorded], curve[recorded], curve[recorded] <= target, target)
 
 
 def seeds_to_decide(difference: PairedDifference, smallest_effect: float) -> int | None:
@@ -319,40 +300,27 @@ def seeds_to_decide(difference: PairedDifference, smallest_effect: float) -> int
     a power calculation: if mean and sd are exactly right, that many seeds decide about half of the time.
     """
     magnitude = abs(difference.mean)
-    halves = _half_widths_per_sd() * difference.sd  # entry i belongs to i + 2 seeds
+    halves = _HALF_WIDTHS_PER_SD * difference.sd  # entry i belongs to i + 2 seeds
     enough = halves < magnitude if magnitude >= smallest_effect else halves <= smallest_effect - magnitude
     deciding = np.flatnonzero(enough[difference.n - 1 :])
     return difference.n + 1 + int(deciding[0]) if deciding.size else None
 
 
-@lru_cache(maxsize=256)
-def _t_quantile(df: int, confidence: float) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, df))
-
-
-@lru_cache(maxsize=1)
-def _half_widths_per_sd() -> Array:
-    """Return t_{n-1} / sqrt(n) for n = 2..MAX_SEEDS, which falls with n."""
-    n = np.arange(2, MAX_SEEDS + 1)
-    return np.asarray(stats.t.ppf(1 - LEVEL / 2, n - 1) / np.sqrt(n))
-
-
 def _two_sided_p(estimate: ArrayLike, standard_error: ArrayLike, df: float) -> Array:
-    size, error = np.abs(np.asarray(estimate, dtype=np.float64)), np.asarray(standard_error, dtype=np.float64)
-    t = size / np.where(error > 0, error, 1.0)
-    p = 2 * special.stdtr(df, -t)  # stats.t.sf without its overhead
-    return np.asarray(np.where(error > 0, p, np.where(size == 0, 1.0, 0.0)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # without spread, t is infinite, or 0/0 and p is 1
+        t = np.abs(estimate) / np.asarray(standard_error)
+    return np.nan_to_num(2 * special.stdtr(df, -t), nan=1.0)  # stats.t.sf without its overhead
 
 
-def _vertex(x: Array, y: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Find the vertex (position, height) of the parabola around the lowest point of each curve, and where none exists.
+def _vertex(x: Array, y: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Find the vertex of the parabola around the lowest point of each curve, and where none exists.
 
-    x: (K,) increasing; y: (R, K); returns three arrays (R,). Where the lowest point is an end of the grid, that point.
+    x: (K,) increasing; y: (R, K); returns two arrays (R,). Where the lowest point is an end of the grid, that point.
     """
     lowest = y.argmin(axis=1)
     edge = (lowest == 0) | (lowest == x.size - 1)
     if edge.all():
-        return x[lowest], y.min(axis=1), edge
+        return x[lowest], edge
     middle = np.clip(lowest, 1, x.size - 2)
     x0, x1, x2 = (x[middle + j] for j in (-1, 0, 1))
     y0, y1, y2 = (np.take_along_axis(y, middle[:, None] + j, axis=1)[:, 0] for j in (-1, 0, 1))
@@ -360,19 +328,12 @@ def _vertex(x: Array, y: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
     curvature = ((y2 - y1) / (x2 - x1) - slope) / (x2 - x0)
     edge |= curvature <= 0
     curvature = np.where(edge, 1.0, curvature)
-    vertex = (x0 + x1) / 2 - slope / (2 * curvature)
-    height = y1 - curvature * (x1 - vertex) ** 2
-    return np.where(edge, x[lowest], vertex), np.where(edge, y.min(axis=1), height), edge
+    return np.where(edge, x[lowest], (x0 + x1) / 2 - slope / (2 * curvature)), edge
 
 
-def _reach(grid: Array, mean: Array, level: float) -> tuple[float, bool]:
-    """Find where a curve that starts at its minimum rises above the level, and whether the grid ends first."""
-    above = np.flatnonzero(mean > level)
-    if not above.size:
-        return float(grid[-1]), True
-    return math.exp(_crossing(np.log(grid), mean, int(above[0]), level)), False
-
-
-def _crossing(x: Array, y: Array, i: int, level: float) -> float:
-    """Return where the segment that ends in point i meets the level; the point itself if it is the first."""
+def _crossing(x: Array, y: Array, beyond: NDArray[np.bool_], level: float) -> float:
+    """Return where the segment that ends in the first point `beyond` meets the level; math.inf if no point is."""
+    if not beyond.any():
+        return math.inf
+    i = int(beyond.argmax())
     return float(x[i - 1] + (x[i] - x[i - 1]) * ((level - y[i - 1]) / (y[i] - y[i - 1])) if i else x[0])

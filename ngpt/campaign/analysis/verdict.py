@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -11,8 +11,6 @@ from ngpt.campaign.definition import Campaign, Contrast, Rule
 
 Label = Literal["supported", "refuted", "inconclusive"]
 Simplicity = Literal["a win", "not free", "open"]
-
-DECIDED: tuple[Label, ...] = ("supported", "refuted")
 
 
 @dataclass(frozen=True)
@@ -111,10 +109,10 @@ def judge_campaign(
     for question in dict.fromkeys(contrast.question for contrast in contrasts):
         asked = [contrast for contrast in contrasts if contrast.question == question]
         weights = np.array([[c.weights.get(method.name, 0.0) for method in campaign.methods] for c in asked])
-        found = compare(table, weights, rng, resamples=resamples) if len(table) else [Comparison()] * len(asked)
+        found = compare(table, weights, rng, resamples=resamples)
         for contrast, result in zip(asked, found, strict=True):
             edge = {label: [name for name in contrast.methods_that_could_overturn(label) if name in at_edge]
-                    for label in DECIDED}  # fmt: skip
+                    for label in get_args(Label)}  # fmt: skip
             verdict = judge(
                 contrast.rule, result.difference, n_missing=result.n_missing, distinguishable=result.distinguishable,
                 edge=edge,

@@ -56,16 +56,6 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A figure published elsewhere, shown in the report if data and preset match."""
-
-    data: str
-    presets: tuple[str, ...]
-    text: str
-    """figure and source"""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Arm:
     """One configuration of a campaign, without its seed."""
 
@@ -100,7 +90,8 @@ class Campaign(Experiment):
     """seeds per arm on which each method's rate is chosen"""
     comparison_seeds: int = 5
     """further seeds on which the methods are compared, each at its chosen rate; at least `rule.seeds`"""
-    references: tuple[Reference, ...] = ()
+    published: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """figures published elsewhere and their source, by the data and the preset with which the report shows them"""
     budget_seconds: float | None = None
     """training time of every run, if runs end by the clock rather than after a number of steps"""
 
@@ -143,8 +134,8 @@ class Campaign(Experiment):
 
     def tuned_arms(self) -> list[Arm]:
         """Return the arms among which a rate is chosen."""
-        fixed = {method.name for method in self.methods if len(method.lrs) == 1}
-        return [arm for arm in self.arms() if arm.method not in fixed]
+        tuned = {method.name for method in self.methods if len(method.lrs) > 1}
+        return [arm for arm in self.arms() if arm.method in tuned]
 
     def configure(self, arm: Arm, seed: int, overrides: Mapping[str, Any], preset: str) -> RunConfig:
         """Return the configuration of one run. `overrides` come from the command line and apply to every arm."""

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_SEEDS = 1000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):

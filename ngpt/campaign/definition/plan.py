@@ -13,6 +13,9 @@ from ngpt.errors import InputError, require
 from ngpt.identity import run_id
 from ngpt.sources import Stamp, changed_file
 
+ASSUMED_FLOPS = 1e10
+"""floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
+
 Stage = Literal["pretraining", "tuning", "comparison"]
 
 
@@ -148,9 +151,10 @@ def change_since_planned(data: DataConfig) -> str | None:
     return None if changed is None else f"{changed}: changed since the campaign began; start it again"
 
 
-def estimated_operations(config: RunConfig, vocab_size: int) -> float:
-    """Estimate the floating-point operations of a run: 6 per parameter and token; rough, for `--dry-run`."""
+def estimated_seconds(config: RunConfig) -> float:
+    """Estimate the time of a run from 6 operations per parameter and token; rough, for `--dry-run`."""
     model, train = config.model, config.train
     mlp = 3 if model.arch != "gated-literal" else 2
-    parameters = model.n_layer * model.n_embd * (4 * model.n_embd + mlp * model.mlp_hidden)
-    return 6.0 * (parameters + vocab_size * model.n_embd) * train.steps * train.batch_size * model.seq_len
+    hidden = model.n_layer * model.n_embd * (4 * model.n_embd + mlp * model.mlp_hidden)
+    parameters = hidden + load_corpus(config.data).vocab_size * model.n_embd
+    return 6.0 * parameters * train.steps * train.batch_size * model.seq_len / ASSUMED_FLOPS

@@ -19,6 +19,10 @@ from ngpt.training.record import RunRecord, read_metrics, read_record
 CURVE_POINTS = 50
 """points to which a training curve is averaged down"""
 
+MEASURED = ("steps", "final_val_loss", "final_val_bpb", "tokens_per_second", "train_seconds", "eval_seconds",
+            "skipped_steps")  # fmt: skip
+"""what a row has of the run's record; what was not measured is absent"""
+
 PLAIN = {"step", "loss", "lr", "grad_norm", "seconds", "train_seconds", "val_loss", "val_bpb"}
 """what a row of metrics has besides telemetry"""
 
@@ -73,13 +77,18 @@ def collect(
             records.append(record)
             ends += [record] * (run.stage != "pretraining")
             metrics = read_metrics(out / run.run_id)
-            row |= figures_of(record) | curves_of(metrics) | figures(record, metrics)
+            row |= {name: value for name in MEASURED if (value := getattr(record, name)) is not None}
+            row |= {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
+            row |= curves_of(metrics) | figures(record, metrics)
         elif (out / run.run_id / "record.json").exists():
             unfinished = read_record(out / run.run_id)
             row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
         if run.name in failures:
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
+    environments = Counter(
+        (("device", r.device), ("threads", r.threads), ("commit", r.commit), *r.versions.items()) for r in records
+    )
     first = next(run.config for run in runs if run.stage != "pretraining")
     model = first.model
     return {
@@ -89,18 +98,10 @@ def collect(
                   "mlp_hidden": model.mlp_hidden, "arch": model.arch},
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
         "commands": {run.key: " ".join(to_flags(run.config)) for run in runs},
-        "environments": environments_of(records),
+        "environments": [{**dict(content), "runs": number} for content, number in environments.items()],
         "parameters": ends[0].parameters if ends else None, "eval_tokens": ends[0].eval_tokens if ends else None,
         **details, "runs": rows,
     }  # fmt: skip
-
-
-def figures_of(record: RunRecord) -> dict[str, Any]:
-    """Return a finished run's numbers; those that were not measured are absent."""
-    kept = ("steps", "final_val_loss", "final_val_bpb", "tokens_per_second", "train_seconds", "eval_seconds")
-    figures = {name: value for name in kept if (value := getattr(record, name)) is not None}
-    digests = {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
-    return figures | {"skipped_steps": record.skipped_steps} | digests
 
 
 def curves_of(metrics: Metrics) -> dict[str, Any]:
@@ -119,10 +120,3 @@ def curves_of(metrics: Metrics) -> dict[str, Any]:
                       **{name: [float(f"{row[name]:.5g}") if row.get(name) is not None else None for row in telemetry]
                          for name in names}},
     }  # fmt: skip
-
-
-def environments_of(records: list[RunRecord]) -> list[dict[str, Any]]:
-    """Return the different machines, versions and commits behind the runs, each with its number of runs."""
-    contents = [{"device": r.device, "threads": r.threads, "commit": r.commit, **r.versions} for r in records]
-    found = Counter(tuple(content.items()) for content in contents)
-    return [{**dict(content), "runs": runs} for content, runs in found.items()]

@@ -16,7 +16,7 @@ from ngpt.campaign.definition.plan import PlannedRun, change_since_planned
 from ngpt.campaign.execution.launchers import LocalJob, LocalLauncher, RayJob, RayLauncher
 from ngpt.config import Runtime, Track
 from ngpt.training.record import RunRecord, read_record
-from ngpt.training.worker import PROGRESS_SECONDS
+from ngpt.training.worker import PROGRESS_SECONDS, Message
 
 FINISHED = ("done", "diverged")
 BUSY_SECONDS = 2.0
@@ -49,12 +49,9 @@ def execute(
     A run that another runner is working on is left to that runner and checked again later. A failed run does not stop
     the others.
     """
-    pending = deque(run for run in runs if finished_record(out, run.run_id) is None)
-    started = len(runs) - len(pending)
-    total = _bar(total=len(runs), initial=started, unit="run", desc="campaign")
     settings = {"out": out, "device": device, "threads": threads, "resume": True, "progress": False}
     settings |= {"track": track, "track_group": track_group}
-    return _Execution(pending, jobs, settings, launcher or LocalLauncher(), total).carry_out()
+    return _Execution(runs, jobs, settings, launcher or LocalLauncher()).carry_out()
 
 
 def _bar(**settings: Any) -> "tqdm[Any]":
@@ -64,26 +61,21 @@ def _bar(**settings: Any) -> "tqdm[Any]":
 @dataclass
 class _Worker:
     run: PlannedRun
-    job: LocalJob | RayJob
+    slot: int
     bar: "tqdm[Any]"
-    message: str = ""
-    busy: bool = False
-    """whether another runner is working on the run"""
+    ended: Message = ("error", "")
+    """what the run said at its end, if it said anything: an error, or that another runner is working on it"""
 
 
-@dataclass
 class _Execution:
-    pending: deque[PlannedRun]
-    jobs: int
-    settings: dict[str, Any]
-    """of `Runtime`, for every run"""
-    launcher: LocalLauncher | RayLauncher
-    total: "tqdm[Any]"
-    outcome: Outcome = field(default_factory=Outcome)
-    workers: dict[int, _Worker] = field(default_factory=dict)
-    """by slot, one per job"""
-    not_before: dict[str, float] = field(default_factory=dict)
-    """when to check a busy run again, by its id"""
+    def __init__(
+        self, runs: list[PlannedRun], jobs: int, settings: dict[str, Any], launcher: LocalLauncher | RayLauncher
+    ) -> None:
+        self.jobs, self.settings, self.launcher, self.outcome = jobs, settings, launcher, Outcome()
+        self.pending = deque(run for run in runs if finished_record(settings["out"], run.run_id) is None)
+        self.total = _bar(total=len(runs), initial=len(runs) - len(self.pending), unit="run", desc="campaign")
+        self.workers: dict[LocalJob | RayJob, _Worker] = {}
+        self.not_before: dict[str, float] = {}  # when to check a busy run again, by its id
 
     def carry_out(self) -> Outcome:
         with self.total:
@@ -92,14 +84,13 @@ class _Execution:
                     self._start()
                     self._listen()
             except KeyboardInterrupt:
+                tqdm.write("stopping: each run finishes its current step and leaves a checkpoint", file=sys.stderr)
                 self._stop()
                 self.outcome.interrupted = True
         return self.outcome
 
     def _start(self) -> None:
-        for slot in range(self.jobs):
-            if slot in self.workers:
-                continue
+        for slot in sorted(set(range(self.jobs)) - {worker.slot for worker in self.workers.values()}):
             now = time.monotonic()
             ready = next((run for run in self.pending if self.not_before.get(run.run_id, 0.0) <= now), None)
             if ready is None:
@@ -114,37 +105,35 @@ class _Execution:
             job = self.launcher.start(ready.config, runtime, runtime.out / ready.run_id)
             steps = ready.config.train.steps if ready.config.train.time_budget_seconds is None else None
             bar = _bar(total=steps, desc=f"  {ready.name}", unit="step", position=slot + 1, leave=False)
-            self.workers[slot] = _Worker(ready, job, bar)
+            self.workers[job] = _Worker(ready, slot, bar)
 
     def _listen(self) -> None:
         if not self.workers:  # other runners are working on all that is left
             time.sleep(PROGRESS_SECONDS)
             return
-        slots = {id(worker.job): slot for slot, worker in self.workers.items()}
-        for job in self.launcher.wait_for_messages([worker.job for worker in self.workers.values()], 1.0):
-            worker, message = self.workers[slots[id(job)]], job.listen()
+        for job in self.launcher.wait_for_messages(list(self.workers)):
+            worker, message = self.workers[job], job.listen()
             if message is None:
-                self._end(self.workers.pop(slots[id(job)]))
+                self._end(job)
             elif message[0] == "step":
                 step, loss = message[1]
                 worker.bar.update(step - worker.bar.n)
                 worker.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            elif message[0] == "busy":
-                worker.busy = True
             else:
-                worker.message = message[1]
+                worker.ended = message
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, job: LocalJob | RayJob) -> None:
+        worker = self.workers.pop(job)
         worker.bar.close()
         run = worker.run
-        if worker.busy:
+        if worker.ended[0] == "busy":
             self.not_before[run.run_id] = time.monotonic() + BUSY_SECONDS
             self.pending.append(run)
             return
         record = finished_record(self.settings["out"], run.run_id)
         if record is None:
             change = change_since_planned(run.config.data)  # then the run has another id, and its record another place
-            self._fail(run, worker.message or change or worker.job.end_reason)
+            self._fail(run, change or worker.ended[1] or job.end_reason)
             return
         self.total.update()
         if record.final_val_loss is None:
@@ -158,21 +147,16 @@ class _Execution:
         self.total.update()
         tqdm.write(f"{run.name}: failed: {message}", file=sys.stderr)
 
-    def _stop(self) -> None:
+    def _stop(self, *, again: bool = False) -> None:
         """Ask every run to stop after its current step; a second Ctrl-C ends them at once."""
-        tqdm.write("stopping: each run finishes its current step and leaves a checkpoint", file=sys.stderr)
-        running = [worker.job for worker in self.workers.values()]
-        for round_ in range(2):
-            for job in running:
-                job.stop()
-            try:
-                while running:  # their messages are read, or a full pipe would block them
-                    for job in self.launcher.wait_for_messages(running, 1.0):
-                        if job.listen() is None:
-                            running.remove(job)
-                for worker in self.workers.values():
-                    worker.bar.close()
-                return
-            except KeyboardInterrupt:
-                if round_:
-                    raise
+        for job in self.workers:
+            job.stop()
+        try:
+            while self.workers:  # their messages are read, or a full pipe would block them
+                for job in self.launcher.wait_for_messages(list(self.workers)):
+                    if job.listen() is None:
+                        self.workers.pop(job).bar.close()
+        except KeyboardInterrupt:
+            if again:
+                raise
+            self._stop(again=True)

@@ -17,15 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.config import RunConfig, Runtime
-from ngpt.errors import InputError, first_line, require
+from ngpt.errors import InputError, as_input_error, first_line, require
 from ngpt.training.record import latest_metrics
 from ngpt.training.worker import PROGRESS_SECONDS, Message, StoppedError, carry_out_run, carry_out_task
-
-RETRIES = 10
-"""how often a run is retried, from its checkpoint, after its worker or its machine was lost"""
-
-
-# --- this machine ----------------------------------------------------------------------------------------------------
 
 
 class LocalJob:
@@ -37,12 +31,11 @@ class LocalJob:
     def listen(self) -> Message | None:
         """Return the next message, None once the run has ended; does not block on jobs `wait_for_messages` listed."""
         try:
-            message: Message = self.connection.recv()
+            return self.connection.recv()
         except EOFError:
             self.process.join()
             self.connection.close()
             return None
-        return message
 
     def stop(self) -> None:
         """Ask the run to stop after its current step."""
@@ -64,8 +57,7 @@ class LocalLauncher:
 
     def __init__(self) -> None:
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        if sys.platform == "linux":
-            self.context.set_forkserver_preload(["ngpt.training.preload"])
+        self.context.set_forkserver_preload(["ngpt.training.preload"])
 
     def start(self, config: RunConfig, runtime: Runtime, folder: Path) -> LocalJob:
         """Start a run; `folder` is its folder."""
@@ -81,13 +73,10 @@ class LocalLauncher:
         sender.close()
         return LocalJob(process, receiver)
 
-    def wait_for_messages(self, jobs: Sequence[Any], seconds: float) -> list[Any]:
-        """Return those of `jobs` that have a message or have ended; waits at most `seconds` for the first."""
+    def wait_for_messages(self, jobs: Sequence[Any]) -> list[Any]:
+        """Return those of `jobs` that have a message or have ended; waits at most a second for the first."""
         by_connection = {job.connection: job for job in jobs}
-        return [by_connection[one] for one in wait(list(by_connection), timeout=seconds)]
-
-
-# --- a Ray cluster ---------------------------------------------------------------------------------------------------
+        return [by_connection[one] for one in wait(list(by_connection), timeout=1.0)]
 
 
 class RayJob:
@@ -127,8 +116,9 @@ class RayJob:
 
 
 class RayLauncher:
-    """Tasks of a Ray cluster, each with the processors or the GPU it needs; a lost one is retried.
+    """Tasks of a Ray cluster, each with the processors or the GPU it needs.
 
+    One whose worker or machine is lost is tried again from its checkpoint, up to 10 times.
     All machines must see the checkout, the data and the folder of runs under the same paths.
     """
 
@@ -143,18 +133,16 @@ class RayLauncher:
         root = str(Path(__file__).parents[3])
         variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         variables |= {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        try:
+        where = "--launcher ray" if address is None else f"--ray-address {address}"
+        with as_input_error(where, ConnectionError, RuntimeError, ValueError):
             ray.init(
                 address=address or "local",  # without it Ray joins whatever cluster runs on this machine
                 runtime_env={"env_vars": variables}, include_dashboard=None if address else False,
                 log_to_driver=False, logging_level="error",
             )  # fmt: skip
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = "--launcher ray" if address is None else f"--ray-address {address}"
-            raise InputError(f"{where}: {first_line(error)}") from error
         self.ray = ray
         needs = {"num_gpus": 1} if gpu else {"num_cpus": max(1, threads)}
-        again: Any = {"max_retries": RETRIES, "retry_exceptions": [StoppedError]}
+        again: Any = {"max_retries": 10, "retry_exceptions": [StoppedError]}
         self.task = ray.remote(max_calls=1, **again, **needs)(carry_out_task)
         resources = ray.cluster_resources()
         self.slots = int(resources.get("GPU", 0) if gpu else resources.get("CPU", 0) // max(1, threads))
@@ -164,9 +152,9 @@ class RayLauncher:
         """Start a run; `folder` is its folder."""
         return RayJob(self.ray, self.task.remote(config, runtime, folder.name, os.getcwd()), folder)
 
-    def wait_for_messages(self, jobs: Sequence[Any], seconds: float) -> list[Any]:
-        """Return those of `jobs` that have a message or have ended; waits at most `seconds` for the first."""
-        self.ray.wait([job.task for job in jobs], timeout=min(seconds, PROGRESS_SECONDS))
+    def wait_for_messages(self, jobs: Sequence[Any]) -> list[Any]:
+        """Return those of `jobs` that have a message or have ended; waits at most `PROGRESS_SECONDS` for the first."""
+        self.ray.wait([job.task for job in jobs], timeout=PROGRESS_SECONDS)
         for job in jobs:
             job.poll()
         return [job for job in jobs if job.ended or job.messages]

@@ -13,9 +13,6 @@ from ngpt.machine import has_gpu
 from ngpt.presets import PRESETS
 from ngpt.tracking import require_installed
 
-ASSUMED_FLOPS = 1e10
-"""floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
-
 PUBLISHED = Path(__file__).parents[3] / "reports"
 """the repository's reports, which `--publish` rebuilds"""
 
@@ -51,9 +48,9 @@ def reports_folder(given: argparse.Namespace) -> Path:
     return PUBLISHED if published else given.reports or given.out / "reports"
 
 
-def overrides_of(given: argparse.Namespace, *more: str) -> dict[str, Any]:
+def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return the configuration fields given on the command line, for every run."""
-    names = ("data", "tokenizer", "shards", *more)
+    names = ("data", "tokenizer", "shards", "steps", "time_budget_seconds")
     return {name: value for name in names if (value := getattr(given, name, None)) is not None}
 
 

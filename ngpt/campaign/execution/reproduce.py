@@ -11,23 +11,16 @@ from ngpt.campaign.execution.execute import execute, finished_record
 from ngpt.command import parse
 from ngpt.errors import require
 
-Row = dict[str, Any]
-"""one run in the collected data"""
+
+def _flags(data: dict[str, Any], row: dict[str, Any]) -> tuple[list[str], str | None]:
+    """Return the command line of a published run, and the id of the run whose weights it starts from."""
+    flags = shlex.split(data["commands"][f"{row['method']}|{row['lr']}|{row['seed']}"])
+    return flags, Path(flags[flags.index("--init-from") + 1]).name if "--init-from" in flags else None
 
 
-def _flags(data: dict[str, Any], row: Row) -> list[str]:
-    return shlex.split(data["commands"][f"{row['method']}|{row['lr']}|{row['seed']}"])
-
-
-def _source(flags: list[str]) -> str | None:
-    """Return the id of the run whose weights a command line starts from."""
-    return Path(flags[flags.index("--init-from") + 1]).name if "--init-from" in flags else None
-
-
-def _run(data: dict[str, Any], row: Row, sources: Mapping[str, Path]) -> PlannedRun:
+def _run(data: dict[str, Any], row: dict[str, Any], sources: Mapping[str, Path]) -> PlannedRun:
     """Return the published run as a run of the present code, with its initial weights taken from `sources`."""
-    flags = _flags(data, row)
-    source = _source(flags)
+    flags, source = _flags(data, row)
     config = parse(flags if source is None else [*flags, "--init-from", str(sources[source])])[0]
     return PlannedRun.of(row["stage"], row["method"], row["seed"], config)
 
@@ -45,12 +38,12 @@ def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:
     require(data_digest == data["data_digest"], other + why)
     for environment in data["environments"]:
         print("published on", ", ".join(f"{name} {value}" for name, value in environment.items() if name != "runs"))
-    first: dict[str, Row] = {}
+    first: dict[str, dict[str, Any]] = {}
     for row in data["runs"]:
         if row["stage"] == "comparison" and row["status"] == "done":
             first.setdefault(row["method"], row)
     require(bool(first), "no finished comparison run in the published data")
-    needed = {_source(_flags(data, row)) for row in first.values()}
+    needed = {_flags(data, row)[1] for row in first.values()}
     same: list[bool] = []
     paths: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
@@ -62,7 +55,7 @@ def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:
     return all(same)
 
 
-def _repeat(pairs: list[tuple[PlannedRun, Row]], folder: Path, **settings: Any) -> list[bool]:
+def _repeat(pairs: list[tuple[PlannedRun, dict[str, Any]]], folder: Path, **settings: Any) -> list[bool]:
     """Carry out the runs of `pairs` and return for each whether it has the published weights."""
     outcome = execute([run for run, _ in pairs], out=folder, **settings)
     if outcome.interrupted:

@@ -6,20 +6,19 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ngpt.campaign import engine
-from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, estimated_operations, identify
+from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution.collect import Metrics, read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
-from ngpt.campaign.execution.options import ASSUMED_FLOPS, common_parser, overrides_of
-from ngpt.campaign.gates.definition import MIN_SEEDS, Gates, OptimizerName, TaskName
+from ngpt.campaign.execution.options import common_parser, overrides_of
+from ngpt.campaign.gates.definition import Gates, OptimizerName, TaskName
 from ngpt.campaign.gates.judge import BOTH, judge_gates, overall
 from ngpt.campaign.gates.report import write_gates_report
-from ngpt.campaign.report.index import Indexed
 from ngpt.command import Parser
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
@@ -57,43 +56,37 @@ class GatePlan(AnyPlan):
     gates: Gates
     race_seeds: int
 
-    def run(self, task: TaskName, optimizer: OptimizerName, seed: int, ns_steps: int) -> GateRun:
-        """Return one run of a task."""
-        settings: dict[str, Any] = {"ns_steps": ns_steps, "overrides": self.overrides, "preset": self.preset}
-        config = self.gates.configure(task, optimizer, seed, **settings)
-        method = f"{task}, {optimizer}" + (f", {ns_steps} iterations" if optimizer == "Muon" else "")
-        return GateRun.of("comparison", method, seed, config, task=task, optimizer=optimizer)
-
     def runs(
         self, tasks: Sequence[TaskName], ns_steps: int, optimizers: Sequence[OptimizerName] = BOTH
     ) -> list[GateRun]:
         """Return the runs of some tasks, the optimizers in turn."""
-        seeds = {task: self.race_seeds if task == "race" else self.gates.tasks[task].seeds for task in tasks}
-        turns = [(task, optimizer, seed) for task in tasks for seed in range(seeds[task]) for optimizer in optimizers]
-        return [self.run(task, optimizer, seed, ns_steps) for task, optimizer, seed in turns]
+        settings: dict[str, Any] = {"ns_steps": ns_steps, "overrides": self.overrides, "preset": self.preset}
+        found = []
+        for task in tasks:
+            seeds = self.race_seeds if task == "race" else self.gates.seeds.get(task, 1)
+            for seed, optimizer in product(range(seeds), optimizers):
+                config = self.gates.configure(task, optimizer, seed, **settings)
+                method = f"{task}, {optimizer}" + (f", {ns_steps} iterations" if optimizer == "Muon" else "")
+                found.append(GateRun.of("comparison", method, seed, config, task=task, optimizer=optimizer))
+        return found
 
     def count(self) -> int:
         """Return the number of runs if the speed is high enough."""
         return len(self.runs(["speed", *LONGEST_FIRST], self.gates.ns_steps))
 
 
-def carry_out(gates: Gates, arguments: list[str], index: Sequence[Indexed] = ()) -> int:
-    """Carry out the gates; return 0 on PASS, 1 on FAIL, 130 if interrupted."""
-    return engine.carry_out(GatesStudy(gates), arguments, index)
-
-
 class GatesStudy(Study[GatePlan]):
     """Gates with all that the engine and the index need of them."""
 
-    min_seeds = MIN_SEEDS
+    min_seeds = 3
 
     def __init__(self, gates: Gates) -> None:
         self.experiment: Gates = gates
 
     def parser(self) -> Parser:
         return common_parser(
-            self.experiment.question, preset=self.experiment.preset, seeds=self.experiment.tasks["race"].seeds,
-            seeds_help=f"seeds of the race, at least {MIN_SEEDS} (%(default)s)",
+            self.experiment.question, preset=self.experiment.preset, seeds=self.experiment.seeds["race"],
+            seeds_help=f"seeds of the race, at least {self.min_seeds} (%(default)s)",
         )  # fmt: skip
 
     def plan(self, given: argparse.Namespace) -> GatePlan:
@@ -116,8 +109,7 @@ class GatesStudy(Study[GatePlan]):
             note = " (if it is too slow with more)" if run in if_slow else ""
             print(f"  {run.task}  {run.run_id}  {run.name}  [{state}]{note}")
             if state == "to do":
-                operations = estimated_operations(run.config, load_corpus(run.config.data).vocab_size)
-                seconds += operations / ASSUMED_FLOPS / (1 if run.task == "speed" else jobs)
+                seconds += estimated_seconds(run.config) / (1 if run.task == "speed" else jobs)
         print(f"{plan.count()} runs, {jobs} at a time after the speed, with fewer iterations if that is too low")
         print(f"estimated time: {seconds / 60:.1f} minutes, without the orthogonalizer's")
 
@@ -135,9 +127,9 @@ class GatesStudy(Study[GatePlan]):
 
     def _speed(self, plan: GatePlan) -> float | None:
         """Return Muon's steps per second at the full number of iterations; None if no run has finished."""
-        runs = plan.runs(["speed"], self.experiment.ns_steps, ["Muon"])
-        ended = [(run, record) for run in runs if (record := finished_record(plan.out, run.run_id)) is not None]
-        figures = [self.figures(record, read_metrics(plan.out / run.run_id)) for run, record in ended]
+        ids = [run.run_id for run in plan.runs(["speed"], self.experiment.ns_steps, ["Muon"])]
+        figures = [self.figures(record, read_metrics(plan.out / name)) for name in ids
+                   if (record := finished_record(plan.out, name)) is not None]  # fmt: skip
         found = [one["steps_per_second"] for one in figures if "steps_per_second" in one]
         return median(found) if found else None
 
@@ -147,8 +139,8 @@ class GatesStudy(Study[GatePlan]):
         figures: dict[str, Any] = {"steps_not_finite": record.steps - len(finite)}
         if finite:
             largest = max(row["grad_norm"] for row in finite)
-            figures |= {"first_loss": finite[0]["loss"], "largest_grad_norm": largest}
-            figures |= {"lr_first": metrics[0]["lr"], "lr_last": metrics[-1]["lr"]}
+            figures |= {"first_loss": finite[0]["loss"], "largest_grad_norm": largest,
+                        "lr_first": metrics[0]["lr"], "lr_last": metrics[-1]["lr"]}  # fmt: skip
         if len(finite) > 1:  # the first step is start-up
             figures["steps_per_second"] = 1 / median(row["seconds"] for row in finite[1:])
         if record.fell_back_at_step is not None:
@@ -158,12 +150,12 @@ class GatesStudy(Study[GatePlan]):
     def details(self, plan: GatePlan, runs: list[PlannedRun]) -> dict[str, Any]:
         gates, rate = self.experiment, self._speed(plan)
         iterations = gates.iterations_at(rate)
-        automata = plan.run("automata", "Muon", 0, iterations).config.data
+        overfit, automata = (run.config for run in plan.runs(["overfit", "automata"], iterations, ["Muon"]))
         return {
             "ns_steps": iterations, "ns_steps_wanted": gates.ns_steps, "race_seeds": plan.race_seeds,
             "steps_per_second_before_the_drop": None if iterations == gates.ns_steps else rate,
-            "overfit_windows": plan.run("overfit", "Muon", 0, iterations).config.train.overfit_windows,
-            "automata_vocabulary": load_corpus(automata).vocab_size,
+            "overfit_windows": overfit.train.overfit_windows,
+            "automata_vocabulary": load_corpus(automata.data).vocab_size,
         }  # fmt: skip
 
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:

@@ -11,18 +11,6 @@ from ngpt.presets import resolve
 TaskName = Literal["speed", "overfit", "stability", "race", "automata"]
 OptimizerName = Literal["Muon", "AdamW"]
 
-MIN_SEEDS = 3
-"""fewest seeds of a race"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A task for both optimizers, with the same configuration fields, data and seeds."""
-
-    fields: Mapping[str, Any]
-    """configuration fields besides those of `Gates.fields` and of the optimizer"""
-    seeds: int = 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
@@ -52,7 +40,10 @@ class Gates(Experiment):
 
     optimizers: Mapping[OptimizerName, Mapping[str, Any]]
     """configuration fields of each, except Muon's number of iterations"""
-    tasks: Mapping[TaskName, Task]
+    tasks: Mapping[TaskName, Mapping[str, Any]]
+    """configuration fields of each task for both optimizers, besides `fields`"""
+    seeds: Mapping[TaskName, int]
+    """seeds of the tasks that have more than one"""
     targets: Targets
     ns_steps: int
     """Muon's iterations"""
@@ -62,7 +53,7 @@ class Gates(Experiment):
 
     @property
     def _identity(self) -> tuple[Any, ...]:
-        tasks = [(name, sorted(task.fields.items()), task.seeds) for name, task in sorted(self.tasks.items())]
+        tasks = [(name, sorted(own.items()), self.seeds.get(name, 1)) for name, own in sorted(self.tasks.items())]
         optimizers = [(name, sorted(fields.items())) for name, fields in sorted(self.optimizers.items())]
         return (tasks, optimizers, self.targets, self.ns_steps, self.ns_steps_if_slow, sorted(self.fields.items()))
 
@@ -72,7 +63,7 @@ class Gates(Experiment):
     ) -> RunConfig:  # fmt: skip
         """Return the configuration of one run. A task's own data take precedence over `overrides`."""
         iterations = {"ns_steps": ns_steps} if optimizer == "Muon" else {}
-        own = self.tasks[task].fields
+        own = self.tasks[task]
         fields = {**self.fields, **overrides, **own, **self.optimizers[optimizer], **iterations}
         if "data" in own and "tokenizer" not in own:
             fields.pop("tokenizer", None)

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.analysis.analyze import Row, share_of_steps
-from ngpt.campaign.analysis.statistics import Array, mean_interval
+from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.gates.definition import Gates, OptimizerName, Targets, TaskName
-
-Texts = dict[OptimizerName, str]
 
 BOTH: tuple[OptimizerName, ...] = ("Muon", "AdamW")
 
@@ -48,21 +46,17 @@ class Gate:
         return f"{self.name} {self.label}{why}  {self.asks}: Muon {self.muon}; AdamW {self.adamw}"
 
 
-Results = dict[OptimizerName, list[Row]]
-"""the runs of one task, by optimizer"""
-
-
-def _results(data: dict[str, Any], task: TaskName) -> Results:
+def _ended(data: dict[str, Any], task: TaskName, optimizer: OptimizerName) -> list[Row]:
     """Return the runs that ended by themselves, with the number of iterations that the gates are judged at."""
-    ended = [row for row in data["runs"] if row["task"] == task and row["status"] in ("done", "diverged")]
-    judged = [row for row in ended if row["optimizer"] != "Muon" or row["ns_steps"] == data["ns_steps"]]
-    return {name: [row for row in judged if row["optimizer"] == name] for name in BOTH}
+    mine = [row for row in data["runs"] if row["task"] == task and row["optimizer"] == optimizer]
+    ended = [row for row in mine if row["status"] in ("done", "diverged")]
+    return [row for row in ended if optimizer == "AdamW" or row["ns_steps"] == data["ns_steps"]]
 
 
 def judge_gates(gates: Gates, data: dict[str, Any]) -> list[Gate]:
     """Judge all gates, in order. A gate without its runs fails."""
     targets, ns_steps, seeds = gates.targets, data["ns_steps"], data["race_seeds"]
-    table: list[tuple[TaskName, Callable[[Results, Targets, dict[str, Any]], tuple[Texts, str]], str]] = [
+    table: list[tuple[TaskName, Callable[[list[Row], Targets, dict[str, Any]], tuple[str, str]], str]] = [
         ("stability", polar_updates,
          f"Muon moves the attention and MLP matrices, {ns_steps} iterations: orthogonality error of their updates, "
          f"median, at most {targets.orthogonality_error:g}"),
@@ -80,115 +74,104 @@ def judge_gates(gates: Gates, data: dict[str, Any]) -> list[Gate]:
     ]  # fmt: skip
     found = []
     for number, (task, judge, asks) in enumerate(table, 1):
-        results = _results(data, task)
-        lacking = [name for name in BOTH if not results[name]]
-        texts: Texts = {}
-        if task == "race" and (pairs := len(race_shares(results))) < seeds:
+        runs = {name: _ended(data, task, name) for name in BOTH}
+        lacking = [name for name in BOTH if not runs[name]]
+        muon = adamw = "–"
+        if task == "race" and (pairs := len(race_shares(data))) < seeds:
             why = f"{pairs} of {seeds} pairs of runs finished"
         elif lacking:
             why = f"no finished run of {' and '.join(lacking)}"
         else:
-            texts, why = judge(results, targets, data)
-        muon, adamw = (texts.get(name, "–") for name in BOTH)
+            (muon, why), (adamw, _) = (judge(runs[name], targets, data) for name in BOTH)
         found.append(Gate(name=f"G{number}", asks=asks, muon=muon, adamw=adamw, why=why))
     return found
+
+
+# Each judgment takes the runs of one optimizer for one task, one per seed, and returns its result in words and why it
+# would fail, empty if it passes. That of Muon counts.
 
 
 def _telemetry(row: Row, quantity: str) -> list[float]:
     return [value for value in row.get("telemetry", {}).get(quantity, []) if value is not None]
 
 
-def polar_updates(results: Results, targets: Targets, data: dict[str, Any]) -> tuple[Texts, str]:
+def polar_updates(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
     """G1: every watched update of the 2-D weights moved them, and at least half of them were near a polar factor."""
-    texts: Texts = {}
-    whys = {}
-    for name, (row, *_) in results.items():
-        errors, rotations = _telemetry(row, "orthogonality_error"), _telemetry(row, "rotation_hidden_rad")
-        error, rotation = median(errors) if errors else math.inf, min(rotations, default=0.0)
-        texts[name] = f"{error:.2f}, smallest rotation {rotation:.2g} rad"
-        too_large = f"error {error:.3g}" if error > targets.orthogonality_error else ""
-        whys[name] = "an update moved nothing" if rotation == 0 else too_large
-    return texts, whys["Muon"]
+    errors, rotations = (_telemetry(rows[0], name) for name in ("orthogonality_error", "rotation_hidden_rad"))
+    error, rotation = median(errors) if errors else math.inf, min(rotations, default=0.0)
+    too_large = f"error {error:.3g}" if error > targets.orthogonality_error else ""
+    text = f"{error:.2f}, smallest rotation {rotation:.2g} rad"
+    return text, "an update moved nothing" if rotation == 0 else too_large
 
 
-def hybrid(results: Results, targets: Targets, data: dict[str, Any]) -> tuple[Texts, str]:
+def hybrid(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
     """G2: embedding and head are moved too, and the rate follows its cosine from end to end."""
-    texts: Texts = {}
-    whys: Texts = {}
-    for name, (row, *_) in results.items():
-        turns = [r for role in ("embedding", "head") for r in _telemetry(row, f"rotation_{role}_rad")]
-        slowest, first, last = min(turns, default=0.0), row["lr_first"], row["lr_last"]
-        texts[name] = f"rate {first:g} to {last:.3g}, embedding and head turn by {slowest:.2g} rad a step or more"
-        reasons = {
-            f"the rate begins at {first:g}": not math.isclose(first, targets.lr_first, rel_tol=1e-6),
-            f"the rate ends at {last:g}": not targets.lr_last * (1 - 1e-6) <= last <= 1.05 * targets.lr_last,
-            "embedding or head did not move": slowest == 0,
-            "the loss did not fall": not row.get("final_val_loss", math.inf) < row["first_loss"],
-        }
-        whys[name] = ", ".join(reason for reason, applies in reasons.items() if applies)
-    return texts, whys["Muon"]
-
-
-def overfits(results: Results, targets: Targets, data: dict[str, Any]) -> tuple[Texts, str]:
-    """G3: bits per byte on the few samples that it was trained on."""
-    muon, adamw = (results[name][0].get("final_val_bpb", math.inf) for name in BOTH)
-    texts: Texts = {"Muon": f"{muon:.3f} after {results['Muon'][0]['steps']} steps", "AdamW": f"{adamw:.3f}"}
-    return texts, "" if muon < targets.overfit_bpb else f"{muon - targets.overfit_bpb:.3f} too high"
-
-
-def fast(results: Results, targets: Targets, data: dict[str, Any]) -> tuple[Texts, str]:
-    """G4: steps per second with all cores and nothing beside it, median over runs; the optimizers take turns."""
-    muon, adamw = (median(row["steps_per_second"] for row in results[name]) for name in BOTH)
-    dropped, target = data["steps_per_second_before_the_drop"], targets.steps_per_second
-    before = "" if dropped is None else f" ({dropped:.1f} with {data['ns_steps_wanted']})"
-    texts: Texts = {"Muon": f"{muon:.1f} with {data['ns_steps']} iterations{before}", "AdamW": f"{adamw:.1f}"}
-    return texts, "" if muon >= target else f"{muon / target:.0%} of the target"
-
-
-def stable(results: Results, targets: Targets, data: dict[str, Any]) -> tuple[Texts, str]:
-    """G5: loss and gradient norm of every step are finite."""
-    texts: Texts = {
-        name: f"{row['steps']:,} steps, {row['steps_not_finite']} not finite, largest gradient norm "
-        f"{row['largest_grad_norm']:.3g}"
-        for name, (row, *_) in results.items()
+    row = rows[0]
+    turns = [r for role in ("embedding", "head") for r in _telemetry(row, f"rotation_{role}_rad")]
+    slowest, first, last = min(turns, default=0.0), row["lr_first"], row["lr_last"]
+    reasons = {
+        f"the rate begins at {first:g}": not math.isclose(first, targets.lr_first, rel_tol=1e-6),
+        f"the rate ends at {last:g}": not targets.lr_last * (1 - 1e-6) <= last <= 1.05 * targets.lr_last,
+        "embedding or head did not move": slowest == 0,
+        "the loss did not fall": not row.get("final_val_loss", math.inf) < row["first_loss"],
     }
-    row = results["Muon"][0]
-    if "fell_back_at_step" in row:
-        texts["Muon"] += f", NorMuon from step {row['fell_back_at_step']} on"
-    whys = [f"only {row['steps']:,} steps"] * (row["steps"] < targets.stable_steps)
-    whys += [f"{row['steps_not_finite']} steps not finite"] * (row["steps_not_finite"] > 0)
-    return texts, ", ".join(whys) or ("" if row["status"] == "done" else row["status"])
+    text = f"rate {first:g} to {last:.3g}, embedding and head turn by {slowest:.2g} rad a step or more"
+    return text, ", ".join(reason for reason, applies in reasons.items() if applies)
 
 
-def race_shares(results: Results) -> Array:
+def overfits(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
+    """G3: bits per byte on the few samples that it was trained on."""
+    bpb = rows[0].get("final_val_bpb", math.inf)
+    after = f" after {rows[0]['steps']} steps" if rows[0]["optimizer"] == "Muon" else ""
+    return f"{bpb:.3f}{after}", "" if bpb < targets.overfit_bpb else f"{bpb - targets.overfit_bpb:.3f} too high"
+
+
+def fast(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
+    """G4: steps per second with all cores and nothing beside it, median over runs; the optimizers take turns."""
+    speed, dropped = median(row["steps_per_second"] for row in rows), data["steps_per_second_before_the_drop"]
+    before = "" if dropped is None else f" ({dropped:.1f} with {data['ns_steps_wanted']})"
+    iterations = f" with {data['ns_steps']} iterations{before}" if rows[0]["optimizer"] == "Muon" else ""
+    target = targets.steps_per_second
+    return f"{speed:.1f}{iterations}", "" if speed >= target else f"{speed / target:.0%} of the target"
+
+
+def stable(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
+    """G5: loss and gradient norm of every step are finite."""
+    row, steps, missed = rows[0], f"{rows[0]['steps']:,} steps", rows[0]["steps_not_finite"]
+    fallback = f", NorMuon from step {row['fell_back_at_step']} on" if "fell_back_at_step" in row else ""
+    text = f"{steps}, {missed} not finite, largest gradient norm {row['largest_grad_norm']:.3g}{fallback}"
+    whys = [f"only {steps}"] * (row["steps"] < targets.stable_steps) + [f"{missed} steps not finite"] * (missed > 0)
+    return text, ", ".join(whys) or ("" if row["status"] == "done" else row["status"])
+
+
+def race_shares(data: dict[str, Any]) -> Array:
     """Return the share of AdamW's steps in which Muon reaches AdamW's final loss, by seed; inf where it never does."""
-    adamw = {row["seed"]: row for row in results["AdamW"] if "final_val_loss" in row}
-    return np.array([share_of_steps(row, adamw[row["seed"]]) for row in results["Muon"] if row["seed"] in adamw])
+    adamw = {row["seed"]: row for row in _ended(data, "race", "AdamW") if "final_val_loss" in row}
+    muon = [row for row in _ended(data, "race", "Muon") if row["seed"] in adamw]
+    return np.array([share_of_steps(row, adamw[row["seed"]]) for row in muon])
 
 
-def race(results: Results, targets: Targets, data: dict[str, Any]) -> tuple[Texts, str]:
+def race(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
     """G6: the share of steps that Muon saves; its whole interval over seeds must reach the target."""
-    shares, adamw = race_shares(results), results["AdamW"]
-    loss = np.mean([row["final_val_loss"] for row in adamw])
-    texts: Texts = {"AdamW": f"{loss:.4f} nats per token after {adamw[0]['steps']} steps"}
-    never, found = int(np.isinf(shares).sum()), mean_interval(shares)
-    if never or found is None:
-        texts["Muon"] = f"not reached on {never} of {data['race_seeds']} seeds"
-        return texts, texts["Muon"]
-    saved, low, high = 1 - found[0], 1 - found[2], 1 - found[1]
-    texts["Muon"] = f"{saved:.0%} fewer [{low:.0%}, {high:.0%}]"
+    if rows[0]["optimizer"] == "AdamW":
+        loss = np.mean([row["final_val_loss"] for row in rows])
+        return f"{loss:.4f} nats per token after {rows[0]['steps']} steps", ""
+    shares = race_shares(data)
+    never, share = int(np.isinf(shares).sum()), sample_mean(shares)
+    if never or share is None:
+        why = f"not reached on {never} of {data['race_seeds']} seeds"
+        return why, why
+    saved, low, high = 1 - share.mean, 1 - share.t_high, 1 - share.t_low
     # a gate that noise can open would say PASS today and FAIL tomorrow
     why = "not beyond noise" if high >= targets.fewer_steps else f"at most {high:.0%}"
-    return texts, "" if low >= targets.fewer_steps else why
+    return f"{saved:.0%} fewer [{low:.0%}, {high:.0%}]", "" if low >= targets.fewer_steps else why
 
 
-def automata(results: Results, targets: Targets, data: dict[str, Any]) -> tuple[Texts, str]:
+def automata(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
     """G7: the configuration of the cellular automata trains."""
-    guess = math.log(data["automata_vocabulary"])
-    below = {name: guess - row.get("final_val_loss", math.inf) for name, (row, *_) in results.items()}
-    texts: Texts = {name: f"{value:.2f} below" for name, value in below.items()}
-    why = f"{targets.below_guess - below['Muon']:.2f} nats missing"
-    return texts, "" if below["Muon"] >= targets.below_guess else why
+    below = math.log(data["automata_vocabulary"]) - rows[0].get("final_val_loss", math.inf)
+    missing = targets.below_guess - below
+    return f"{below:.2f} below", "" if missing <= 0 else f"{missing:.2f} nats missing"
 
 
 def overall(found: list[Gate]) -> str:

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from ngpt.campaign.gates.definition import Gates
-from ngpt.campaign.gates.judge import Gate, judge_gates, overall, polar_operations
+from ngpt.campaign.gates.judge import BOTH, Gate, judge_gates, overall, polar_operations
 from ngpt.campaign.report.figures import COLORS, STYLE, save
 from ngpt.campaign.report.markdown import write_markdown
 
-LOOKS: dict[str, dict[str, Any]] = {"Muon": {"color": COLORS[0]}, "AdamW": {"color": COLORS[1]}}
+COLOR_OF = dict(zip(BOTH, COLORS, strict=False))
 PANELS = {
     "race": "G6: validation loss [nats per token]",
     "overfit": "G3: loss on the training samples [nats per token]",
@@ -42,14 +42,13 @@ def _draw(data: dict[str, Any], path: Path) -> None:
             kind = "train" if task == "stability" else "val"
             rows = [row for row in data["runs"] if row["task"] == task and kind in row]
             for row in rows:
-                axes.plot(row[kind]["step"], row[kind]["loss"], linewidth=1.2, **LOOKS[row["optimizer"]])
+                axes.plot(row[kind]["step"], row[kind]["loss"], linewidth=1.2, color=COLOR_OF[row["optimizer"]])
             ends = [row["final_val_loss"] for row in rows if row["optimizer"] == "AdamW" and "final_val_loss" in row]
             if task == "race" and ends:  # AdamW's mean final loss, and the loss axis cut to what is near it
-                axes.axhline(float(np.mean(ends)), color=COLORS[1], linestyle=":", linewidth=1)
+                axes.axhline(float(np.mean(ends)), color=COLOR_OF["AdamW"], linestyle=":", linewidth=1)
                 axes.set_ylim(top=float(np.mean(ends)) + 1.0)
-            axes.set(xlabel="step")
-            axes.set_title(label, fontsize=9)
-        for name, look in LOOKS.items():
-            grid.flat[0].plot([], [], label=name, **look)
-        grid.flat[0].legend(fontsize=8)
+            axes.set(xlabel="step", title=label)
+        for name, color in COLOR_OF.items():
+            grid.flat[0].plot([], [], label=name, color=color)
+        grid.flat[0].legend()
         save(figure, path)

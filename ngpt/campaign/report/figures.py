@@ -28,24 +28,21 @@ LINES = ("-", "--", ":", "-.")
 VERDICT_COLORS = {"supported": "#009E73", "refuted": "#D55E00", "inconclusive": "#777777"}
 
 STYLE: dict[Any, Any] = {
-    "figure.dpi": 130, "figure.constrained_layout.use": True, "font.size": 10, "legend.frameon": False,
-    "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
+    "figure.dpi": 130, "figure.constrained_layout.use": True, "figure.titlesize": 9, "font.size": 10,
+    "legend.frameon": False, "legend.fontsize": 8, "axes.titlesize": 9, "axes.grid": True, "grid.alpha": 0.3,
+    "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 
-TELEMETRY_LABELS = {
+LABELS = {
     "rotation_hidden_rad": "rotation of hidden vectors\nper step [rad]",
     "radial_share_hidden": "radial share\nof hidden updates",
     "drift_hidden": "largest | |w| - 1 | of hidden\nvectors when a projection came",
     "orthogonality_error": "orthogonality error\nof hidden updates",
-}
-
-SCANNED = {
-    "rotation_hidden_rad": "rotation, hidden",
-    "drift_hidden": "drift, hidden",
     "drift_head": "largest | |w| - 1 | of head\nvectors when a projection came",
     "drift_embedding": "largest | |w| - 1 | of embedding\nvectors when a projection came",
 }
-"""telemetry shown along a scan"""
+OVER_STEPS = ("rotation_hidden_rad", "radial_share_hidden", "drift_hidden", "orthogonality_error")
+ALONG_A_SCAN = ("rotation_hidden_rad", "drift_hidden", "drift_head", "drift_embedding")
 
 
 def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -101,31 +98,31 @@ def _legend(axes: Axes) -> None:
     handles = axes.get_legend_handles_labels()[0]
     if handles:
         beside: dict[str, Any] = {"bbox_to_anchor": (1.01, 1.0), "loc": "upper left"} if len(handles) > 3 else {}
-        axes.legend(fontsize=8, **beside)
+        axes.legend(**beside)
 
 
 def _effects(analysis: Analysis) -> Figure | None:
     """Draw every comparison's difference with its interval, over the band of differences that do not matter."""
-    shown = [answer for answer in analysis.answers if answer.verdict.effect is not None]
+    shown = [answer for answer in reversed(analysis.answers) if answer.verdict.effect is not None]
     if len(shown) < 2:
         return None
     figure, axes = plt.subplots(figsize=(9.0, 1.2 + 0.32 * len(shown)))
-    for place, answer in enumerate(reversed(shown)):
+    for place, answer in enumerate(shown):
         e, smallest = answer.verdict.effect, answer.contrast.rule.smallest_effect
         assert e is not None
+        if place and answer.contrast.question != shown[place - 1].contrast.question:
+            axes.axhline(place - 0.5, color="#000000", linewidth=0.6, linestyle=":")
+        color = VERDICT_COLORS[answer.verdict.label]
         axes.fill_betweenx([place - 0.4, place + 0.4], -smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
-        axes.plot([e.t_low, e.t_high], [place, place], color=VERDICT_COLORS[answer.verdict.label], linewidth=2)
-        axes.plot(e.mean, place, "o", color=VERDICT_COLORS[answer.verdict.label], markersize=5)
-        above = shown[len(shown) - 2 - place] if place + 1 < len(shown) else answer
-        if above.contrast.question != answer.contrast.question:
-            axes.axhline(place + 0.5, color="#000000", linewidth=0.6, linestyle=":")
+        axes.plot([e.t_low, e.t_high], [place, place], color=color, linewidth=2)
+        axes.plot(e.mean, place, "o", color=color, markersize=5)
     axes.axvline(0, color="#000000", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [answer.contrast.name for answer in reversed(shown)], fontsize=8)
-    axes.set_xlabel(f"difference [{shown[0].contrast.rule.unit}]")
+    axes.set_yticks(range(len(shown)), [answer.contrast.name for answer in shown], fontsize=8)
     for label, color in VERDICT_COLORS.items():
         axes.plot([], [], color=color, linewidth=2, label=label)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    axes.set_title("Paired difference, mean and 95% interval; gray: too small to matter", fontsize=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    title = "Paired difference, mean and 95% interval; gray: too small to matter"
+    axes.set(xlabel=f"difference [{shown[0].contrast.rule.unit}]", title=title)
     return figure
 
 
@@ -135,41 +132,37 @@ def _scan(campaign: Campaign, analysis: Analysis) -> Figure | None:
     if not scanned:
         return None
     base = {s.method.name: s.comparison for s in analysis.summaries}
-    panels: dict[str, Callable[[MethodSummary], tuple[float, float]]] = {
-        f"{campaign.rule.metric}\n[{campaign.rule.unit}]": lambda s: _mean_and_half(s.comparison),
+    panels: dict[str, Callable[[MethodSummary], np.ndarray]] = {
+        f"{campaign.rule.metric}\n[{campaign.rule.unit}]": lambda s: s.comparison,
         "difference to the baseline,\npaired, 95% interval":
-            lambda s: _mean_and_half(s.comparison - base[campaign.baseline_of(s.method)]),
-        **{TELEMETRY_LABELS.get(name, label): partial(_mean_telemetry, name) for name, label in SCANNED.items()},
+            lambda s: s.comparison - base[campaign.baseline_of(s.method)],
+        **{LABELS[name]: partial(_mean_telemetry, name) for name in ALONG_A_SCAN},
     }  # fmt: skip
     figure, grid = plt.subplots(2, 3, figsize=(10.5, 6.0))
     for axes, (label, measure) in zip(grid.flat, panels.items(), strict=True):
         for number, family in enumerate(dict.fromkeys(s.method.family for s in scanned)):
             members = [s for s in scanned if s.method.family == family]
-            values = [measure(s) for s in members]
+            values = [found[np.isfinite(found)] for found in map(measure, members)]
             axes.errorbar(
-                [s.method.position for s in members], [v for v, _ in values], yerr=[h for _, h in values],
-                marker="o", capsize=3, markersize=4, color=COLORS[number], label=family,
+                [s.method.position for s in members], [v.mean() if v.size else np.nan for v in values],
+                yerr=[_interval(v) for v in values], marker="o", capsize=3, markersize=4, color=COLORS[number],
+                label=family,
             )  # fmt: skip
-        axes.set_title(label, fontsize=9)
-        axes.set_xlabel(campaign.axis)
+        axes.set(title=label, xlabel=campaign.axis)
     smallest = campaign.rule.smallest_effect
     grid.flat[1].axhspan(-smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
-    grid.flat[0].legend(fontsize=8)
+    grid.flat[0].legend()
     return figure
 
 
-def _mean_telemetry(name: str, summary: MethodSummary) -> tuple[float, float]:
-    """Return the mean of a quantity over the measured steps, and no interval."""
-    return float(np.nanmean(summary.telemetry[name][1])) if name in summary.telemetry else np.nan, 0.0
-
-
-def _mean_and_half(values: np.ndarray) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    return (float(finite.mean()), float(_interval(finite))) if finite.size else (np.nan, 0.0)
+def _mean_telemetry(name: str, summary: MethodSummary) -> np.ndarray:
+    """Return the mean of a quantity over the measured steps (1,), so that no interval is shown."""
+    return np.nanmean(summary.telemetry[name][1], keepdims=True) if name in summary.telemetry else np.empty(0)
 
 
 def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Look]) -> Figure:
-    figure, axes = plt.subplots(figsize=(7.0 if len(analysis.summaries) < 4 else 9.0, 4.2))
+    few = len(analysis.summaries) < 4
+    figure, axes = plt.subplots(figsize=(7.0 if few else 9.0, 4.2))
     for summary in analysis.summaries:
         if not len(summary.tuning):
             continue
@@ -179,20 +172,20 @@ def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Lo
         table = summary.tuning[:, whole]
         label = f"{summary.method.name} ({len(table)} tuning seeds)"
         axes.errorbar(lrs[whole], table.mean(axis=0), yerr=_interval(table), marker="o", capsize=3, label=label, **look)
-        for seed_row in table:
-            axes.plot(lrs[whole], seed_row, ".", color=look["color"], alpha=0.35, markersize=4)
+        axes.plot(lrs[whole], table.T, ".", color=look["color"], alpha=0.35, markersize=4)
         for lr in lrs[~whole]:
             axes.plot(lr, 1.0, "x", color=look["color"], transform=axes.get_xaxis_transform(), clip_on=False)
         o = summary.optimum
-        if o is not None and not o.at_edge and len(analysis.summaries) < 4:
+        if few and o is not None and not o.at_edge:
             axes.axvline(o.lr, color=look["color"], linestyle=":", linewidth=1)
             if o.lr_low is not None and o.lr_high is not None:
                 axes.axvspan(o.lr_low, o.lr_high, color=look["color"], alpha=0.08, linewidth=0)
-    axes.set(xscale="log", xlabel="learning rate of the hidden matrices")
+    lines = "; dotted: fitted optimum, shaded: its range over resampled seeds" if few else ""
+    axes.set(
+        xscale="log", xlabel="learning rate of the hidden matrices", title=f"Mean and 95% interval over seeds{lines}",
+        ylabel=f"{campaign.rule.metric} [{campaign.rule.unit}]",
+    )  # fmt: skip
     _name_rates(axes, sorted({lr for summary in analysis.summaries for lr in summary.method.lrs}))
-    axes.set_ylabel(f"{campaign.rule.metric} [{campaign.rule.unit}]")
-    few = "; dotted: fitted optimum, shaded: its range over resampled seeds" if len(analysis.summaries) < 4 else ""
-    axes.set_title(f"Mean and 95% interval over seeds{few}", fontsize=9)
     _legend(axes)
     return figure
 
@@ -220,7 +213,7 @@ def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look
     left.set(xlabel="step", ylabel="training loss [nats per token]")
     right.set(xlabel="step", ylabel="validation loss [nats per token]")
     _legend(right)
-    figure.suptitle("Each method at its best rate, on the comparison seeds: mean, and range over seeds", fontsize=9)
+    figure.suptitle("Each method at its best rate, on the comparison seeds: mean, and range over seeds")
     return figure
 
 
@@ -263,24 +256,24 @@ def _pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any], looks: d
     grid[0, 0].set_ylabel("validation loss [nats per token]")
     grid[1, 0].set_ylabel("difference to the baseline [nats per token]")
     _legend(grid[0, 1])
-    figure.suptitle("Mean over the comparison seeds, up to where the shortest run ends", fontsize=9)
+    figure.suptitle("Mean over the comparison seeds, up to where the shortest run ends")
     return figure
 
 
 def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
-    shown = [name for name in TELEMETRY_LABELS if any(name in s.telemetry for s in analysis.summaries)]
+    shown = [name for name in OVER_STEPS if any(name in s.telemetry for s in analysis.summaries)]
     if not shown:
         return None
-    figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.4, 3.2))
-    for axes, name in zip(np.atleast_1d(grid), shown, strict=True):
+    figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.4, 3.2), squeeze=False)
+    for axes, name in zip(grid[0], shown, strict=True):
         for summary in analysis.summaries:
             if name in summary.telemetry:
                 step, mean = summary.telemetry[name]
                 label = f"{summary.method.name}, lr {summary.chosen_lr:g}"
                 axes.plot(step, mean, marker="o", markersize=3, label=label, **looks[summary.method.name])
-        axes.set(xlabel="step", yscale="log" if name != "radial_share_hidden" else "linear")
-        axes.set_title(TELEMETRY_LABELS[name], fontsize=9)
-    _legend(np.atleast_1d(grid)[-1])
+        scale = "log" if name != "radial_share_hidden" else "linear"
+        axes.set(xlabel="step", yscale=scale, title=LABELS[name])
+    _legend(axes)
     return figure
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze
-from ngpt.campaign.analysis.statistics import mean_interval
+from ngpt.campaign.analysis.statistics import sample_mean
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import read_data
@@ -35,13 +35,11 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
     path = write_markdown(
         "report.md.j2", reports / campaign.report_name, campaign=campaign, analysis=analysis, data=data,
         files=draw_figures(campaign, analysis, data, reports / "figures"),
-        references=[r.text for r in campaign.references if r.data == data["data"] and data["preset"] in r.presets],
+        published=campaign.published.get((data["data"], data["preset"])),
         columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in summaries)},
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=partial(_command_of, data), rates=most_rates, budget=data["training"].get("budget_seconds"),
         tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in summaries},
-        speedups={s.method.name: share_text(s.speedup) for s in summaries},
-        times={s.method.name: share_text(s.time_share) for s in summaries},
     )  # fmt: skip
     return path, analysis
 
@@ -52,8 +50,8 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
         loader=PackageLoader("ngpt.campaign.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    for filter_ in (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of, interval, cleandoc):
-        environment.filters[filter_.__name__] = filter_
+    filters = (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of, interval, share_text, cleandoc)
+    environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     write_text(path, environment.get_template(template).render(**content))
     return path
 
@@ -75,11 +73,6 @@ def effect_of(answer: Answer) -> str:
     """Return `−0.0972 [−0.1190, −0.0754]`, in the unit of the rule, or a dash."""
     e = answer.verdict.effect
     return "–" if e is None else f"{signed(e.mean)} [{signed(e.t_low)}, {signed(e.t_high)}]"
-
-
-def answer_of(answer: Answer) -> str:
-    """Return the verdict in bold, and the effect."""
-    return f"**{answer.verdict.label}**, {effect_of(answer)}"
 
 
 def tally(answers: list[Answer]) -> str:
@@ -110,10 +103,11 @@ def signed(value: float, digits: int = 4) -> str:
 
 def interval(values: np.ndarray, kind: str = "difference") -> str:
     """Return the mean over seeds with its 95% t interval, of differences or of shares."""
-    found = mean_interval(values)
+    found = sample_mean(values)
     if found is None:
         return "–"
-    mean, low, high = (percent(value) if kind == "share" else signed(value) for value in found)
+    write = percent if kind == "share" else signed
+    mean, low, high = (write(value) for value in (found.mean, found.t_low, found.t_high))
     return f"{mean} [{low}, {high}]"
 
 
