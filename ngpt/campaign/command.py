@@ -25,7 +25,6 @@ from ngpt.campaign.execution.reproduce import reproduce
 from ngpt.campaign.report.markdown import effect_of, signed, write_report
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
-from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
 from ngpt.machine import core_count
 

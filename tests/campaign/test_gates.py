@@ -24,7 +24,7 @@ from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.execution.execute import Outcome
 from ngpt.campaign.gates.command import GatesStudy
 from ngpt.campaign.gates.definition import Gates
-from ngpt.campaign.gates.judge import judge_gates, overall, polar_operations
+from ngpt.campaign.gates.judge import judge_gates, overall
 from ngpt.campaign.gates.report import write_gates_report
 from ngpt.campaign.report.index import results_table, write_index
 from ngpt.config import RunConfig, Runtime
@@ -288,11 +288,6 @@ def test_automata_are_measured_against_an_even_guess(data: dict[str, Any]) -> No
     change("automata", final_val_loss=math.log(83) - 0.5 - 1e-9)(data)
     assert judge_gates(GATES, data)[6].passed and judge_gates(GATES, data)[6].muon == "0.50 below"
 
-
-def test_operations_of_the_polar_factor_by_hand(data: dict[str, Any]) -> None:
-    d, h = 27, 72
-    square, wide = 2 * d * d * 3 * d, 2 * d * d * (2 * h + d)
-    assert polar_operations(data) == 10 * (4 * square + 3 * wide)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

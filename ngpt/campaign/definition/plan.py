@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from ngpt.campaign.definition.campaign import Arm, Campaign, Method
 from ngpt.config import DataConfig, RunConfig
+from ngpt.cost import pass_operations, polar_operations
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import InputError, require
 from ngpt.identity import run_id
@@ -152,9 +153,6 @@ def change_since_planned(data: DataConfig) -> str | None:
 
 
 def estimated_seconds(config: RunConfig) -> float:
-    """Estimate the time of a run from 6 operations per parameter and token; rough, for `--dry-run`."""
-    model, train = config.model, config.train
-    mlp = 3 if model.arch != "gated-literal" else 2
-    hidden = model.n_layer * model.n_embd * (4 * model.n_embd + mlp * model.mlp_hidden)
-    parameters = hidden + load_corpus(config.data).vocab_size * model.n_embd
-    return 6.0 * parameters * train.steps * train.batch_size * model.seq_len / ASSUMED_FLOPS
+    """Estimate the time of a run from its operations; rough, for `--dry-run`."""
+    step = pass_operations(config, load_corpus(config.data).vocab_size) + polar_operations(config)
+    return config.train.steps * step / ASSUMED_FLOPS

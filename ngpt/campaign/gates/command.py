@@ -111,7 +111,7 @@ class GatesStudy(Study[GatePlan]):
             if state == "to do":
                 seconds += estimated_seconds(run.config) / (1 if run.task == "speed" else jobs)
         print(f"{plan.count()} runs, {jobs} at a time after the speed, with fewer iterations if that is too low")
-        print(f"estimated time: {seconds / 60:.1f} minutes, without the orthogonalizer's")
+        print(f"estimated time: {seconds / 60:.1f} minutes")
 
     def stages(self, plan: GatePlan, outcome: Outcome) -> Iterator[Batch]:
         """Yield the speed runs, Muon's again with fewer iterations if it was too slow, then everything else."""

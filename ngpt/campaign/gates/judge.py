@@ -178,10 +178,3 @@ def overall(found: list[Gate]) -> str:
     """Return `PASS`, or `FAIL (G4, G6)`."""
     failed = [gate.name for gate in found if not gate.passed]
     return f"FAIL ({', '.join(failed)})" if failed else "PASS"
-
-
-def polar_operations(data: dict[str, Any]) -> float:
-    """Return the orthogonalizer's operations per step: 2 m m (2 n + m) per iteration and matrix (m, n), m <= n."""
-    layers, width, hidden = (data["model"][name] for name in ("layers", "width", "mlp_hidden"))
-    matrices = [(width, width)] * 4 + [(min(width, hidden), max(width, hidden))] * 3
-    return float(layers * data["ns_steps"] * sum(2 * m * m * (2 * n + m) for m, n in matrices))

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from ngpt.campaign.gates.definition import Gates
-from ngpt.campaign.gates.judge import BOTH, Gate, judge_gates, overall, polar_operations
-from ngpt.campaign.report.figures import COLORS, STYLE, save
+from ngpt.campaign.gates.judge import BOTH, Gate, judge_gates, overall
 from ngpt.campaign.report.markdown import write_markdown
+from ngpt.campaign.report.style import COLORS, save, style, subplots
+from ngpt.cost import polar_operations
 
 COLOR_OF = dict(zip(BOTH, COLORS, strict=False))
 PANELS = {
@@ -26,9 +26,11 @@ def write_gates_report(gates: Gates, data: dict[str, Any], reports: Path) -> tup
     (reports / "figures").mkdir(parents=True, exist_ok=True)
     figure = f"{gates.name}_curves.png"
     _draw(data, reports / "figures" / figure)
+    judged_at = {"ns_steps": data["ns_steps"], "overrides": {}, "preset": data["preset"]}
+    operations = polar_operations(gates.configure("speed", "Muon", 0, **judged_at))
     path = write_markdown(
         "gates.md.j2", reports / gates.report_name, gates=gates, judged=judged, overall=overall(judged), data=data,
-        figure=figure, polar_gigaflops=polar_operations(data) / 1e9,
+        figure=figure, polar_gigaflops=operations / 1e9,
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("steps_not_finite")],
     )  # fmt: skip
     return path, judged
@@ -36,8 +38,8 @@ def write_gates_report(gates: Gates, data: dict[str, Any], reports: Path) -> tup
 
 def _draw(data: dict[str, Any], path: Path) -> None:
     """Draw the loss curves of both optimizers, one panel per task, one line per seed."""
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(2, 2, figsize=(11.0, 7.4))
+    with style():
+        figure, grid = subplots(11.0, 7.4, 2, 2)
         for axes, (task, label) in zip(grid.flat, PANELS.items(), strict=True):
             kind = "train" if task == "stability" else "val"
             rows = [row for row in data["runs"] if row["task"] == task and kind in row]

@@ -5,33 +5,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from scipy import stats
 
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary
 from ngpt.campaign.definition import Campaign
-from ngpt.files import replaced_atomically
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 (the backend comes first)
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from ngpt.campaign.report.style import (
+    COLORS,
+    LINES,
+    VERDICT_COLORS,
+    Axes,
+    Figure,
+    colormaps,
+    save,
+    style,
+    subplots,
+)
 
 Look = dict[str, Any]
 """color and line style of a method, the same in every figure"""
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7B5EA7")
-"""Okabe and Ito's palette, which is safe for color-blind readers, and two more"""
-
-LINES = ("-", "--", ":", "-.")
-VERDICT_COLORS = {"supported": "#009E73", "refuted": "#D55E00", "inconclusive": "#777777"}
-
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 130, "figure.constrained_layout.use": True, "figure.titlesize": 9, "font.size": 10,
-    "legend.frameon": False, "legend.fontsize": 8, "axes.titlesize": 9, "axes.grid": True, "grid.alpha": 0.3,
-    "axes.spines.top": False, "axes.spines.right": False,
-}  # fmt: skip
 
 LABELS = {
     "rotation_hidden_rad": "rotation of hidden vectors\nper step [rad]",
@@ -57,7 +49,7 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
         "telemetry": lambda: _telemetry(analysis, looks), "automata": lambda: _automata(data.get("automata", {})),
     }  # fmt: skip
     files = {}
-    with plt.rc_context(STYLE):
+    with style():
         for kind, draw in kinds.items():
             figure = draw()
             if figure is not None:
@@ -66,18 +58,11 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
     return files
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write `figure` as PNG, atomically, and close it. Raises InputError if the disk is full."""
-    with replaced_atomically(path) as temporary:
-        figure.savefig(temporary, format="png")
-    plt.close(figure)
-
-
 def _looks(campaign: Campaign) -> dict[str, Look]:
     """Return a color for each method; in a scan the color shows the position and the line style the family."""
     families = list(dict.fromkeys(method.family for method in campaign.methods))
     positions = sorted({method.position for method in campaign.methods if method.position is not None})
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(positions)))
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(positions)))
     looks: dict[str, Look] = {}
     for index, method in enumerate(campaign.methods):
         place = method.position
@@ -106,7 +91,7 @@ def _effects(analysis: Analysis) -> Figure | None:
     shown = [answer for answer in reversed(analysis.answers) if answer.verdict.effect is not None]
     if len(shown) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(9.0, 1.2 + 0.32 * len(shown)))
+    figure, axes = subplots(9.0, 1.2 + 0.32 * len(shown))
     for place, answer in enumerate(shown):
         e, smallest = answer.verdict.effect, answer.contrast.rule.smallest_effect
         assert e is not None
@@ -138,7 +123,7 @@ def _scan(campaign: Campaign, analysis: Analysis) -> Figure | None:
             lambda s: s.comparison - base[campaign.baseline_of(s.method)],
         **{LABELS[name]: partial(_mean_telemetry, name) for name in ALONG_A_SCAN},
     }  # fmt: skip
-    figure, grid = plt.subplots(2, 3, figsize=(10.5, 6.0))
+    figure, grid = subplots(10.5, 6.0, 2, 3)
     for axes, (label, measure) in zip(grid.flat, panels.items(), strict=True):
         for number, family in enumerate(dict.fromkeys(s.method.family for s in scanned)):
             members = [s for s in scanned if s.method.family == family]
@@ -162,7 +147,7 @@ def _mean_telemetry(name: str, summary: MethodSummary) -> np.ndarray:
 
 def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Look]) -> Figure:
     few = len(analysis.summaries) < 4
-    figure, axes = plt.subplots(figsize=(7.0 if few else 9.0, 4.2))
+    figure, axes = subplots(7.0 if few else 9.0, 4.2)
     for summary in analysis.summaries:
         if not len(summary.tuning):
             continue
@@ -201,7 +186,7 @@ def _name_rates(axes: Axes, rates: list[float]) -> None:
 
 
 def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0 if len(analysis.summaries) < 4 else 12.0, 3.8))
+    figure, (left, right) = subplots(9.0 if len(analysis.summaries) < 4 else 12.0, 3.8, 1, 2)
     compared = [row for row in data["runs"] if row["stage"] == "comparison" and "val" in row]
     for summary in analysis.summaries:
         rows = [row for row in compared if row["method"] == summary.method.name]
@@ -238,7 +223,7 @@ def _pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any], looks: d
             runs[row["method"]][row["seed"]] = row["val"]
     if data["training"].get("budget_seconds") is None or not any(runs.values()):
         return None
-    figure, grid = plt.subplots(2, 2, figsize=(12.5, 8.0), sharex="col")
+    figure, grid = subplots(12.5, 8.0, 2, 2, sharex="col")
     for column, (axis, label) in enumerate({"step": "step", "seconds": "training time [s]"}.items()):
         low = max(curve[axis][0] for curves in runs.values() for curve in curves.values())
         high = min(curve[axis][-1] for curves in runs.values() for curve in curves.values())
@@ -264,7 +249,7 @@ def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
     shown = [name for name in OVER_STEPS if any(name in s.telemetry for s in analysis.summaries)]
     if not shown:
         return None
-    figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.4, 3.2), squeeze=False)
+    figure, grid = subplots(3.2 * len(shown) + 2.4, 3.2, 1, len(shown), squeeze=False)
     for axes, name in zip(grid[0], shown, strict=True):
         for summary in analysis.summaries:
             if name in summary.telemetry:
@@ -284,7 +269,7 @@ def _automata(described: dict[str, dict[str, Any]]) -> Figure | None:
     automaton = next(iter(described.values()))
     shown = np.array(automaton["trajectories"])
     rows, columns = shown.shape[:2]
-    figure = plt.figure(figsize=(1.1 * columns + 4.0, 1.15 * rows + 0.5))
+    figure = Figure(figsize=(1.1 * columns + 4.0, 1.15 * rows + 0.5))
     grid = figure.add_gridspec(rows, columns + 4)
     for row, column in np.ndindex(rows, columns):
         axes = figure.add_subplot(grid[row, column])
