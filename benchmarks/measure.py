@@ -16,7 +16,10 @@ from scipy.stats import bootstrap
 from ngpt.training.environment import device_name
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Number of rows of the square matrices that `matmul_rate` multiplies."""
+"""Number of rows of the square matrices that `matmul_rate` multiplies, at most."""
+
+LONGEST_PRODUCT = 0.5
+"""Seconds that a product in `matmul_rate` may take; where a precision is emulated, matrices are smaller."""
 
 COPIED = {"cpu": 2**28, "cuda": 2**31}
 """Bytes that `bandwidth` copies: far more than fit in any cache."""
@@ -106,14 +109,19 @@ def ratio(numerators: list[float], denominators: list[float]) -> Ratio:
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, *, threads: int) -> float:
-    """Measure FLOP/s: the fastest of several products of large square matrices.
+    """Measure FLOP/s: the fastest of several products of square matrices, as large as SIDE and LONGEST_PRODUCT allow.
 
     The entries are random because zeros need less power and let a GPU run unrealistically fast.
     """
     side, threads_before = SIDE[device.type], torch.get_num_threads()
     A, B = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    C = torch.empty_like(A)
     torch.set_num_threads(threads)
+    small = side // 8
+    once = seconds_of(lambda: A[:small, :small] @ B[:small, :small], device)
+    while side > small and once * (side / small) ** 3 > LONGEST_PRODUCT:
+        side //= 2
+    A, B = (matrix[:side, :side].contiguous() for matrix in (A, B))
+    C = torch.empty_like(A)
     seconds = _trials(lambda: torch.mm(A, B, out=C), device)
     torch.set_num_threads(threads_before)
     return 2 * side**3 / min(seconds)

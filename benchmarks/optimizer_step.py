@@ -370,6 +370,12 @@ def main(arguments: list[str]) -> int:
 
     rows = []
     for width, layers in zip(options.widths, options.layers, strict=True):
+        seconds = (options.steps + 2) * sum(
+            contender.iterations * flops(hidden_matrices(width, layers, device)[0])
+            / rates.flops_per_second[str(contender.dtype).removeprefix("torch.")]
+            for contender in field
+        )  # fmt: skip
+        print(f"{width} wide: the products take at least {seconds:.1f} s", file=sys.stderr)
         raced = race(field, width, layers, rounds=options.steps, device=device, rates=rates)
         print_table(raced)
         rows += raced

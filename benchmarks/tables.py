@@ -7,7 +7,8 @@ from ngpt.files import read_json
 
 def speed_tables() -> str:
     """Return all tables on speed as markdown."""
-    return "\n\n".join([campaign_tables(), *optimizer_tables(), *training_tables(), *path_tables(), gpu_table()]) + "\n"
+    on_cpus = [campaign_tables(), contention_table(), *optimizer_tables(), *training_tables(), *path_tables()]
+    return "\n\n".join([*on_cpus, gpu_table()]) + "\n"
 
 
 def campaign_tables() -> str:
@@ -33,6 +34,24 @@ def campaign_tables() -> str:
     for name, row in overhead["rows"].items():
         shares = " | ".join(f"{row[key]:.1%}" for key in ("step_share", "overhead_share", "validation_share"))
         lines.append(f"| {name} | {row['time_ratio']:.2f} | {shares} | {row['peak_memory_mb']:.0f} MB |")
+    return "\n".join(lines)
+
+
+def contention_table() -> str:
+    """Return the table on a run beside other work."""
+    results = read_json(FOLDER / "contention.json")
+    machine = results["machine"]
+    lines = [
+        f"A run beside processes that keep a core busy each: time of a step relative to the default with nothing "
+        f"beside it. {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, medians of "
+        f"{results['median_of']} (`{results['command']}`).",
+        "",
+        "| model | threads | " + " | ".join(f"{count} beside" for count in results["competitors"]) + " |",
+        "|---" * (2 + len(results["competitors"])) + "|",
+    ]
+    for row in results["rows"]:
+        cells = " | ".join(f"{ratio:.2f}" for ratio in row["ratios"])
+        lines.append(f"| {row['model']} | {row['arrangement']} | {cells} |")
     return "\n".join(lines)
 
 

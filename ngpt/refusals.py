@@ -18,8 +18,8 @@ from typing import Any, Literal
 from ngpt.errors import require
 
 Bound = tuple[Callable[[Any], bool], str]
-POSITIVE: Bound = (lambda value: 0 < value < 2**63, "must be positive")
-NOT_NEGATIVE: Bound = (lambda value: 0 <= value < 2**63, "must not be negative")
+POSITIVE: Bound = (lambda value: 0 < value < 2**63, "must be positive and below 2**63")
+NOT_NEGATIVE: Bound = (lambda value: 0 <= value < 2**63, "must not be negative, and below 2**63")
 FRACTION: Bound = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
 GIVEN = object()
 """Stands in `needs` for any value of the other option but None"""

@@ -80,7 +80,8 @@ def test_a_configuration_refuses_the_same_in_flags() -> None:
 
 def test_the_first_refusal_decides() -> None:
     values = {"n_embd": 30, "n_head": 0}
-    assert first_refusal(values, refusals_of(SECTIONS["model"]), flag_name) == "--n-head must be positive: 0"
+    expected = "--n-head must be positive and below 2**63: 0"
+    assert first_refusal(values, refusals_of(SECTIONS["model"]), flag_name) == expected
     assert first_refusal({"n_embd": 30}, EVERY, flag_name) is None, "what reads an unknown option does not apply"
 
 
