@@ -43,8 +43,15 @@ def option_names() -> tuple[str, ...]:
     return (*FROM_TORCH, "polar_dtype", "sphere_dim", *step_options())
 
 
-structure = operator.itemgetter(*(name for name in option_names() if name not in RATES))
-"""Returns the options of a group that are checked in full only when one of them has changed"""
+_structure = operator.itemgetter(*(name for name in option_names() if name not in RATES))
+
+
+def structure(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what is checked in full only when it has changed: all options but the rates, and how many keys there are.
+
+    A new key may be a misspelt option.
+    """
+    return len(group), *_structure(group)
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
@@ -76,7 +83,7 @@ def check_names(group: Mapping[str, Any]) -> None:
         if name in CHANGING and group[name]:
             raise TypeError(f"SimpleMuon has no option {name}; {CHANGING[name]}")
         derived = any(f"_{option}_" in f"_{name}_" and option != "geodesic" for option in names)
-        if not derived and name != "betas" and _nearest(name, cutoff=0.82):
+        if not derived and _nearest(name, cutoff=0.82):
             raise unknown_option(name)
 
 

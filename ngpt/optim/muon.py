@@ -15,16 +15,16 @@ from ngpt.optim import admission, sharded, steps
 from ngpt.optim.sharded_stack import ShardedStack
 from ngpt.optim.stack import Stack
 
-SLICE_MIB = {"cpu": 16, "cuda": 256}
-"""Weights, counted as float32, that are stepped at once: enough for a batch of small matrices to be faster than one by
-one. What a step needs beside weights and state is a small multiple of it."""
+SLICE_BYTES = {"cpu": 2**24, "cuda": 2**28}
+"""Weights, counted as float32, that are stepped at once: 16 MiB, 256 MiB on a GPU, more than a batch needs to be fast.
+What a step needs beside weights and state is a small multiple of it."""
 
 
 class SimpleMuon(torch.optim.Optimizer):
     """Muon (K. Jordan 2024) and its relatives on the sphere, for the matrices of any model.
 
     The steps and their order are in `ngpt.optim.rule`. Matrices (m, n) of one shape and dtype are one batch, in slices
-    of at most `SLICE_MIB`; on a CPU, matrices from 512 rows on are stepped one by one.
+    of at most `SLICE_BYTES`; on a CPU, matrices from 512 rows on are stepped one by one.
     With every option at its default the weights equal those of torch.optim.Muon to the last bit, for gradients above
     its eps of 1e-7 (tests/optim/test_muon.py); with eps=1e-7, for all. Options are read from the groups at every step
     and may differ between groups. State dicts of torch.optim.Muon can be loaded, and torch.optim.Muon loads those of
@@ -76,7 +76,7 @@ class SimpleMuon(torch.optim.Optimizer):
     changed, and when a state dict is loaded. Nothing has changed then. Other keys of a group are left alone.
     """
 
-    _checked: Sequence[Any] = ()  # then the options of each group at the last step; not pickled
+    _checked: Sequence[Any] = ()  # then the options of each group when they were checked; not pickled
 
     def __init__(
         self,
@@ -109,15 +109,16 @@ class SimpleMuon(torch.optim.Optimizer):
         """Add a group of parameters with options of its own; raises ValueError or TypeError if they are refused."""
         super().add_param_group(param_group)
         try:
-            admission.check_names(self.param_groups[-1])
             self._check(self.param_groups[-1:])
         except (TypeError, ValueError):
             del self.param_groups[-1]
             raise
+        self._checked = [*self._checked, admission.structure(self.param_groups[-1])]
 
     def _check(self, groups: Iterable[dict[str, Any]]) -> None:
         """Raise ValueError or TypeError for options and parameters that SimpleMuon cannot step."""
         for group in groups:
+            admission.check_names(group)
             admission.check_options(group)
             for parameter in group["params"]:
                 admission.check_parameter(parameter)
@@ -177,7 +178,10 @@ class SimpleMuon(torch.optim.Optimizer):
         return loss
 
     def state_types(self) -> dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
-        """Return the shape and dtype of each state tensor that a step keeps, by parameter and key."""
+        """Return the shape and dtype of each state tensor that a step keeps, by parameter and key.
+
+        For gradients of their parameters' dtype.
+        """
         types: dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
         for group in self.param_groups:
             for W in group["params"]:
@@ -190,7 +194,7 @@ class SimpleMuon(torch.optim.Optimizer):
     def _batches(self) -> list[list[Stack | ShardedStack]]:
         """Return the matrices that have a gradient as stacks, grouped by the settings of their polar factor.
 
-        A batch of more than `SLICE_MIB` is cut into several.
+        A batch of more than `SLICE_BYTES` is cut into several.
         """
         owners = _owners(parameter for group in self.param_groups for parameter in group["params"])
         alike = [(of, group) for group in self.param_groups for of in _alike(group["params"])]
@@ -255,7 +259,7 @@ def _move(stacks: list[Stack | ShardedStack]) -> None:
 def _at_once(parameter: Tensor) -> int:
     """Return how many matrices like this one are stepped at once, over all ranks."""
     layout = sharded.shard_layout(parameter)
-    most = SLICE_MIB.get(parameter.device.type, SLICE_MIB["cuda"]) * 2**20 // (4 * parameter.numel())
+    most = SLICE_BYTES.get(parameter.device.type, SLICE_BYTES["cuda"]) // (4 * parameter.numel())
     if kernels.one_by_one(min(parameter.shape), parameter.device):
         most = 1  # a batch gains nothing
     return max(1, most) * (1 if layout is None else layout.count)
