@@ -84,10 +84,14 @@ def orthogonalize(
     steps: int,
     dtype: torch.dtype = torch.float32,
     norm: Tensor | None = None,
+    quintic: Row = QUINTIC,
+    eps: float = 0.0,
 ) -> Tensor:
     """Return the approximate polar factor of each matrix of G (..., m, n), in `dtype`; G is never written to.
 
-    norm: |G|_F of each matrix, (..., 1, 1), if the caller already has it.
+    norm: |G|_F of each matrix, (..., 1, 1), if the caller already has it. quintic: coefficients of "newton-schulz".
+    eps: if positive, divide by no norm below it, as torch.optim.Muon does with its eps; a smaller G gives a smaller
+    result.
 
     The result does not depend on the scale of G, down to entries of 1e-30: a power of two brings the largest entry
     near 1 before anything is squared. That scaling is exact, so in bfloat16 with "newton-schulz" the result equals
@@ -97,11 +101,16 @@ def orthogonalize(
     if method == "svd":
         return exact_polar(G).to(dtype)
     safety = POLAR_EXPRESS_SAFETY if method == "polar-express" else 1.0
-    if norm is None:
+    if eps:
+        X = G.to(dtype)
+        length = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True) if norm is None else norm.to(dtype)
+        X = X / (length * safety if safety != 1.0 else length).clamp_min(eps)
+    elif norm is None:
         X = _normalized(G, dtype, safety)
     else:
         X = G.to(dtype) / torch.where(norm > 0, norm * safety, 1.0).to(dtype)
-    return polynomial_polar(X, coefficients(method, steps))
+    rows = coefficients(method, steps)
+    return polynomial_polar(X, (quintic,) * steps if method == "newton-schulz" else rows)
 
 
 def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:

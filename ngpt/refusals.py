@@ -136,6 +136,9 @@ def _fixed(geodesic_muon: str | None, cautious_wd: bool, weight_decay: float) ->
     return geodesic_muon == "lr" and not (cautious_wd and weight_decay)
 
 
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""The coefficients of "newton-schulz" and of torch.optim.Muon, as in `ngpt.polar`"""
+
 _POLAR_DTYPES = ("bfloat16", "float16", "float32", "float64")
 _NEXT_TO_NONE = (
     "has next to no effect with {geodesic_muon=}: a fixed angle cancels a factor on a unit vector, and along the other "
@@ -161,6 +164,14 @@ REFUSALS: tuple[Refusal, ...] = (
             "{ns_steps} must be positive: {=ns_steps}", drop_in=True),
     _refuse(lambda orthogonalizer, ns_steps: orthogonalizer == "you" and ns_steps != 5,
             "{orthogonalizer=} is a schedule of exactly 5 iterations, not {ns_steps=}", drop_in=True),
+    _refuse(lambda orthogonalizer, ns_coefficients:
+            orthogonalizer != "newton-schulz" and tuple(ns_coefficients) != QUINTIC,
+            "{ns_coefficients=} needs {orthogonalizer=newton-schulz}: {=orthogonalizer} has coefficients of its own",
+            drop_in=True),
+    _refuse(lambda eps: not 0 <= eps < float("inf"), "{eps} must be finite and not negative: {=eps}", drop_in=True),
+    _refuse(lambda orthogonalizer, eps: orthogonalizer == "svd" and eps != 0,
+            "{eps=} has no effect with {orthogonalizer=}, which divides by no norm; {eps=0.0} goes with it",
+            drop_in=True),
     _refuse(lambda geodesic_muon, lr, weight_decay: geodesic_muon is None and lr * weight_decay >= 1,
             "{weight_decay=} times {lr=} must be below 1: a step would reverse the weights"),
     _refuse(lambda sphere_dim: sphere_dim not in (None, 0, 1, -1, -2),

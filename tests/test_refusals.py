@@ -16,7 +16,8 @@ from ngpt.refusals import REFUSALS, choices_of, first_refusal, flag_name, refusa
 from ngpt.registry import OPTIMIZERS
 
 KINDS = (RunConfig, *SECTIONS.values(), Runtime)
-OPTIONS = {name for kind in KINDS for name in typing.get_type_hints(kind)} | {"sphere_dim"}
+OPTIONS = {name for kind in KINDS for name in typing.get_type_hints(kind)}
+OPTIONS |= {"sphere_dim", "ns_coefficients", "eps"}  # of SimpleMuon alone
 EVERY = refusals_of(*KINDS)
 GROUP: dict[str, Any] = SimpleMuon([nn.Parameter(torch.zeros(4, 6))], weight_decay=0.0).param_groups[0]
 

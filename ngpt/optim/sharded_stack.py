@@ -45,7 +45,7 @@ class ShardedStack:
         self.reads_weights = bool(steps.reading_weights(group))
         self.carried = ["second_momentum_buffer"] * (group["normuon"] is not None)
         self.carried += ["momentum_buffer"] * (group["momentum_transport"] != "none")
-        self.input_dtype = self.parameters[0].dtype
+        self.input_dtype = gradients[0].dtype
         if steps.may_round_input(group) and self.input_dtype == torch.float32:
             self.input_dtype = steps.polar_dtype(group)
         layout = shard_layout(parameters[0])

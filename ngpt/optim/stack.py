@@ -37,10 +37,10 @@ class Stack:
 
     @property
     def input_dtype(self) -> torch.dtype:
-        """Dtype of the polar factor's input: that of the parameters, unless a kernel rounds it on the way."""
-        W = self.parameters[0]
-        rounded = kernels.elementwise_runs(W) and steps.may_round_input(self.group)
-        return steps.polar_dtype(self.group) if rounded else W.dtype
+        """Dtype of the polar factor's input: that of the gradients, unless a kernel rounds it on the way."""
+        M = self.states[0]["momentum_buffer"]
+        rounded = kernels.elementwise_runs(M) and steps.may_round_input(self.group)
+        return steps.polar_dtype(self.group) if rounded else M.dtype
 
     def start(self) -> None:
         """Do nothing: whole matrices need no transfer."""
