@@ -14,7 +14,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.files", "ngpt.refusals", "ngpt.registry", "ngpt.code"},
     {"ngpt.config", "ngpt.sources"},
     {"ngpt.presets"},
-    {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks", "ngpt.tracking"},
+    {"ngpt.identity", "ngpt.cost", "ngpt.flags", "ngpt.sphere", "ngpt.ranks", "ngpt.tracking"},
     {"ngpt.kernels"},
     {"ngpt.polar"},
     {"ngpt.data", "ngpt.model"},

@@ -65,7 +65,8 @@ def unknown_option(name: str) -> TypeError:
 
 def _nearest(name: str, cutoff: float) -> str | None:
     """Return the option that `name` may be a misspelling of; a flag's name stands for its keyword."""
-    meant = {option: option for option in option_names()} | {one.field: one.keyword for one in step_options().values()}
+    meant = {option: option for option in option_names()}
+    meant |= {option.name: keyword for keyword, option in step_options().items()}
     found = difflib.get_close_matches(name.lower(), meant, n=1, cutoff=cutoff)
     return meant[found[0]] if found else None
 
