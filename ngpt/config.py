@@ -23,7 +23,7 @@ Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz", "you", "polar-e
 Precision = Literal["float32", "bfloat16"]
 GeodesicAngle = Literal["lr", "lr-norm"]
 NorMuonAxis = Literal["short-axis", "rows"]
-Tangent = Literal["none", "before", "after", "both"]
+Tangent = Literal["none", "gradient", "before", "after", "both"]
 Transport = Literal["none", "project", "parallel", "rotate"]
 Track = Literal["trackio", "wandb", "tensorboard"]
 
@@ -146,7 +146,8 @@ class OptimConfig(_Section):
     """rotate each unit vector along its geodesic; lr: by --lr radians; lr-norm: by --lr times the length of its tangent
     update. Then only embedding and head are projected"""
     tangent: Tangent = option("none", step=True, unit_vectors=True)
-    """where to remove the radial part of Muon's update: before the orthogonalizer, after it, or both"""
+    """where to remove the radial part: from the gradient before it enters Muon's momentum, from the update before the
+    orthogonalizer, after it, or both"""
     momentum_transport: Transport = option("none", step=True, unit_vectors=True)
     """how Muon's momentum follows the unit vectors; project: onto the new tangent space; parallel: its tangent part by
     parallel transport; rotate: all of it, with its radial part"""

@@ -201,6 +201,9 @@ REFUSALS: tuple[Refusal, ...] = (
     _muon(lambda momentum_transport, tangent: momentum_transport == "rotate" and tangent in ("before", "both"),
           "{momentum_transport=} has no effect of its own with {tangent=}, which drops what it keeps: "
           "{momentum_transport=parallel} is the same step"),
+    _muon(lambda tangent, momentum_transport: tangent == "gradient" and momentum_transport in ("parallel", "rotate"),
+          "{tangent=} has no effect of its own with {momentum_transport=}, which keeps the momentum tangent: "
+          "{tangent=before} with {momentum_transport=parallel} is the same step"),
     _muon(lambda momentum_transport, momentum, momentum_start:
           momentum_transport != "none" and momentum == 0 and not momentum_start,
           "{momentum_transport} has no effect with {momentum=}"),

@@ -1,21 +1,22 @@
 """The update rule of SimpleMuon, top to bottom: what happens to the matrices before and after their polar factor.
 
-    before_polar    1  momentum             M <- mu M + (1 - mu) G
-                    2  Nesterov look-ahead  X = (1 - mu) G + mu M; without `nesterov` X = M
-                    3  tangent, before      X loses its part along each unit vector
-    polar           4  polar factor         O = polar(X), all matrices of a shape at once (`ngpt.polar.orthogonalize`)
-    refine          5  match "rms"          O gets the norm |O|_F = sqrt(min(m, n))
-                    6  NorMuon              rows or columns of O are divided by the root of their second moment V
-    apply           7  shape factor         lr <- lr * `adjust_lr_fn`; with match "angle" O is scaled instead
-                    8  tangent, after       O loses its part along each unit vector
-                    9  decay                W <- W (1 - lr wd), with `cautious_wd` only where O W >= 0; with
+    before_polar    1  tangent, gradient    G loses its part along each unit vector
+                    2  momentum             M <- mu M + (1 - mu) G
+                    3  Nesterov look-ahead  X = (1 - mu) G + mu M; without `nesterov` X = M
+                    4  tangent, before      X loses its part along each unit vector
+    polar           5  polar factor         O = polar(X), all matrices of a shape at once (`ngpt.polar.orthogonalize`)
+    refine          6  match "rms"          O gets the norm |O|_F = sqrt(min(m, n))
+                    7  NorMuon              rows or columns of O are divided by the root of their second moment V
+    apply           8  shape factor         lr <- lr * `adjust_lr_fn`; with match "angle" O is scaled instead
+                    9  tangent, after       O loses its part along each unit vector
+                   10  decay                W <- W (1 - lr wd), with `cautious_wd` only where O W >= 0; with
                                             `geodesic` O gains wd W there instead
-                   10  move                 W <- W - lr O, or with `geodesic` each unit vector rotates by an angle
-                   11  momentum transport   M follows the unit vectors to the new W
+                   11  move                 W <- W - lr O, or with `geodesic` each unit vector rotates by an angle
+                   12  momentum transport   M follows the unit vectors to the new W
 
 Each line of the functions below is one of these steps: a pure function of `ngpt.optim.steps` or `ngpt.sphere`. W, O, M
 and X are stacks (..., m, n) of matrices of one shape, and `o` is a group of SimpleMuon, whose options are read at every
-step. Lazy projection comes after step 11, every K steps, and is `ngpt.optim.projection`.
+step. Lazy projection comes after step 12, every K steps, and is `ngpt.optim.projection`.
 
 `update_momentum` and a plain `apply` act on single entries, so for sharded matrices (`ngpt.optim.sharded_stack`) they
 run on the shards. Everything else runs on gathered matrices.
@@ -42,6 +43,8 @@ def before_polar(
     W, G, M: N matrices (m, n) each; out: (N, m, n). Returns the Frobenius norms of the matrices in `out` if a kernel
     has computed them on the way, else an empty list.
     """
+    if o["tangent"] == "gradient":
+        G = sphere.tangent(torch.stack(list(W)), torch.stack(list(G)), dim=sphere_axis(o))
     norms = update_momentum(G, M, o, out=out)
     if o["tangent"] in ("before", "both"):
         out.copy_(sphere.tangent(torch.stack(list(W)), out, dim=sphere_axis(o)))
@@ -50,7 +53,7 @@ def before_polar(
 
 
 def update_momentum(G: Iterable[Tensor], M: Iterable[Tensor], o: Options, *, out: Iterable[Tensor]) -> list[Tensor]:
-    """Apply steps 1 and 2 to each matrix; arguments and result as in `before_polar`."""
+    """Apply steps 2 and 3 to each matrix; arguments and result as in `before_polar`."""
     mu, nesterov = o["momentum"], o["nesterov"]
     norms = [
         steps.momentum_and_look_ahead(M_i, G_i, mu, nesterov=nesterov, out=X_i)
@@ -60,7 +63,7 @@ def update_momentum(G: Iterable[Tensor], M: Iterable[Tensor], o: Options, *, out
 
 
 def refine(O: Tensor, state: State, o: Options) -> Tensor:
-    """Apply steps 5 and 6 and return the new O.
+    """Apply steps 6 and 7 and return the new O.
 
     O: (..., m, n). state: `second_momentum_buffer` with `normuon`, updated in place.
     """
@@ -74,7 +77,7 @@ def refine(O: Tensor, state: State, o: Options) -> Tensor:
 
 
 def apply(W: Tensor, O: Tensor, state: State, o: Options, *, shape: torch.Size | None = None) -> None:
-    """Apply steps 7 to 11: update W in place.
+    """Apply steps 8 to 12: update W in place.
 
     W, O: (..., m, n). state: `momentum_buffer` with `momentum_transport`, updated in place. shape: of a whole matrix,
     where W and O are shards, which only options that act on single entries allow.

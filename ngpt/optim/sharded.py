@@ -204,6 +204,25 @@ def splits_vectors(tensor: Tensor, dim: int) -> bool:
     return layout is not None and layout.dim == dim % tensor.ndim
 
 
+def tangents(points: Sequence[Tensor], vectors: Sequence[Tensor], *, dim: int) -> list[Tensor]:
+    """Return what lies on this rank of the tangent parts of `vectors` at `points`, all sharded alike.
+
+    As `ngpt.sphere.tangent`. For vectors that are split over ranks there is one all-reduce.
+    """
+    here = [(local_of(x), local_of(v)) for x, v in zip(points, vectors, strict=True)]
+    layout = shard_layout(points[0])
+    if layout is None or not splits_vectors(points[0], dim):
+        return [sphere.tangent(x, v, dim=dim) for x, v in here]
+    products = [sphere.inner(x, other, dim=dim) for x, v in here for other in (x, v)]
+    flat = torch.cat([product.flatten() for product in products])
+    dist.all_reduce(flat, group=layout.group)
+    sums = [part.view_as(of) for part, of in zip(flat.split([p.numel() for p in products]), products, strict=True)]
+    return [
+        (v - along / square.clamp_min(sphere.UNIT_TINY**2) * x).to(v.dtype)
+        for (x, v), square, along in zip(here, sums[::2], sums[1::2], strict=True)
+    ]
+
+
 def vector_lengths(vectors: Sequence[tuple[Tensor, int]]) -> list[Tensor]:
     """Return the lengths of the vectors along a dimension, for each (tensor, dimension), of what lies on this rank.
 

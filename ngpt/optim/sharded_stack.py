@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ngpt import sphere
 from ngpt.optim import rule, steps
-from ngpt.optim.sharded import Transfer, gather_to_owners, local_of, scatter_to_shards, shard_layout
+from ngpt.optim.sharded import Transfer, gather_to_owners, local_of, scatter_to_shards, shard_layout, tangents
 from ngpt.optim.stack import Stack
 
 
@@ -34,7 +34,8 @@ class ShardedStack:
         owners: list[int],
     ) -> None:
         """owners: the rank of each matrix among those that share it."""
-        self.sharded, self.states, self.group, self.owners = parameters, states, group, owners
+        self.sharded, self.gradients, self.states = parameters, gradients, states
+        self.group, self.owners = group, owners
         self.shards = Stack(
             [local_of(parameter) for parameter in parameters],
             [local_of(gradient) for gradient in gradients],
@@ -56,7 +57,10 @@ class ShardedStack:
         """Compute the look-ahead on the shards and send it to the owners."""
         momenta = [state["momentum_buffer"] for state in self.shards.states]
         inputs = [torch.empty_like(W, dtype=self.shards.input_dtype) for W in self.parameters]
-        rule.update_momentum(self.shards.gradients, momenta, self.group, out=inputs)
+        gradients = self.shards.gradients
+        if self.group["tangent"] == "gradient":
+            gradients = tangents(self.sharded, self.gradients, dim=rule.sphere_axis(self.group))
+        rule.update_momentum(gradients, momenta, self.group, out=inputs)
         going = self._transfers([X.to(self.input_dtype) for X in inputs])
         going += self._transfers(self.parameters) if self.reads_weights else []
         self.receive = gather_to_owners(going + self._state_transfers())

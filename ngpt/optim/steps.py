@@ -227,5 +227,5 @@ def refined_dtype(o: Mapping[str, Any]) -> torch.dtype:
 
 def may_round_input(o: Mapping[str, Any]) -> bool:
     """Return whether the look-ahead may be rounded at once to `polar_dtype`, which is the first thing `polar` does."""
-    plain_input = o["tangent"] in ("none", "after") and o["orthogonalizer"] != "svd"
+    plain_input = o["tangent"] not in ("before", "both") and o["orthogonalizer"] != "svd"
     return plain_input and o["polar_dtype"] in ("float32", "bfloat16")

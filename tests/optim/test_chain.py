@@ -23,7 +23,7 @@ from ngpt.presets import resolve
 Options = dict[str, Any]
 VALUES: dict[str, list[Any]] = {
     "geodesic_muon": [None, "lr", "lr-norm"],
-    "tangent": ["none", "before", "after", "both"],
+    "tangent": ["none", "gradient", "before", "after", "both"],
     "momentum_transport": ["none", "project", "parallel", "rotate"],
     "match_step": ["none", "rms", "angle"],
     "normuon": [None, "short-axis", "rows"],
@@ -68,6 +68,8 @@ def reasons(options: Options) -> list[str]:
         found.append("--weight-decay")
     if options["momentum_transport"] == "rotate" and options["tangent"] in ("before", "both"):
         found.append("--momentum-transport")
+    if options["momentum_transport"] in ("parallel", "rotate") and options["tangent"] == "gradient":
+        found.append("--tangent")
     if decay != "cautious":  # the size of the update against the decay is a direction
         found += ["--normuon"] * (geodesic == "lr" and options["normuon"] is not None)
         found += ["--match-step"] * (geodesic == "lr" and options["match_step"] != "none")
@@ -81,7 +83,7 @@ def test_a_combination_is_refused_for_the_flag_that_it_names_or_accepted() -> No
         assert (line is None) == (not expected), options
         if line is not None:
             assert any(line.startswith(name) for name in expected) and "no effect" in line and "\n" not in line
-    assert len(ACCEPTED) == 700
+    assert len(ACCEPTED) == 810
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_momentum_that_ends_at_zero_is_carried_until_then() -> None:
 
 
 NEEDS_SPHERE: list[Options] = [
-    {"geodesic": "lr"}, {"geodesic": "lr-norm"}, {"tangent": "before"}, {"tangent": "after"}, {"tangent": "both"},
+    {"geodesic": "lr"}, {"geodesic": "lr-norm"}, {"tangent": "gradient"}, {"tangent": "before"}, {"tangent": "after"}, {"tangent": "both"},
     {"momentum_transport": "project"}, {"momentum_transport": "parallel"}, {"momentum_transport": "rotate"},
     {"match_step": "angle"},
 ]  # fmt: skip

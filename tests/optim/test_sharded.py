@@ -26,6 +26,7 @@ SHAPES = [(5, 12), (12, 5), (8, 8), (7, 16), (8, 8), (3, 3), (8, 8)]
 
 OPTIONS: list[dict[str, Any]] = [
     {}, {"weight_decay": 0.5, "nesterov": False}, {"geodesic": "lr"}, {"geodesic": "lr-norm", "tangent": "before"},
+    {"tangent": "gradient", "momentum_transport": "project"}, {"geodesic": "lr", "tangent": "gradient"},
     {"normuon": "short-axis"}, {"normuon": "rows", "match_step": "rms"}, {"match_step": "angle"},
     {"cautious_wd": True, "weight_decay": 0.5, "geodesic": "lr-norm"}, {"tangent": "after", "normuon": "rows"},
     {"geodesic": "lr-norm", "momentum_transport": "parallel", "normuon": "rows"},

@@ -307,6 +307,7 @@ def sphere_muon(
 ) -> list[tuple[Array, Array]]:
     """(W, M) after each step of Muon with all its options, on one matrix (m, n).
 
+    Tangent "gradient": G loses its part along each vector.
     M <- mu M + (1 - mu) G; X = (1 - mu) G + mu M with Nesterov, else M; tangent
     "before", "both": X loses its part along each vector; O = orthogonalize(X);
     match_step "rms": |O|_F = sqrt(min(m, n)); normuon; match_step "angle": the mean
@@ -323,9 +324,11 @@ def sphere_muon(
     trace = []
     for grad in grads:
         G = np.array(grad, dtype=np.float64)
+        unit = sphere.project(W_array, dim)
+        if tangent == "gradient":
+            G = sphere.tangent(unit, G, dim)
         M = momentum * M + (1.0 - momentum) * G
         X = (1.0 - momentum) * G + momentum * M if nesterov else M
-        unit = sphere.project(W_array, dim)
         if tangent in ("before", "both"):
             X = sphere.tangent(unit, X, dim)
         O = np.asarray(orthogonalize(X.copy()), dtype=np.float64)
