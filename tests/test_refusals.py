@@ -40,7 +40,7 @@ def test_the_step_options_are_keywords_of_simple_muon_with_its_defaults() -> Non
 
 def test_a_step_option_says_when_the_step_depends_on_the_weights() -> None:
     expected = {
-        "geodesic": ["lr", "lr-norm"], "tangent": ["before", "after", "both"], "match_step": ["angle"],
+        "geodesic": ["lr", "lr-norm"], "tangent": ["gradient", "before", "after", "both"], "match_step": ["angle"],
         "momentum_transport": ["project", "parallel", "rotate"], "orthogonalizer": [], "normuon": [],
     }  # fmt: skip
     options, hints = step_options(), typing.get_type_hints(OptimConfig)
@@ -75,7 +75,7 @@ def test_simple_muon_refuses_what_makes_a_step_impossible_in_its_own_keywords(
 def test_a_configuration_refuses_the_same_in_flags() -> None:
     with pytest.raises(InputError, match=r"^--geodesic-muon lr needs unit vectors, and --arch gpt has none$"):
         resolve(geodesic_muon="lr", arch="gpt")
-    with pytest.raises(InputError, match=r"^--tangent must be one of none, before, after, both: inside$"):
+    with pytest.raises(InputError, match=r"^--tangent must be one of none, gradient, before, after, both: inside$"):
         OptimConfig(tangent="inside")  # type: ignore[arg-type]
 
 

@@ -101,7 +101,7 @@ def test_momentum_that_ends_at_zero_is_carried_until_then() -> None:
 
 
 NEEDS_SPHERE: list[Options] = [
-    {"geodesic": "lr"}, {"geodesic": "lr-norm"}, {"tangent": "gradient"}, {"tangent": "before"}, {"tangent": "after"}, {"tangent": "both"},
+    {"geodesic": "lr"}, {"geodesic": "lr-norm"}, *({"tangent": where} for where in VALUES["tangent"][1:]),
     {"momentum_transport": "project"}, {"momentum_transport": "parallel"}, {"momentum_transport": "rotate"},
     {"match_step": "angle"},
 ]  # fmt: skip
