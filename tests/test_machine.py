@@ -1,15 +1,20 @@
-"""What the machine allows: cores by quota, GPUs by asking PyTorch, and a commit that no variable can forge."""
+"""What the machine allows: cores by quota, threads by size, GPUs by asking PyTorch, a commit that nothing can forge."""
 
 import math
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from experiments import INDEX
 from ngpt import machine
+from ngpt.campaign import engine
 from ngpt.machine import core_count, has_gpu
-from ngpt.training.environment import commit
+from ngpt.presets import resolve
+from ngpt.training import environment
+from ngpt.training.environment import commit, default_threads
 
 GROUPS = {
     "no groups at all": ("", {}, math.inf),
@@ -81,3 +86,55 @@ def test_the_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.Monk
     (here / "ngpt" / "file.py").write_text("name = 'changed'\n")
     assert commit(here) == f"{expected}+"
     assert commit(tmp_path) is None
+
+
+SMALL, LARGE = {"n_embd": 64}, {"n_embd": 512, "seq_len": 256, "batch_size": 8}
+THREADS = [  # fields, cores, ranks on the machine, OMP_NUM_THREADS, threads
+    (SMALL, 8, 1, None, 1), (LARGE, 8, 1, None, 8), (LARGE, 8, 2, None, 4), (LARGE, 2, 4, None, 1),
+    (LARGE, 8, 1, "3", 3), (LARGE, 8, 1, "16", 8), (LARGE, 8, 1, "", 8), (LARGE, 8, 1, "4,2", 8),
+    (LARGE, 8, 2, "1", 4), (SMALL, 8, 1, "3", 1), (LARGE, 8, 1, "0", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "cores", "ranks", "limit", "threads"), THREADS)
+def test_threads_follow_the_size_the_cores_and_the_users_limit(
+    fields: dict[str, int], cores: int, ranks: int, limit: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "core_count", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert default_threads(resolve(**fields), ranks) == threads
+
+
+WATCHED = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+
+sys.meta_path.insert(0, Watch())
+from ngpt.command import main
+from ngpt.errors import exit_code_of
+exit_code_of(lambda: main(["--data", "nowhere"]))
+"""
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to be said before PyTorch is loaded, also to the processes of a campaign."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [given or "PASSIVE"]
+    monkeypatch.setattr(engine, "carry_out", lambda *_: 0)
+    with pytest.raises(SystemExit):
+        engine.main("muon_lr_sweep", INDEX)
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
