@@ -1,7 +1,7 @@
 """The trainer's side of a tracker (`--track`): whether it is installed, its process, and the end of it. No torch.
 
 A process of its own (`ngpt.trackers`) reads the run's folder, and ends once the trainer has closed its end of a pipe or
-has died. So a tracker changes nothing in a run, and the run waits for it only at its end, `FINISH_SECONDS` at most.
+has died. So a tracker changes nothing in a run, and the run waits for it only at its end, for a bounded time.
 A tracker that fails is one line on standard error.
 """
 
@@ -17,6 +17,8 @@ from ngpt.errors import require
 
 FINISH_SECONDS = 60.0
 """how long a run that has ended waits for its tracker"""
+STOP_SECONDS = 5.0
+"""the same for a run that was asked to stop"""
 FAILED = 3
 """exit code of a tracker's process that has said why"""
 
@@ -40,6 +42,7 @@ class RunTracker:
     def __init__(self, kind: str | None, folder: Path, group: str | None) -> None:
         self.kind, self.folder, self.group = kind, folder, group
         self.process: subprocess.Popen[bytes] | None = None
+        self.patience = FINISH_SECONDS
 
     def start(self, logged: int) -> None:
         """Start to follow the run's metrics beyond step `logged`."""
@@ -57,17 +60,17 @@ class RunTracker:
             complain(self.kind, str(error))
 
     def close(self) -> None:
-        """Let the tracker finish; end it if it takes more than FINISH_SECONDS."""
+        """Let the tracker finish; end it if it takes more than `patience` seconds."""
         if self.kind is None or self.process is None:
             return
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
-            code = self.process.wait(FINISH_SECONDS)
+            code = self.process.wait(self.patience)
             if code not in (0, FAILED):
                 complain(self.kind, f"its process ended with code {code}")
         except subprocess.TimeoutExpired:
-            complain(self.kind, f"not finished after {FINISH_SECONDS:g} s")
+            complain(self.kind, f"not finished after {self.patience:g} s")
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -276,6 +276,7 @@ class Run:
                 if not finished and self.ranks.any_rank(bool(stop)):
                     self._save()
                     record.status, record.message = "killed", "stopped by a signal; --resume continues it"
+                    self.tracker.patience = tracking.STOP_SECONDS
                     return
                 if not finished and record.steps % self.runtime.save_every == 0:
                     self._save()
