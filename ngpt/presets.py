@@ -12,6 +12,9 @@ from ngpt.sources import source_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {},
+    "paper": dict(
+        arch="ngpt", optimizer="adam", aux_lr_ratio=1.0, lazy_proj_freq=1, schedule="cosine", grad_clip=1.0,
+    ),
     "trinity": dict(
         n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, eval_every=200, ns_steps=10,
     ),

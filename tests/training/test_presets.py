@@ -1,16 +1,96 @@
-"""Presets too large for the ordinary suite: `pytest -m slow`."""
+"""Presets that stand for somebody's procedure follow it. Those of 155M parameters only run under `pytest -m slow`."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from oracles import optimizers as oracle
+from small_runs import start
 
 from ngpt.config import Runtime
 from ngpt.data.shards import write_shard
+from ngpt.optim.build import Optimizers
 from ngpt.presets import resolve
+from ngpt.training.record import read_metrics
+from ngpt.training.step import TrainingStep
 from ngpt.training.trainer import train
 
+Named = dict[str, np.ndarray]
+EPS = float(np.finfo(np.float32).eps)
 
+
+class Watch:
+    """The weights before each step of a run and at its end, and the gradients, clipped, of each step."""
+
+    def __init__(self, parts: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.parts, self.gradients, self.weights = parts, list[Named](), list[Named]()
+        take, move = TrainingStep.take_gradients, Optimizers.move
+
+        def watched_take(step: TrainingStep, number: int) -> tuple[float, float]:
+            self.weights.append(self.now())
+            return take(step, number)
+
+        def watched_move(optimizers: Optimizers) -> None:
+            named = parts.model.named_parameters()
+            self.gradients.append({name: p.grad.double().numpy().copy() for name, p in named if p.requires_grad})
+            move(optimizers)
+
+        monkeypatch.setattr(TrainingStep, "take_gradients", watched_take)
+        monkeypatch.setattr(Optimizers, "move", watched_move)
+
+    def now(self) -> Named:
+        """Return the weights, in float64."""
+        named = self.parts.model.named_parameters()
+        return {name: parameter.detach().double().numpy().copy() for name, parameter in named}
+
+
+def axis_in_the_paper(name: str) -> int | None:
+    """Return the dimension of unit vectors by section 2.6 of arXiv 2410.01131: the one with an entry per channel."""
+    if not name.endswith("weight"):
+        return None
+    return 0 if name.endswith(("attention.o.weight", "mlp.down.weight")) else -1
+
+
+def test_the_paper_is_followed_step_by_step(
+    data: str, parts: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam at one rate for all, a cosine to zero without warm-up, a projection after every step.
+
+    From the gradients of the run, an oracle in float64 makes the same steps.
+    """
+    count, lr = 6, 0.02
+    config = resolve("paper", data=data, steps=count, eval_tokens=128)
+    watch = Watch(parts, monkeypatch)
+    folder, record = start(config, tmp_path)
+    assert (record.status, record.steps, config.model.n_layer, config.model.n_embd) == ("done", count, 3, 64)
+    points = [*watch.weights, watch.now()]
+
+    for point in points:
+        for name, weight in point.items():
+            if (dim := axis_in_the_paper(name)) is not None:
+                np.testing.assert_allclose(np.linalg.norm(weight, axis=dim), 1.0, rtol=0, atol=4 * EPS, err_msg=name)
+    assert config.model.alpha == 0.05
+
+    rates = [lr * (1 + math.cos(math.pi * step / count)) / 2 for step in range(count)]
+    metrics = read_metrics(folder)
+    assert [row["lr"] for row in metrics] == pytest.approx(rates, rel=1e-12)
+    assert rates[0] == lr and rates[-1] < 0.07 * lr, "no warm-up, and nearly zero in the last step"
+    clipped = [math.sqrt(sum(float(np.sum(g * g)) for g in of.values())) for of in watch.gradients]
+    assert clipped == pytest.approx([min(1.0, row["grad_norm"]) for row in metrics], rel=1e-5)
+
+    for name, before in points[0].items():
+        want = oracle.adam_on_sphere(
+            before, [of[name] for of in watch.gradients], lrs=rates, beta1=0.9, beta2=0.95, eps=1e-8,
+            dim=axis_in_the_paper(name),
+        )  # fmt: skip
+        for got, expected in zip(points[1:], want, strict=True):
+            # a few roundings of an entry of order 1 in each of the steps
+            np.testing.assert_allclose(got[name], expected, rtol=0, atol=32 * EPS, err_msg=name)
+
+
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize(("preset", "parameters"), [("155m-literal", 155_166_743), ("155m", 155_172_199)])
