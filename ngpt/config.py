@@ -19,7 +19,7 @@ from ngpt.refusals import FRACTION, GIVEN, NOT_NEGATIVE, POSITIVE, Bound, at_mos
 from ngpt.registry import OPTIMIZERS
 
 Arch = Literal["gated-ngpt", "ngpt", "gpt", "gated-literal"]
-Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz", "you", "polar-express", "svd"]
+Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz-literal", "newton-schulz", "you", "polar-express", "svd"]
 Precision = Literal["float32", "bfloat16"]
 GeodesicAngle = Literal["lr", "lr-norm"]
 NorMuonAxis = Literal["short-axis", "rows"]
@@ -85,6 +85,11 @@ class ModelConfig(_Section):
     """initial step size of the residual updates: a scalar in the gated models; one per channel in ngpt, there 0.05"""
     gate_init: float = option(0.0, needs={"arch": ("gated-ngpt", "gated-literal")})
     """initial logit of the per-channel gates; the gate is its sigmoid"""
+
+    @property
+    def starts_unprojected(self) -> bool:
+        """Whether weights start as they are drawn and are first projected after step 1, as in the earlier attempt."""
+        return self.arch == "gated-literal"
 
     @property
     def mlp_hidden(self) -> int:
@@ -164,7 +169,8 @@ class OptimConfig(_Section):
     """when the run would end as diverged, continue once, from the weights before the last step taken, with NorMuon and
     fresh momentum"""
     lazy_proj_freq: int = option(7, POSITIVE, needs=ON_SPHERE)
-    """steps between projections to the sphere of whatever a linear step has moved"""
+    """steps K between projections to the sphere of whatever a linear step has moved: after steps K, 2K and so on; with
+    gated-literal after steps 1, K + 1, 2K + 1"""
     adam_beta1: float = option(0.9, FRACTION)
     """AdamW's first-moment decay rate"""
     adam_beta2: float = option(0.95, FRACTION)

@@ -8,6 +8,7 @@ Five steps do not orthogonalize exactly. They map singular values in [0.01, 1] a
 
     newton-schulz  0.68 - 1.14      polar-express        0.87 - 1.13
     you            0.97 - 1.04      newton-schulz-cubic  0.07 - 1.00, so it shortens the step about 4x
+                                    newton-schulz-literal  0.06 - 1.00, the same from a norm 1.1 times too large
 """
 
 import math
@@ -25,7 +26,8 @@ Row = tuple[float, float, float]
 CUBIC: Row = (1.5, -0.5, 0.0)
 """X (3I - X'X) / 2, the classical Newton-Schulz step; converges from below. N. Higham, Functions of Matrices, ch. 8.
 
-The earlier attempt (dnhkng/nGPT-muon) ran five steps of it; orthogonalizing a gradient takes 10 to 20."""
+The earlier attempt (dnhkng/nGPT-muon) ran five steps of it, which is "newton-schulz-literal"; orthogonalizing a
+gradient takes 10 to 20."""
 
 QUINTIC: Row = (3.4445, -4.7750, 2.0315)
 """Keller Jordan, Muon (kellerjordan.github.io/posts/muon, 2024): the largest slope at 0 that still ends near 1."""
@@ -56,13 +58,17 @@ The last row repeats for further steps. All rows but the last are used with `POL
 POLAR_EXPRESS_SAFETY = 1.01
 """Same source: p(s / 1.01) instead of p(s) and a norm 1.01 times too large keep rounded values inside [0, 1]."""
 
+SAFETY = {"polar-express": POLAR_EXPRESS_SAFETY, "newton-schulz-literal": 1.1}
+"""What the Frobenius norm is multiplied by before a matrix is divided by it; the earlier attempt's 1.1 stays in its
+result, which is shorter than the cubic's"""
+
 
 def coefficients(method: Orthogonalizer, steps: int) -> tuple[Row, ...]:
     """Return the coefficient rows of `method` for `steps` iterations; raise ValueError if it has no such schedule."""
     if steps < 1:
         raise ValueError(f"an orthogonalizer needs at least one step, not {steps}")
     match method:
-        case "newton-schulz-cubic":
+        case "newton-schulz-cubic" | "newton-schulz-literal":
             return (CUBIC,) * steps
         case "newton-schulz":
             return (QUINTIC,) * steps
@@ -100,7 +106,7 @@ def orthogonalize(
     """
     if method == "svd":
         return exact_polar(G).to(dtype)
-    safety = POLAR_EXPRESS_SAFETY if method == "polar-express" else 1.0
+    safety = SAFETY.get(method, 1.0)
     if eps:
         X = G.to(dtype)
         length = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True) if norm is None else norm.to(dtype)

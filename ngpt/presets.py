@@ -12,6 +12,9 @@ from ngpt.sources import source_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {},
+    "paper": dict(
+        arch="ngpt", optimizer="adam", aux_lr_ratio=1.0, lazy_proj_freq=1, schedule="cosine", grad_clip=1.0,
+    ),
     "trinity": dict(
         n_layer=3, n_embd=243, n_head=9, seq_len=81, batch_size=27, steps=2000, eval_every=200, ns_steps=10,
     ),
@@ -22,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "155m-literal": dict(
         arch="gated-literal", n_layer=11, n_embd=768, n_head=6, seq_len=128, batch_size=32, steps=400,
         eval_tokens=262_144, eval_every=100, data="fineweb10b", lr=0.003, aux_lr_ratio=0.3, nesterov=False,
-        orthogonalizer="newton-schulz-cubic", adjust_lr_fn="none",
+        orthogonalizer="newton-schulz-literal", polar_dtype="bfloat16", adjust_lr_fn="none", adam_beta2=0.999,
     ),
 }  # fmt: skip
 """Each preset as its differences from the field defaults."""

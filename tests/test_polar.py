@@ -15,7 +15,9 @@ from ngpt import polar
 from ngpt.config import Orthogonalizer
 
 SHAPES = [(16, 40), (40, 16), (24, 24), (3, 12, 20), (2, 3, 20, 12)]
-POLYNOMIAL: list[Orthogonalizer] = ["newton-schulz-cubic", "newton-schulz", "you", "polar-express"]
+POLYNOMIAL: list[Orthogonalizer] = [
+    "newton-schulz-cubic", "newton-schulz-literal", "newton-schulz", "you", "polar-express"
+]  # fmt: skip
 EVERY: list[Orthogonalizer] = [*POLYNOMIAL, "svd"]
 WORKING = [torch.float64, torch.float32, torch.bfloat16]
 EPS64, EPS32 = (torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32))
@@ -31,6 +33,8 @@ def reference_rows(method: str, steps: int) -> tuple[list[Row], float]:
     """The published coefficients, copied independently, and the safety factor on the norm."""
     if method == "newton-schulz-cubic":
         return [(1.5, -0.5, 0.0)] * steps, 1.0
+    if method == "newton-schulz-literal":  # dnhkng/nGPT-muon at 5a9ab2e
+        return [(1.5, -0.5, 0.0)] * steps, 1.1
     if method == "newton-schulz":
         return [(_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)] * steps, 1.0
     if method == "you":

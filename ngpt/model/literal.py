@@ -2,7 +2,10 @@
 
 It has learned positions, fused q k v, no QK norm, softmax scale 1/sqrt(K), GELU, a frozen logit scale of 15, a residual
 step that neither normalizes the branch nor interpolates, and unit rows in every matrix, even where the columns belong
-on the sphere.
+on the sphere. Embeddings and head are also normalized in every forward pass, wherever their weights are.
+
+It is trained as it was there: weights start as they are drawn (`ngpt.model.build`), and the first projection comes
+after the first step (`ngpt.optim.projection`).
 """
 
 import torch
@@ -40,8 +43,20 @@ class LiteralBlock(nn.Module):
         return self.mlp_step(h_BTD, self.fc2(F.gelu(self.fc1(h_BTD))))
 
 
+class CosineHead(Declared):
+    """y = N(W) x, each row of W normalized."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = self.declare("weight", nn.Parameter(torch.empty(n_out, n_in)), Role.HEAD, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return F.linear(x, unit(self.weight))
+
+
 class LiteralTransformer(Declared):
-    """logits = 15 E_out h, h from N(token + position). 155,166,743 parameters at the preset 155m-literal."""
+    """logits = 15 N(E_out) h, h from N(N(token) + N(position)). 155,166,743 parameters at the preset 155m-literal."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -49,12 +64,12 @@ class LiteralTransformer(Declared):
         self.embedding = Embedding(vocab_size, D, sphere_dim=-1)
         self.position = Embedding(config.seq_len, D, sphere_dim=-1)
         self.blocks = nn.Sequential(*(LiteralBlock(config) for _ in range(config.n_layer)))
-        self.head = Linear(D, vocab_size, Role.HEAD, -1)
+        self.head = CosineHead(D, vocab_size)
         frozen = nn.Parameter(torch.tensor(LOGIT_SCALE), requires_grad=False)
         self.logit_scale = self.declare("logit_scale", frozen, Role.FROZEN)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
         position_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
-        h_BTD = unit(self.embedding(ids_BT) + self.position(position_T))
+        h_BTD = unit(unit(self.embedding(ids_BT)) + unit(self.position(position_T)))
         return self.logit_scale * self.head(self.blocks(h_BTD))

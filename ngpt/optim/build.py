@@ -73,6 +73,8 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
 
     owned: the parameters, by name, that this process steps; None: all of the model's. There may be no hidden matrix
     among them, but there must be another parameter. Matrices may be sharded (DTensor).
+
+    Weights that the architecture leaves off the sphere at first are brought there if the step needs unit vectors.
     """
     specs = parameter_specs(model)
     parameters = dict(model.named_parameters()) if owned is None else owned
@@ -93,7 +95,17 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     hidden = load(entry.factory)(groups, optim, device)
     aux = adamw(others, optim, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
     leaving = {role for role in Role if role != Role.HIDDEN or not entry.stays_on_sphere(optim)}
-    return Optimizers(config, hidden, aux, LazyProjection(parameters, specs, every=optim.lazy_proj_freq, roles=leaving))
+    first = 1 if config.model.starts_unprojected else None
+    projection = LazyProjection(parameters, specs, every=optim.lazy_proj_freq, first=first, roles=leaving)
+    if config.model.starts_unprojected and _needs_unit_vectors(optim):
+        projection.start()
+    return Optimizers(config, hidden, aux, projection)
+
+
+def _needs_unit_vectors(optim: OptimConfig) -> bool:
+    needing = [option for option in step_options().values() if option.metadata["unit_vectors"]]
+    used = any(option.metadata["reads"](getattr(optim, option.name)) for option in needing)
+    return used and optim.optimizer == "muon"
 
 
 # --- factories of the registry: (groups of matrices with their `sphere_dim`, options, device) -> optimizer -----------

@@ -48,7 +48,8 @@ class SimpleMuon(torch.optim.Optimizer):
 
     polar_dtype: precision of the orthogonalizer's products.
     sphere_dim: dimension along which the matrices are made of unit vectors, 0 or -1; None: they are not.
-    orthogonalizer: "newton-schulz", "newton-schulz-cubic", "you", "polar-express" or "svd" (`ngpt.polar`).
+    orthogonalizer: "newton-schulz", "newton-schulz-cubic", "newton-schulz-literal", "you", "polar-express" or "svd"
+        (`ngpt.polar`).
     match_step: "rms" gives O the Frobenius norm of an exact polar factor; "angle" makes lr the mean rotation of each
         matrix in radians; "none".
     geodesic: rotate each unit vector by the angle lr ("lr") or lr |u| ("lr-norm") instead of stepping straight; None.

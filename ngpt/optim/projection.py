@@ -6,6 +6,10 @@ steps count, so a resumed run projects at the same steps.
 
 A geodesic step keeps its parameters on the sphere. They are projected at the start and after that only watched.
 
+The arch gated-literal follows the earlier attempt instead: weights start as they are drawn, and are projected after
+step 1 and every K-th step from there. Only if an option of the step needs unit vectors, or weights come from another
+run, does it start on the sphere.
+
 Parameters may be sharded (DTensor). The length of a vector that is split over ranks is summed over them, so all ranks
 call every method together.
 """
@@ -38,9 +42,11 @@ class LazyProjection:
         specs: Mapping[str, ParameterSpec],
         *,
         every: int,
+        first: int | None = None,
         roles: Collection[Role] = tuple(Role),
     ) -> None:
-        self.every = every
+        """first: the first step after which weights are projected; None: the `every`-th."""
+        self.every, self.first = every, every if first is None else first
         self.points: list[Vectors] = [
             (spec.role, parameter, spec.sphere_dim)
             for name, parameter in parameters.items()
@@ -76,8 +82,8 @@ class LazyProjection:
         _project(self.leaving)
 
     def after_step(self, step: int, *, measure: bool = True) -> None:
-        """Project if `step`, the number of steps made, is a multiple of K; with `measure`, keep the drift before it."""
-        if step % self.every == 0:
+        """Project if it is the turn of `step`, the number of steps made; with `measure`, keep the drift before it."""
+        if step >= self.first and (step - self.first) % self.every == 0:
             if measure:
                 self.seen_drift = self.drift()
             self.project()

@@ -163,6 +163,28 @@ def test_bfloat16_autocast_stays_near_float32(arch: str) -> None:
     assert (low.float() - logits).abs().max() < 10 * 2.0**-8 * logits.abs().max()
 
 
+def test_the_released_rope_is_no_rotation_and_changes_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA/ngpt turns (x, y) into (-y cos, x sin), its two tables being halves of one: docs/method.md says so."""
+
+    def released(rope: layers.RotaryEmbedding, x: Tensor) -> Tensor:
+        T, K = x.shape[-2:]
+        turns = torch.arange(T)[:, None] * 10_000.0 ** (-torch.arange(0, K, 2) / K)
+        sin, cos = torch.stack([turns.sin(), turns.cos()], dim=-1).flatten(1).chunk(2, dim=-1)
+        return torch.stack([-x[..., 1::2] * cos, x[..., ::2] * sin], dim=-1).flatten(-2)
+
+    config = resolve("paper").model
+    model = build_model(config, 257, seed=0)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 257, (4, config.seq_len)))
+    x = torch.randn(1, 1, config.seq_len, 16, generator=torch.Generator().manual_seed(0))
+    rope = model.get_submodule("blocks.0.attention.rope")
+    with torch.no_grad():
+        logits, lengths = model(ids), rope(x).norm(dim=-1)
+        torch.testing.assert_close(lengths, x.norm(dim=-1))
+        monkeypatch.setattr(layers.RotaryEmbedding, "forward", released)
+        assert (rope(x).norm(dim=-1) / x.norm(dim=-1) - 1).abs().mean() > 0.1
+        assert 0.03 < ((model(ids) - logits).norm() / logits.norm()).item() < 0.3
+
+
 # --- attention -------------------------------------------------------------------------------------------------------
 
 

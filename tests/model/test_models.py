@@ -86,9 +86,32 @@ def assert_axes(model: nn.Module, arch: str) -> None:
             assert defect < 4 * EPS32 if axis == dim else defect > 0.05, (name, axis)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ["ngpt", "gated-ngpt", "gpt"])
 def test_shapes_and_unit_axes_at_initialisation(arch: str) -> None:
     assert_axes(model_of(arch), arch)
+
+
+def test_the_earlier_attempts_weights_start_as_pytorchs_layers_draw_them() -> None:
+    model = model_of("gated-literal", n_embd=96)
+    for name, weight in model.named_parameters():
+        if name.endswith("weight"):
+            drawn = weight.detach().double()
+            largest = drawn.abs().max().item() * drawn.size(1) ** 0.5
+            if "embedding" in name or "position" in name:
+                assert drawn.std().item() == pytest.approx(1.0, rel=0.1) and largest > 20, name
+            else:
+                norms = drawn.norm(dim=1)
+                torch.testing.assert_close(norms, torch.full_like(norms, 3**-0.5), rtol=0.25, atol=0.0, msg=name)
+                assert 0.95 < largest <= 1 + EPS32, name
+
+
+@pytest.mark.parametrize("name", ["embedding.weight", "position.weight", "head.weight"])
+def test_the_earlier_attempt_normalizes_its_vectors_in_every_pass(name: str) -> None:
+    model, ids = model_of("gated-literal").double(), ids_of()
+    with torch.no_grad():
+        logits = model(ids)
+        model.get_parameter(name).mul_(torch.linspace(0.5, 2, model.get_parameter(name).size(0)).unsqueeze(1))
+        torch.testing.assert_close(model(ids), logits, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])

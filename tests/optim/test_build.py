@@ -117,6 +117,30 @@ def test_what_a_geodesic_step_moves_is_not_projected(options: dict[str, Any], le
     assert {str(role) for role, _, _ in projection.points} == {"hidden", "embedding", "head"}
 
 
+@pytest.mark.parametrize(
+    ("options", "unit"),
+    [({}, False), ({"optimizer": "adam"}, False), ({"normuon": "rows", "match_step": "rms"}, False),
+     ({"weight_decay": 0.1, "cautious_wd": True}, False), ({"geodesic_muon": "lr"}, True), ({"tangent": "after"}, True),
+     ({"momentum_transport": "project"}, True), ({"match_step": "angle"}, True)],
+    ids=str,
+)  # fmt: skip
+def test_the_earlier_attempts_model_starts_as_drawn_unless_a_step_needs_unit_vectors(
+    options: dict[str, Any], unit: bool
+) -> None:
+    model, config = setup(arch="gated-literal", **options)
+    drawn = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    projection = build_optimizers(model, config).projection
+    assert (projection.first, projection.every) == (1, 7)
+    assert all(torch.equal(parameter, drawn[name]) for name, parameter in model.named_parameters()) == (not unit)
+    assert (max(drift.item() for drift in projection.drift().values()) < 1e-6) == unit
+
+
+@pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gpt"])
+def test_every_other_model_is_first_projected_after_k_steps(arch: str) -> None:
+    model, config = setup(arch=arch)
+    assert build_optimizers(model, config).projection.first == 7
+
+
 def test_what_adam_moves_is_projected_whatever_else_a_configuration_says() -> None:
     model, config = setup(optimizer="adam")
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, geodesic_muon="lr"))

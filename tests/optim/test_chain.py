@@ -365,6 +365,7 @@ BASES: list[Options] = [
 ]  # fmt: skip
 SINGLE: list[Options] = [
     *({"orthogonalizer": value} for value in ("newton-schulz-cubic", "you", "polar-express", "svd")),
+    {"orthogonalizer": "newton-schulz-literal"},
     {"ns_steps": 4}, {"adjust_lr_fn": "none"}, {"adjust_lr_fn": "match_rms_adamw"}, {"momentum": 0.5},
     {"momentum_start": 0.1}, {"nesterov": False}, {"beta2": 0.5}, {"weight_decay": 0.25}, {"lr": 0.11},
 ]  # fmt: skip

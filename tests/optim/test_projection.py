@@ -34,7 +34,7 @@ def axis(arch: str, name: str) -> int | None:
     return 0 if name.endswith(COLUMNS) else -1
 
 
-def loose(arch: str, every: int = 1) -> tuple[nn.Module, LazyProjection]:
+def loose(arch: str, every: int = 1, first: int | None = None) -> tuple[nn.Module, LazyProjection]:
     """Return a model whose parameters are far from the sphere."""
     config = resolve("tiny", arch=arch, n_layer=2, n_embd=24, n_head=4, seq_len=8)
     model = build_model(config.model, 17, seed=0)
@@ -42,7 +42,7 @@ def loose(arch: str, every: int = 1) -> tuple[nn.Module, LazyProjection]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) + 0.5)
-    return model, LazyProjection(dict(model.named_parameters()), parameter_specs(model), every=every)
+    return model, LazyProjection(dict(model.named_parameters()), parameter_specs(model), every=every, first=first)
 
 
 def largest(projection: LazyProjection) -> float:
@@ -74,8 +74,9 @@ def test_each_parameter_lands_along_its_own_axis_and_no_other_moves(arch: str) -
 
 
 @pytest.mark.parametrize("every", [1, 3, 7])
-def test_projects_after_every_so_many_steps_counted_from_the_start(every: int) -> None:
-    model, projection = loose("gated-ngpt", every)
+@pytest.mark.parametrize("first", [None, 1, 5])
+def test_projects_after_every_so_many_steps_counted_from_the_first(every: int, first: int | None) -> None:
+    model, projection = loose("gated-ngpt", every, first)
     projected = []
     for step in range(1, 15):
         with torch.no_grad():
@@ -83,7 +84,7 @@ def test_projects_after_every_so_many_steps_counted_from_the_start(every: int) -
         projection.after_step(step)
         if largest(projection) < 8 * EPS:
             projected.append(step)
-    assert projected == list(range(every, 15, every))
+    assert projected == list(range(first or every, 15, every))
 
 
 @pytest.mark.parametrize("leave", ["normally", "by an error"])

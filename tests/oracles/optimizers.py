@@ -162,6 +162,37 @@ def adamw(
     return weights
 
 
+def adam_on_sphere(
+    W: ArrayLike,
+    grads: Sequence[ArrayLike],
+    *,
+    lrs: Sequence[float],
+    beta1: float,
+    beta2: float,
+    eps: float,
+    dim: int | None,
+) -> list[Array]:
+    """Weights after each step of nGPT's training: Adam at its own rate, then w <- w / |w| along `dim`.
+
+    m, v as in `adamw`, without decay; neither follows the projection. dim None: a
+    parameter that is not made of unit vectors, only moved.
+    Source: arXiv 2410.01131 section 2.6, steps 2, 6 and 7.
+    """
+    W_array = np.array(W, dtype=np.float64)
+    first, second = np.zeros_like(W_array), np.zeros_like(W_array)
+    weights = []
+    for t, (grad, lr) in enumerate(zip(grads, lrs, strict=True), start=1):
+        G = np.array(grad, dtype=np.float64)
+        first = beta1 * first + (1.0 - beta1) * G
+        second = beta2 * second + (1.0 - beta2) * G * G
+        root = np.sqrt(second / (1.0 - beta2**t))
+        W_array = W_array - lr * (first / (1.0 - beta1**t)) / (root + eps)
+        if dim is not None:
+            W_array = W_array / np.sqrt(np.sum(W_array * W_array, axis=dim, keepdims=True))
+        weights.append(W_array)
+    return weights
+
+
 def clip_global_norm(grads: Sequence[ArrayLike], max_norm: float) -> tuple[list[Array], float]:
     """Gradients scaled together so that their joint norm is at most max_norm.
 

@@ -175,12 +175,12 @@ def forward(ids: Sequence[int], p: Params, *, arch: str) -> tuple[Array, list[Ar
 def literal_forward(ids: Sequence[int], p: Params) -> tuple[Array, list[Array]]:
     """Logits (T, V) and hidden states of "gated-literal", the earlier attempt's model.
 
-    h = N(embedding[id] + position[t]); h <- N(h + sigmoid(gate) a f(h)), f not
-    normalized; MLP = fc2 @ gelu(fc1 @ h); logits = 15 (head @ h). position: (T, d),
+    h = N(N(embedding[id]) + N(position[t])); h <- N(h + sigmoid(gate) a f(h)), f not
+    normalized; MLP = fc2 @ gelu(fc1 @ h); logits = 15 <N(head row), h>. position: (T, d),
     fc1: (F, d), fc2: (d, F). Source: dnhkng/nGPT-muon, default configuration.
     """
     embedding, position = _array(p["embedding"]), _array(p["position"])
-    h_TD = np.array([normalize(embedding[i] + position[t]) for t, i in enumerate(ids)])
+    h_TD = np.array([normalize(normalize(embedding[i]) + normalize(position[t])) for t, i in enumerate(ids)])
     states = []
     for block in p["blocks"]:
         for branch in ("attn", "mlp"):
@@ -193,4 +193,5 @@ def literal_forward(ids: Sequence[int], p: Params) -> tuple[Array, list[Array]]:
             steps_TD = h_TD + rate * f_TD
             h_TD = np.array([normalize(h) for h in steps_TD])
             states.append(h_TD)
-    return np.array([15.0 * (_array(p["head"]) @ h) for h in h_TD]), states
+    head = np.array([normalize(row) for row in _array(p["head"])])
+    return np.array([15.0 * (head @ h) for h in h_TD]), states

@@ -60,6 +60,7 @@ SPHERE: list[dict[str, Any]] = [
      "weight_decay": 0.5, "cautious_wd": True},
     {"geodesic_muon": "lr", "momentum_transport": "rotate"},
     {"normuon": "short-axis", "geodesic_muon": "lr-norm", "dtype": "bfloat16", "arch": "gated-literal"},
+    {"arch": "gated-literal", "orthogonalizer": "newton-schulz-literal"},
 ]  # fmt: skip
 
 
@@ -68,7 +69,7 @@ SPHERE: list[dict[str, Any]] = [
 def test_every_state_and_the_phase_of_the_projection_survive(
     data: str, tmp_path: Path, undisturbed: Undisturbed, options: dict[str, Any], at: int
 ) -> None:
-    """A checkpoint every 3 steps, a projection every 5; telemetry at step 8 still reports the one at 5."""
+    """A checkpoint every 3 steps, a projection every 5; telemetry at step 8 still reports the latest one."""
     config = small(data, **options)
     folder = killed(config, tmp_path / "runs", at)
     start(config, tmp_path / "runs", resume=True)
