@@ -77,7 +77,7 @@ def rotate_vectors(  # type: ignore[no-untyped-def]
     u = d - tl.sum(w * d, axis=1, keep_dims=True) / tl.maximum(ww, TINY * TINY) * w
     u -= tl.sum(w * u, axis=1, keep_dims=True) / tl.maximum(ww, TINY * TINY) * w  # for the rounding of a near-radial d
     norm = tl.sqrt(tl.sum(u * u, axis=1, keep_dims=True))
-    has_direction = (norm > ROUNDING * tl.sqrt(tl.sum(d * d, axis=1, keep_dims=True))) & (norm > TINY)
+    has_direction = (norm > tl.sqrt(tl.sum(d * d, axis=1, keep_dims=True)) * ROUNDING) & (norm > TINY)
     if FIXED_ANGLE:
         theta = tl.where(has_direction, lr, 0.0)
     else:

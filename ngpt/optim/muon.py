@@ -77,7 +77,7 @@ class SimpleMuon(torch.optim.Optimizer):
     changed, and when a state dict is loaded. Nothing has changed then. Other keys of a group are left alone.
     """
 
-    _checked: Sequence[Any] = ()  # then the options of each group when they were checked; not pickled
+    _checked: Sequence[Any] = ()  # then the options of each group when they were checked; not part of the state
 
     def __init__(
         self,

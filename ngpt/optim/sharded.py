@@ -187,6 +187,7 @@ def _exchange(group: Any, leaving: ByRank, arriving: ByRank, device: torch.devic
     work = dist.all_to_all_single(received, packed, sizes_in, sizes_out, group=group, async_op=True)
 
     def finish(places: ByRank) -> None:
+        assert work is not None  # it would be on a rank outside the group
         work.wait()
         flat = [tensor for of in places for tensor in of]
         for place, content in zip(flat, received.split([place.nbytes for place in flat]), strict=True):

@@ -146,6 +146,7 @@ class ShardedOptimizerState(ParameterSharding):
         """Broadcast each matrix from its owner."""
         matrices = ((self.parameters[name].detach(), self.owner[name]) for name in self.matrices)
         for work in [dist.broadcast(matrix, owner, async_op=True) for matrix, owner in matrices]:
+            assert work is not None  # it would be on a rank outside the group
             work.wait()
 
 
