@@ -1,4 +1,4 @@
-"""The floating-point operations of a training step, counted from its configuration. No torch."""
+"""The floating-point operations of a training step, counted from its configuration, and times in words. No torch."""
 
 from ngpt.config import ModelConfig, RunConfig
 
@@ -28,3 +28,14 @@ def polar_operations(config: RunConfig) -> float:
         return 0.0
     layer = sum(2 * m * m * (2 * n + m) for m, n in hidden_shapes(config.model))
     return float(config.model.n_layer * config.optim.ns_steps * layer)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the largest unit of which it has at least two, cut off.
+
+    >>> duration(119), duration(120), duration(7200.5)
+    ('119 s', '2 min', '2 h')
+    """
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    unit, length = next(((name, length) for name, length in units if seconds >= 2 * length), units[-1])
+    return f"{int(seconds // length)} {unit}"

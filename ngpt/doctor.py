@@ -12,8 +12,7 @@ from pathlib import Path
 from ngpt.errors import InputError, exit_code_of, require
 from ngpt.files import is_locked, leftovers, read_json
 from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, tensors_sha256
-from ngpt.training.folder import CHECKPOINT, WEIGHTS
-from ngpt.training.record import RunRecord, read_metrics, read_record
+from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord, read_metrics, read_record
 
 
 def runs_in(folder: Path) -> list[Path]:

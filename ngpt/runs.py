@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.command import Parser
+from ngpt.cost import duration
 from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
 from ngpt.files import is_locked
-from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord, latest_metrics, read_record
-
-FILES = ("record.json", "config.json", "metrics.jsonl", CHECKPOINT, WEIGHTS)
-"""A folder with any of these is a run's."""
+from ngpt.training.record import CHECKPOINT, FILES, RunRecord, latest_metrics, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,20 +148,9 @@ def cells_of(row: Row) -> dict[str, str]:
     }  # fmt: skip
 
 
-def duration(seconds: float) -> str:
-    """Return a time in the largest unit of which it has at least two, cut off.
-
-    >>> duration(119), duration(120), duration(7200.5)
-    ('119 s', '2 min', '2 h')
-    """
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    unit, length = next(((name, length) for name, length in units if seconds >= 2 * length), units[-1])
-    return f"{int(seconds // length)} {unit}"
-
-
 def build_parser() -> Parser:
     """Return the parser of `python -m ngpt.runs`."""
-    parser = Parser(prog="python -m ngpt.runs", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="python -m ngpt.runs", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="a folder of runs, or one run's folder")
     text = f"one of {', '.join(COLUMNS)} (%(default)s)"
     parser.add_argument("--sort", choices=COLUMNS, default="final_loss", metavar="COLUMN", help=text)

@@ -66,7 +66,7 @@ def next_token(logits_V: Tensor, temperature: float, top_k: int | None, generato
 
 def build_parser() -> Parser:
     """Return the parser of `python -m ngpt.sample`."""
-    parser = Parser(prog="python -m ngpt.sample", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="python -m ngpt.sample", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("run", type=Path, help="folder of a run that kept its weights")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; default: a document's start")
     parser.add_argument("--tokens", type=int, default=200, metavar="N", help="tokens at most (%(default)s)")

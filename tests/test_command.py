@@ -31,8 +31,7 @@ from ngpt.data.shards import write_shard
 from ngpt.errors import InputError, exit_code_of
 from ngpt.flags import field_docs, to_flags
 from ngpt.presets import PRESETS, resolve
-from ngpt.training.folder import CHECKPOINT
-from ngpt.training.record import read_record
+from ngpt.training.record import CHECKPOINT, read_record
 from ngpt.training.trainer import train
 
 ROOT = Path(__file__).parents[1]

@@ -54,3 +54,9 @@ def test_a_finished_run_stays_finished(tmp_path: Path, streams: str) -> None:
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert '"status": "done"' in next(tmp_path.glob("*/record.json")).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", ["ngpt.runs", "ngpt.sample", "ngpt.doctor", "train_architectural"])
+def test_help_needs_no_docstrings(module: str) -> None:
+    done = subprocess.run([sys.executable, "-OO", "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage")

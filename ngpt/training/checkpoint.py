@@ -20,8 +20,7 @@ from ngpt.files import replaced_atomically, require_readable
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.build import state_types
 from ngpt.optim.sharded import copy_full_, shard_like
-from ngpt.training.folder import WEIGHTS
-from ngpt.training.record import RunRecord, record_of
+from ngpt.training.record import WEIGHTS, RunRecord, record_of
 
 VERSION = "1"
 

@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, and claiming it, so that one run works in it at a time."""
+"""Claiming the folder of a run, so that one process works in it at a time."""
 
 import itertools
 import sys
@@ -9,12 +9,7 @@ from pathlib import Path
 from ngpt.errors import InputError, require
 from ngpt.files import leftovers, locked
 from ngpt.ranks import Ranks
-from ngpt.training.record import CHECKPOINT as CHECKPOINT
-from ngpt.training.record import WEIGHTS as WEIGHTS
-from ngpt.training.record import RunRecord, read_record
-
-FILES = ("record.json", "config.json", "metrics.jsonl", CHECKPOINT, WEIGHTS)
-"""All files of a run"""
+from ngpt.training.record import CHECKPOINT, FILES, RunRecord, read_record
 
 CLAIMED, ENDED = "claimed", "ended"
 """Texts that rank 0 broadcasts if there is no error"""

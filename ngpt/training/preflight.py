@@ -5,7 +5,7 @@ import time
 import torch
 
 from ngpt.config import RunConfig
-from ngpt.cost import pass_operations, polar_operations
+from ngpt.cost import duration, pass_operations, polar_operations
 
 ROWS, COLUMNS = 128, 1024
 """Sides of the products that are measured: a tenth of a second in all where bfloat16 is emulated"""
@@ -45,10 +45,3 @@ def announcement(config: RunConfig, vocab_size: int, *, steps: int) -> list[str]
             words = f"{name} is emulated on this processor: products are {slower:.1f}x as fast with"
             lines.append(f"{words} {flag} float32")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words, such as 12 minutes."""
-    units = [("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1)]
-    name, size = next((name, size) for name, size in units if seconds >= 2 * size or size == 1)
-    return f"{seconds / size:.0f} {name}"

@@ -15,6 +15,8 @@ from ngpt.files import content_of, read_json, write_json
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+FILES = ("record.json", "config.json", "metrics.jsonl", CHECKPOINT, WEIGHTS)
+"""All files of a run"""
 
 
 @dataclass(kw_only=True)

@@ -27,9 +27,9 @@ from ngpt.training.checkpoint import CheckpointState, read_tensors, tensors_sha2
 from ngpt.training.clock import RunClock
 from ngpt.training.evaluation import Evaluator
 from ngpt.training.fallback import Fallback
-from ngpt.training.folder import CHECKPOINT, WEIGHTS, claim_run_folder
+from ngpt.training.folder import claim_run_folder
 from ngpt.training.metrics import MetricsFile
-from ngpt.training.record import RunRecord
+from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord
 from ngpt.training.sharding import shard_model
 from ngpt.training.step import Feed, TrainingStep
 from ngpt.training.telemetry import Telemetry

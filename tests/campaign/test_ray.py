@@ -19,8 +19,7 @@ from mini_campaign import CAMPAIGN, carry_out, heed_interrupts
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import exit_code_of
 from ngpt.files import read_json
-from ngpt.training.folder import CHECKPOINT
-from ngpt.training.record import read_metrics, read_record
+from ngpt.training.record import CHECKPOINT, read_metrics, read_record
 
 SCRIPT = Path(__file__).with_name("mini.py")
 STEPS = 400

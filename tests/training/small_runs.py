@@ -27,8 +27,7 @@ from ngpt.flags import to_flags
 from ngpt.optim.muon import SimpleMuon
 from ngpt.presets import resolve
 from ngpt.training import metrics, sharding, trainer
-from ngpt.training.folder import CHECKPOINT
-from ngpt.training.record import RunRecord, read_metrics, read_record
+from ngpt.training.record import CHECKPOINT, RunRecord, read_metrics, read_record
 from ngpt.training.trainer import train
 
 ROOT = Path(__file__).parents[2]

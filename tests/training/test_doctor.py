@@ -14,7 +14,7 @@ from small_runs import killed, small, start
 from ngpt import doctor
 from ngpt.errors import EXIT_BAD_INPUT, exit_code_of
 from ngpt.files import locked, read_json, write_json
-from ngpt.training.folder import CHECKPOINT, WEIGHTS
+from ngpt.training.record import CHECKPOINT, WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,7 @@ from ngpt.optim.muon import SimpleMuon
 from ngpt.training import step, trainer
 from ngpt.training.checkpoint import pack_state, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.fallback import Fallback
-from ngpt.training.folder import CHECKPOINT, WEIGHTS
-from ngpt.training.record import read_record
+from ngpt.training.record import CHECKPOINT, WEIGHTS, read_record
 
 
 def nan_loss(loss: Tensor) -> Tensor:

@@ -30,8 +30,7 @@ from ngpt.data.shards import HEADER_BYTES, read_shard, write_shard
 from ngpt.errors import EXIT_BAD_INPUT, InputError, exit_code_of
 from ngpt.files import read_json, write_json
 from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, write_tensors
-from ngpt.training.folder import CHECKPOINT
-from ngpt.training.record import read_metrics, read_record
+from ngpt.training.record import CHECKPOINT, read_metrics, read_record
 from ngpt.training.trainer import train
 
 VALUES: list[Any] = [

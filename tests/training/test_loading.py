@@ -24,7 +24,7 @@ from ngpt.files import read_json, write_json
 from ngpt.loading import SavedRun
 from ngpt.training.checkpoint import read_tensors, tensors_sha256, write_tensors
 from ngpt.training.evaluation import Evaluator
-from ngpt.training.folder import WEIGHTS
+from ngpt.training.record import WEIGHTS
 
 EURO = "€".encode()
 

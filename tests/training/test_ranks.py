@@ -43,8 +43,7 @@ from ngpt.optim.build import build_optimizers
 from ngpt.optim.sharded import local_of
 from ngpt.presets import resolve
 from ngpt.ranks import Ranks, process_group
-from ngpt.training.folder import CHECKPOINT
-from ngpt.training.record import read_metrics, read_record
+from ngpt.training.record import CHECKPOINT, read_metrics, read_record
 from ngpt.training.sharding import FullyShardedParameters, ShardedOptimizerState, owners
 
 TOLERANCE = 1e-6

@@ -18,8 +18,7 @@ from ngpt.config import Runtime
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import InputError
 from ngpt.optim.muon import SimpleMuon
-from ngpt.training.folder import CHECKPOINT, WEIGHTS
-from ngpt.training.record import read_metrics, read_record
+from ngpt.training.record import CHECKPOINT, WEIGHTS, read_metrics, read_record
 from ngpt.training.trainer import train
 
 

@@ -17,8 +17,8 @@ from ngpt import runs
 from ngpt.errors import exit_code_of
 from ngpt.files import locked, read_json, write_json
 from ngpt.ranks import SINGLE_PROCESS
-from ngpt.training.folder import CHECKPOINT, claim_run_folder
-from ngpt.training.record import read_record
+from ngpt.training.folder import claim_run_folder
+from ngpt.training.record import CHECKPOINT, read_record
 
 
 @pytest.fixture(scope="module")

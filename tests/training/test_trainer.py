@@ -29,8 +29,7 @@ from ngpt.model import build_model
 from ngpt.model.roles import parameter_specs
 from ngpt.training import clock, step, trainer
 from ngpt.training.checkpoint import tensors_sha256, transfer
-from ngpt.training.folder import WEIGHTS
-from ngpt.training.record import read_metrics, read_record
+from ngpt.training.record import WEIGHTS, read_metrics, read_record
 from ngpt.training.trainer import train
 
 # --- the same bits ---------------------------------------------------------------------------------------------------
