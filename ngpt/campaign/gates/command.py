@@ -79,6 +79,7 @@ class GatesStudy(Study[GatePlan]):
     """Gates with all that the engine and the index need of them."""
 
     min_seeds = 3
+    measures_speed = True
 
     def __init__(self, gates: Gates) -> None:
         self.experiment: Gates = gates
