@@ -254,7 +254,7 @@ class Runtime(_Section):
     """a name for human readers, kept in the record"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if there is one"""
-    threads: int = option(0, NOT_NEGATIVE)
+    threads: int = option(0, NOT_NEGATIVE, at_most(1024))
     """CPU threads; 0: one for small models, else one per core. A resumed run keeps the number it started with"""
     save_every: int = option(100, POSITIVE)
     """steps between checkpoints"""
@@ -268,7 +268,7 @@ class Runtime(_Section):
     """under torchrun, what is sharded over the ranks; zero1: the optimizer's state, by matrix, with the weights
     replicated; fsdp: the weights as well"""
     progress: bool = True
-    """show a progress bar on standard error"""
+    """show a progress bar on standard error, and before it what the run says of its data and its steps"""
     track: Track | None = None
     """send configuration, metrics and summary to this tracker, whose package must be installed"""
     track_group: str | None = None

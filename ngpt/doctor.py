@@ -36,6 +36,7 @@ def examine(folder: Path) -> tuple[str, list[str], list[str]]:
     else:
         status, damage = record.status, _damage(folder, record)
         if status in ("running", "killed"):
+            status = "killed"  # a record says running until the run can write another one
             resumes = (folder / CHECKPOINT).exists()
             how = "--resume continues it" if resumes else "it starts over, as it has no checkpoint"
             notes.append(f"{folder}: killed after {record.steps} recorded steps: {how}")
@@ -137,4 +138,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:]), only_prints=True))

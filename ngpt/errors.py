@@ -45,6 +45,8 @@ class LastingStream:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.lost: OSError | None = None
+        """why something could not be written, if anything could not"""
         if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
 
@@ -60,7 +62,8 @@ class LastingStream:
     def _attempt(self, call: Callable[..., Any], *arguments: str) -> None:
         try:
             call(*arguments)
-        except OSError:
+        except OSError as error:
+            self.lost = self.lost or error
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
@@ -68,8 +71,8 @@ class LastingStream:
 
 
 @contextmanager
-def lasting_streams() -> Iterator[None]:
-    """Let no failure to print end the block; closed standard streams become the null device."""
+def lasting_streams() -> Iterator[LastingStream]:
+    """Let no failure to print end the block, and yield standard output; closed streams become the null device."""
     for number in range(3):  # a file that is opened later must not take the number of a closed one
         try:
             os.fstat(number)
@@ -78,20 +81,24 @@ def lasting_streams() -> Iterator[None]:
     out, err = (LastingStream(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
     with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
         try:
-            yield
+            yield out
         finally:
             out.flush()
             err.flush()
 
 
-def exit_code_of(command: Callable[[], int]) -> int:
+def exit_code_of(command: Callable[[], int], *, only_prints: bool = False) -> int:
     """Run `command` and return its exit code; InputError and OSError become one line on standard error and code 2.
 
-    A command does not fail because what it prints cannot be printed.
+    A command does not fail because what it prints cannot be printed, unless printing is all that it does.
     """
-    with lasting_streams():
+    with lasting_streams() as out:
         try:
-            return command()
+            code = command()
+            out.flush()
+            if only_prints and out.lost is not None:
+                raise InputError(f"standard output: {out.lost.strerror}")
+            return code
         except InputError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         except KeyboardInterrupt:

@@ -39,7 +39,8 @@ def load_run(folder: str | os.PathLike[str]) -> SavedRun:
     require((place / "record.json").is_file(), f"{place}: not the folder of a run: it has no record.json")
     record = read_record(place)
     path = place / WEIGHTS
-    why = "runs of a campaign do not keep them" if record.status in ("done", "diverged") else "it has not finished"
+    ended = record.status in ("done", "diverged")
+    why = "it did not keep them, like runs of a campaign, or they were deleted" if ended else "it has not finished"
     require(path.is_file(), f"{place}: this run ({record.status}) has no final weights: {why}")
     with as_input_error(f"{place / 'record.json'}", InputError):
         config = from_dict(record.config)

@@ -93,4 +93,4 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     end_with_the_reader()
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:]), only_prints=True))

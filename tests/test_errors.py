@@ -27,6 +27,7 @@ def command():
 
 sys.exit(exit_code_of(command))
 """
+ONLY_PRINTS = "import sys, ngpt.errors as e; sys.exit(e.exit_code_of(lambda: print(1) or 0, only_prints=True))"
 CODES = {"0": 0, "1": 1, "input": 2, "system": 2}
 STREAMS = ["", "| true", ">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>&-"]
 
@@ -45,6 +46,13 @@ def test_a_command_does_not_fail_because_printing_does(tmp_path: Path, ends: str
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
     if not streams:
         assert done.stdout.endswith("the end\n") and r"gr\xf6\xdfe \u2265 \u2013" in done.stdout
+
+
+def test_a_command_that_only_prints_fails_if_it_cannot(tmp_path: Path) -> None:
+    """As `ngpt.runs --csv > file` on a full disk."""
+    command = f"{sys.executable} -c {ONLY_PRINTS!r} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize("streams", ["| true", "2>&-"])

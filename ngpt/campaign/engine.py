@@ -16,6 +16,7 @@ from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, require
 from ngpt.machine import core_count, wait_without_spinning
+from ngpt.refusals import flag_name
 from ngpt.training.record import RunRecord
 
 Batch = tuple[list[PlannedRun], dict[str, Any]]
@@ -94,6 +95,8 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     require(sound, f"--seeds must be {study.min_seeds} to {MAX_SEEDS}, and --jobs at least 1")
     plan = study.plan(given)
     jobs = given.jobs or study.usual_jobs(given.device)
+    modes = [name for name in ("dry_run", "report_only", "reproduce") if vars(given).get(name)]
+    require(len(modes) < 2, " and ".join(map(flag_name, modes)) + " exclude each other")
     if given.dry_run:
         study.show(plan, jobs)
         return 0
@@ -117,6 +120,9 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
             jobs=settings["jobs"], **study.details(plan, runs),
         )  # fmt: skip
         write_data(reports, data)
+    elif given.report_only:
+        note = f"note: no finished run of this plan in {plan.out}; the report is that of"
+        print(note, data_path(reports, study.name), file=sys.stderr)
     if outcome.interrupted:
         if found and study.reports_partial_results:
             study.report(reports)
@@ -133,8 +139,9 @@ def _carry_out_stages(
     study: Study[PlanT], plan: PlanT, settings: dict[str, Any], *, report_only: bool
 ) -> tuple[list[PlannedRun], Outcome]:
     """Carry out one batch of runs after another, or with `report_only` just find out which runs there are."""
-    progress = f"{study.name}: {plan.count()} runs, {settings['jobs']} at a time; finished ones are not repeated"
-    print(progress, file=sys.stderr)
+    if not report_only:
+        progress = f"{study.name}: {plan.count()} runs, {settings['jobs']} at a time; finished ones are not repeated"
+        print(progress, file=sys.stderr)
     runs: list[PlannedRun] = []
     outcome = Outcome()
     for batch, different in study.stages(plan, outcome):

@@ -33,8 +33,10 @@ class Tokenizer:
         """Id of the separator of documents: the last one."""
         return self.vocab_size - 1
 
-    def encode(self, documents: Iterable[bytes]) -> Tokens:
-        """Encode all documents as one stream (n,), each after a separator."""
+    def encode(self, documents: str | bytes | Iterable[bytes]) -> Tokens:
+        """Encode documents as one stream (n,), each after a separator; a single one may be a string."""
+        if isinstance(documents, str | bytes):
+            documents = [documents.encode("utf-8") if isinstance(documents, str) else documents]
         separator = np.array([self.end_of_document], np.uint16)
         pieces: list[Tokens] = []
         for document in documents:

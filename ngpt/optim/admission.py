@@ -217,7 +217,10 @@ def fitting(content: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, An
         if other := sorted(name for name in given if name in _of_other_optimizers() and name not in group):
             raise ValueError(f"the state dict is that of another optimizer: its options are {', '.join(other)}")
         merged = {name: group[name] for name in option_names()} | dict(given)
-        check_options(merged)
+        try:
+            check_options(merged)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"the options in the state dict do not fit: {error}") from error
         completed.append(merged)
         for name, parameter in zip(given["params"], group["params"], strict=True):
             _check_loaded(parameter, content["state"].get(name, {}), merged)

@@ -61,9 +61,19 @@ class LazyProjection:
     def of(cls, optimizer: torch.optim.Optimizer, *, every: int) -> Self:
         """Project the parameters in the groups of `optimizer` that have a `sphere_dim`, and bring them to the sphere.
 
-        A group with `geodesic` stays on the sphere by itself and is only brought there now.
+        A group with `geodesic` stays on the sphere by itself and is only brought there now. Raises ValueError if
+        `every` is no positive integer, or if no group has a `sphere_dim`.
         """
+        if type(every) is not int or every < 1:
+            raise ValueError(f"every must be a positive number of steps, not {every!r}")
         groups = [group for group in optimizer.param_groups if group.get("sphere_dim") is not None]
+        if not groups:
+            raise ValueError("there is nothing to project: no group of the optimizer has a sphere_dim")
+        for group in groups:
+            for parameter in group["params"]:
+                if not -parameter.ndim <= group["sphere_dim"] < parameter.ndim:
+                    shape, dim = tuple(parameter.shape), group["sphere_dim"]
+                    raise ValueError(f"sphere_dim={dim} is no dimension of a parameter of shape {shape}")
         vectors = [(Role.HIDDEN, parameter, group) for group in groups for parameter in group["params"]]
         made = cls({}, {}, every=every)
         made.points = [(role, parameter, group["sphere_dim"]) for role, parameter, group in vectors]

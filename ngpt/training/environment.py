@@ -175,7 +175,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(end: Callable[[], None]) -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block, and yield whether one has come.
+    """Catch SIGINT, SIGTERM and SIGHUP inside the block, and yield whether one has come.
 
     The first one asks the run to end after its current step, a second one ends it at once. If the step does not end
     within GRACE_SECONDS, `end` is called and the process exits. Outside the main thread, where Python handles no
@@ -190,7 +190,10 @@ def stop_on_signals(end: Callable[[], None]) -> Iterator[StopRequest]:
     watcher = threading.Thread(target=stop.watch, args=(ours,), daemon=True)
     watcher.start()
     earlier = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    previous = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # else, as under nohup, the end of a terminal is ignored
+        asked.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop.receive) for number in asked}
     try:
         yield stop
     finally:

@@ -50,11 +50,17 @@ def _prepare(folder: Path, *, resume: bool) -> RunRecord | None:
         if resume and earlier.status in ("done", "diverged"):
             return earlier
         if not resume or (earlier.status == "failed" and not (folder / CHECKPOINT).exists()):
-            places = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
-            kept = folder.rename(next(place for place in places if not place.exists()))
-            print(f"note: an earlier run of the same id is kept as {kept}", file=sys.stderr)
+            _set_aside(folder)
+    elif any((folder / name).exists() for name in FILES[2:]):  # without its record there is no telling what ran
+        _set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         for leftover in leftovers(folder / name):  # the lock excludes a living process
             leftover.unlink()
     return None
+
+
+def _set_aside(folder: Path) -> None:
+    places = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+    kept = folder.rename(next(place for place in places if not place.exists()))
+    print(f"note: an earlier run of the same id is kept as {kept}", file=sys.stderr)

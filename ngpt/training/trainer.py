@@ -85,7 +85,9 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
     have = f"{len(corpus.train):,} training and {len(corpus.val):,} validation tokens{whole}"
     for split, tokens in (("training", corpus.train), ("validation", corpus.val)):
         fits = min(len(tokens), corpus.record or len(tokens)) > seq_len
-        require(fits, f"--data {config.data.data}: {have}: those for {split} hold no window of --seq-len {seq_len}")
+        found = f" ({corpus.found})" if corpus.found else ""
+        why = f"those for {split} hold no window of --seq-len {seq_len}"
+        require(fits, f"--data {config.data.data}: {have}{found}: {why}")
     if config.train.clock == "cpu" and (device.type != "cpu" or _threads(config, runtime, ranks) != 1):
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
     first = f"the first {corpus.context} tokens"

@@ -55,9 +55,11 @@ def _train(
     config: RunConfig, runtime: Runtime, planned: str, report: Callable[[int, float], None] | None
 ) -> tuple[list[Message], bool]:
     """Train; return the messages left at the end, and whether the run was stopped before its end."""
-    from ngpt.training.folder import RunBusyError
-    from ngpt.training.trainer import train
-
+    try:
+        from ngpt.training.folder import RunBusyError
+        from ngpt.training.trainer import train
+    except SyntaxError as error:
+        return [("error", f"{error.filename}, line {error.lineno}: {error.msg}")], False
     try:
         _, record = train(config, runtime, report, planned=planned)
     except RunBusyError:

@@ -263,3 +263,9 @@ def test_a_long_tmpdir_is_named(tmp_path: Path) -> None:
     done = subprocess.run(command, env=os.environ | {"TMPDIR": str(place)}, capture_output=True, text=True, timeout=60)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and last.startswith("error: TMPDIR has to be shorter") and last.endswith(str(place))
+
+
+@pytest.mark.parametrize("words", [("--dry-run", "--report-only"), ("--report-only", "--reproduce")])
+def test_modes_exclude_each_other(tmp_path: Path, words: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match=f"^{words[0]} and {words[1]} exclude each other$"):
+        carry_out(CAMPAIGN, [*words, "--out", str(tmp_path)])

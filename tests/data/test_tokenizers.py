@@ -76,3 +76,8 @@ def test_whatever_the_fetch_raises_becomes_an_input_error(error: Exception, monk
     with pytest.raises(InputError) as caught:
         tokenizers.Tokenizer("gpt2").byte_lengths()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("document", ["é", "é".encode(), ["é".encode()]], ids=repr)
+def test_a_single_document_may_be_a_string(document: str | bytes | list[bytes]) -> None:
+    assert Tokenizer("bytes").encode(document).tolist() == [256, 195, 169]

@@ -249,3 +249,15 @@ def test_the_projection_frequency_acts_when_its_turn_comes(every: int, optimizer
             assert same(hidden(one), hidden(other))
         elif step >= every:
             assert not same(hidden(one), hidden(other))
+
+
+@pytest.mark.parametrize(
+    ("group", "every", "message"),
+    [({}, 7, "no group of the optimizer has a sphere_dim"), ({"sphere_dim": None}, 7, "nothing to project"),
+     ({"sphere_dim": 5}, 7, "sphere_dim=5 is no dimension"), *(({"sphere_dim": 0}, every, "every must be a positive")
+     for every in (0, -3, 1.5, True, "7", None))],
+)  # fmt: skip
+def test_a_projection_that_would_do_nothing_is_refused(group: dict[str, Any], every: Any, message: str) -> None:
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(3, 4))], **group}], lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        LazyProjection.of(optimizer, every=every)

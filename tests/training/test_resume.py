@@ -108,6 +108,37 @@ def test_resume_leaves_what_is_not_its_own(data: str, tmp_path: Path, undisturbe
     assert {(folder / name).read_text() for name in mine} == {"mine"} and not (folder / f".{CHECKPOINT}.123").exists()
 
 
+def test_what_has_lost_its_record_is_kept(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small(data)
+    folder, _ = start(config, tmp_path / "runs")
+    weights = (folder / WEIGHTS).read_bytes()
+    (folder / "record.json").unlink()
+    start(config, tmp_path / "runs", resume=True)
+    assert "is kept as" in capsys.readouterr().err
+    assert folder.with_name(f"{folder.name}.1").joinpath(WEIGHTS).read_bytes() == weights
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_the_end_of_a_terminal_stops_a_run_unless_it_is_to_be_ignored(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, ignored: bool
+) -> None:
+    """Ignored as under nohup."""
+    config = small(data)
+
+    def hang_up(step: int, _: float) -> None:
+        if step == 4:
+            signal.raise_signal(signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        folder, record = start(config, tmp_path, hang_up)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (record.status, record.steps) == (("done", 12) if ignored else ("killed", 4))
+    start(config, tmp_path, resume=True)
+    assert outcome(folder) == undisturbed(config)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_kill_from_outside_at_a_random_moment(
     data: str, tmp_path: Path, undisturbed: Undisturbed, number: signal.Signals

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import os
+import runpy
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from safetensors.torch import load_file
 from small_runs import ROOT, VAL, Undisturbed, outcome, rows, small, start
 
+from ngpt import code
 from ngpt.config import Runtime
 from ngpt.data.corpus import load_corpus
 from ngpt.data.shards import write_shard
@@ -27,7 +29,7 @@ from ngpt.identity import run_digest, run_id
 from ngpt.machine import core_count, processor
 from ngpt.model import build_model
 from ngpt.model.roles import parameter_specs
-from ngpt.training import clock, step, trainer
+from ngpt.training import clock, step, trainer, worker
 from ngpt.training.checkpoint import tensors_sha256, transfer
 from ngpt.training.record import WEIGHTS, read_metrics, read_record
 from ngpt.training.trainer import train
@@ -371,6 +373,17 @@ def test_a_run_that_is_not_the_planned_one_does_not_start(data: str, tmp_path: P
         train(config, runtime, planned="muon-0123456789-s0")
     assert not any(tmp_path.iterdir())
     assert train(config, runtime, planned=planned)[0].name == planned
+
+
+def test_code_that_is_edited_while_a_campaign_starts_is_one_line(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that processes are forked from goes on, and each run says it."""
+    monkeypatch.setattr(code, "FIRST_STAMPS", {})
+    code.code_digest.cache_clear()
+    runpy.run_module("ngpt.training.preload")
+    messages, stopped = worker._train(small(data), Runtime(out=tmp_path, progress=False), "muon-0123456789-s0", None)
+    assert not stopped and [kind for kind, _ in messages] == ["error"] and "has changed since" in messages[0][1]
 
 
 def test_init_from_what_does_not_fit_is_refused(data: str, tmp_path: Path) -> None:
