@@ -77,7 +77,7 @@ def test_automata_have_a_model_but_no_text(tmp_path: Path) -> None:
 def test_what_has_no_final_weights_is_refused(data: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"this run \(killed\) has no final weights: it has not finished"):
         load_run(killed(small(data), tmp_path / "a"))
-    with pytest.raises(InputError, match=r"this run \(done\) has no final weights: runs of a campaign do not keep"):
+    with pytest.raises(InputError, match=r"this run \(done\) has no final weights: it did not keep them, like runs of"):
         load_run(start(small(data, steps=2), tmp_path / "b", keep_weights=False)[0])
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()

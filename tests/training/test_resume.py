@@ -42,7 +42,7 @@ def test_kill_9_and_resume_ends_in_the_same_bits(
         assert child.exit_code() == -signal.SIGKILL, (number, place, count)
         (killed_run,) = runs_in(tmp_path / "runs")
         status, damage, _ = examine(killed_run)
-        assert status == "running" and not damage, (number, place, damage)
+        assert status == "killed" and not damage, (number, place, damage)
     folder, _ = start(config, tmp_path / "runs", resume=True)
     assert outcome(folder) == undisturbed(config)
     assert [row["step"] for row in read_metrics(folder)] == list(range(1, 5 * deaths + 1))
