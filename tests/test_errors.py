@@ -58,7 +58,7 @@ def test_a_command_that_only_prints_fails_if_it_cannot(tmp_path: Path) -> None:
 @pytest.mark.parametrize("streams", ["| true", "2>&-"])
 def test_a_finished_run_stays_finished(tmp_path: Path, streams: str) -> None:
     small = "--steps 2 --n-layer 1 --n-embd 16 --n-head 2 --eval-tokens 64 --threads 1"
-    line = f"{sys.executable} -OO train_architectural.py {small} --out {tmp_path} {streams}; exit ${{PIPESTATUS[0]}}"
+    line = f"{sys.executable} train_architectural.py {small} --out {tmp_path} {streams}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert '"status": "done"' in next(tmp_path.glob("*/record.json")).read_text(encoding="utf-8")

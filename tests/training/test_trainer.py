@@ -322,7 +322,7 @@ def test_a_run_says_what_its_data_are(data: str, tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().err
     assert "; 217 training and 3,070 validation tokens\n" in said and "more validation tokens than training" in said
     (tmp_path / "train.txt").write_text("few")
-    with pytest.raises(InputError, match="4 training and 3,070 validation tokens .*: those for training hold no window"):
+    with pytest.raises(InputError, match="4 training and 3,070 validation tokens .*: those for training"):
         start(small(str(tmp_path)), tmp_path)
 
 
