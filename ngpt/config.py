@@ -88,7 +88,7 @@ class ModelConfig(_Section):
 
     @property
     def starts_unprojected(self) -> bool:
-        """Whether weights start as they are drawn and are first projected after step 1, as in the earlier attempt."""
+        """Return whether weights start as drawn and are first projected after step 1, as in the earlier attempt."""
         return self.arch == "gated-literal"
 
     @property

@@ -59,7 +59,7 @@ POLAR_EXPRESS_SAFETY = 1.01
 """Same source: p(s / 1.01) instead of p(s) and a norm 1.01 times too large keep rounded values inside [0, 1]."""
 
 SAFETY = {"polar-express": POLAR_EXPRESS_SAFETY, "newton-schulz-literal": 1.1}
-"""What the Frobenius norm is multiplied by before a matrix is divided by it; the earlier attempt's 1.1 stays in its
+"""Factors on the Frobenius norm before a matrix is divided by it; the earlier attempt's 1.1 stays in its
 result, which is shorter than the cubic's"""
 
 

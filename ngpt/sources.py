@@ -1,4 +1,4 @@
-"""What `--data` names: decided here alone, by looking, for the default tokenizer and the readers alike. No torch."""
+"""The source that `--data` names: decided here alone, by looking, for tokenizer and readers alike. No torch."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ PROMISED: dict[str, Format] = {".jsonl": "JSON lines", ".parquet": "Parquet", ".
 """Names that promise a format; a file of such a name that is not in it is damaged, not something else."""
 DATA_SUFFIXES = (".txt", *PROMISED)
 HEAD_BYTES = 1 << 16
-"""How much of a file is looked at to tell what it is."""
+"""Bytes of a file that are looked at to tell what it is"""
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x1f\x9d", "a compress archive"),
@@ -77,7 +77,7 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What `--data` names."""
+    """The source that `--data` names."""
 
     kind: Literal["stdlib", "fineweb10b", "hub", "automaton", "files"]
     name: str
@@ -97,12 +97,12 @@ class Source:
 
     @property
     def holds_tokens(self) -> bool:
-        """Whether the source holds GPT-2 tokens instead of text."""
+        """Return whether the source holds GPT-2 tokens instead of text."""
         return self.kind == "fineweb10b" or any(file.format == "token shards" for file in self.read)
 
     @property
     def found(self) -> str:
-        """What was found, in a few words."""
+        """Return what was found, in a few words."""
         if self.kind != "files":
             return self.name
         formats = " and ".join(sorted({str(file.format) for file in self.read}))

@@ -31,7 +31,7 @@ WORTH_A_THREAD = 2**17
 """Fewest entries of the residual stream, tokens of a step times width, for which a second thread pays on a CPU"""
 
 GRACE_SECONDS = 8.0
-"""How long a step may go on after a signal asked the run to stop"""
+"""Seconds that a step may go on after a signal asked the run to stop"""
 
 NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler")
 """Parts of the messages of PyTorch's and Triton's compilers"""
@@ -137,7 +137,7 @@ def missing_compiler_as_error() -> Iterator[None]:
 
 
 class StopRequest:
-    """Whether a signal has asked a run to stop; false until then."""
+    """A request by signal that a run stop; false until there is one."""
 
     def __init__(self, end: Callable[[], None]) -> None:
         self.end, self.numbers = end, list[int]()

@@ -13,7 +13,7 @@ ROWS, COLUMNS = 128, 1024
 REPETITIONS = 3
 
 EMULATED = 2.0
-"""How many times as slow as float32 a precision has to be for a note"""
+"""Factor by which a precision has to be slower than float32 for a note"""
 
 WORTH_SAYING = 60.0
 """Shortest run, in seconds, whose length is announced"""

@@ -34,7 +34,7 @@ class Rows:
         return ({"text": value, "id": 0} for value in self.column)
 
 
-def stub(monkeypatch: pytest.MonkeyPatch, load: Any, configs: list[str] | None = None) -> None:
+def fake(monkeypatch: pytest.MonkeyPatch, load: Any, configs: list[str] | None = None) -> None:
     """Put another module in the place of `datasets`."""
     module = SimpleNamespace(load_dataset=load, get_dataset_config_names=lambda name: configs or [])
     monkeypatch.setitem(sys.modules, "datasets", module)
@@ -43,7 +43,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, load: Any, configs: list[str] | None =
 def through(door: str, column: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The documents of a column `text` that comes in through a door."""
     if door == "hf":
-        stub(monkeypatch, lambda *_, **__: Rows(column))
+        fake(monkeypatch, lambda *_, **__: Rows(column))
         return list(hub_documents("hf:some/name"))
     path = folder / f"a.{door}"
     if door == "jsonl":
@@ -121,7 +121,7 @@ def test_a_row_or_table_without_text_names_what_there_is(
         path.write_text('{"text": "a"}\n{"content": "b"}\n')
     elif door == "parquet":
         pyarrow.parquet.write_table(pyarrow.table({"content": ["a"]}), path)
-    stub(monkeypatch, lambda *_, **__: Rows(["a"], "content"))
+    fake(monkeypatch, lambda *_, **__: Rows(["a"], "content"))
     with pytest.raises(InputError, match="'text', only content") as caught:
         list(hub_documents("hf:some/name") if door == "hf" else documents_of(look(path)))
     assert ("some/name" if door == "hf" else str(path)) in str(caught.value)
@@ -171,7 +171,7 @@ def test_a_name_that_is_none_says_what_is_expected(data: str) -> None:
 
 def test_a_configuration_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    stub(monkeypatch, lambda *given, **options: asked.append((given, options)) or Rows(GOOD))
+    fake(monkeypatch, lambda *given, **options: asked.append((given, options)) or Rows(GOOD))
     assert len(list(hub_documents("hf:owner/name:part"))) == len(list(hub_documents("hf:name"))) == 3
     assert asked == [(("owner/name", "part"), {"split": "train"}), (("name", None), {"split": "train"})]
 
@@ -187,7 +187,7 @@ def test_configurations_are_listed(data: str, error: Exception, monkeypatch: pyt
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    stub(monkeypatch, fail, ["en", "de"])
+    fake(monkeypatch, fail, ["en", "de"])
     with pytest.raises(InputError, match="--data hf:set .*give one of them as hf:set:CONFIG: en, de") as caught:
         list(hub_documents(data))
     assert "\n" not in str(caught.value)
@@ -228,7 +228,7 @@ def test_why_a_set_was_not_loaded(error: Exception, reason: str, monkeypatch: py
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    stub(monkeypatch, fail)
+    fake(monkeypatch, fail)
     with pytest.raises(InputError, match=reason) as caught:
         list(hub_documents("hf:set"))
     assert "\n" not in str(caught.value)

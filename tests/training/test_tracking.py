@@ -27,7 +27,7 @@ from ngpt.doctor import examine
 from ngpt.errors import InputError
 from ngpt.training.record import read_metrics, read_record
 
-STUB = """
+FAKE = """
     import json, os, time
     from pathlib import Path
 
@@ -40,7 +40,7 @@ STUB = """
         if plan.exists():
             exec(plan.read_text())
 
-    class Stub:
+    class Fake:
         def __init__(self, run):
             note("start", id=run.id, name=run.name, group=run.group, config=run.config, logged=run.logged)
 
@@ -52,12 +52,12 @@ STUB = """
     """
 
 
-class StubbedTracker:
+class FakeTracker:
     """The tracker `trackio`, replaced by one that writes down what it is told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "stub_tracker.py").write_text(textwrap.dedent(STUB))
+        (folder / "fake_tracker.py").write_text(textwrap.dedent(FAKE))
 
     def fails(self, where: str, code: str) -> None:
         (self.folder / f"{where}.plan").write_text(code)
@@ -69,13 +69,13 @@ class StubbedTracker:
 
 
 @pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StubbedTracker:
-    folder = tmp_path / "stub"
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTracker:
+    folder = tmp_path / "fake"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setitem(tracking.TRACKERS, "trackio", "stub_tracker:Stub")
+    monkeypatch.setitem(tracking.TRACKERS, "trackio", "fake_tracker:Fake")
     monkeypatch.setattr(tracking, "require_installed", lambda kind: None)
-    return StubbedTracker(folder)
+    return FakeTracker(folder)
 
 
 def interrupted(config: RunConfig, out: Path, **runtime: Any) -> Path:
@@ -95,34 +95,34 @@ def interrupted(config: RunConfig, out: Path, **runtime: Any) -> Path:
 
 
 def test_a_tracker_is_told_configuration_rows_and_summary(
-    data: str, tmp_path: Path, stub: StubbedTracker, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str]
+    data: str, tmp_path: Path, fake: FakeTracker, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = small(data)
     folder, record = start(config, tmp_path / "runs", name="a name", track="trackio", track_group="some runs")
     assert outcome(folder) == undisturbed(config) and examine(folder) == ("done", [], [])
-    (begun,) = stub.said("start")
+    (begun,) = fake.said("start")
     assert (begun["id"], begun["name"], begun["group"], begun["logged"]) == (folder.name, "a name", "some runs", 0)
     expected = {"n_embd": 32, "lr": 0.02, "optimizer": "muon", "seed": 0, "preset": "tiny", "digest": record.digest}
     assert expected.items() <= begun["config"].items()
-    assert [{"step": one["step"], **one["values"]} for one in stub.said("log")] == read_metrics(folder)
-    (ended,) = stub.said("finish")
+    assert [{"step": one["step"], **one["values"]} for one in fake.said("log")] == read_metrics(folder)
+    (ended,) = fake.said("finish")
     assert ended["summary"]["status"] == "done" and ended["summary"]["final_val_loss"] == record.final_val_loss
     assert capfd.readouterr().err == ""
 
 
-def test_a_resumed_run_goes_on_after_the_rows_already_told(data: str, tmp_path: Path, stub: StubbedTracker) -> None:
+def test_a_resumed_run_goes_on_after_the_rows_already_told(data: str, tmp_path: Path, fake: FakeTracker) -> None:
     folder = interrupted(small(data), tmp_path, track="trackio")
-    assert [one["step"] for one in stub.said("log")] == list(range(1, 8))
-    assert [one["summary"]["status"] for one in stub.said("finish")] == ["killed"]
+    assert [one["step"] for one in fake.said("log")] == list(range(1, 8))
+    assert [one["summary"]["status"] for one in fake.said("finish")] == ["killed"]
     again, _ = start(small(data), tmp_path, track="trackio", resume=True)
     assert again == folder
-    assert [one["logged"] for one in stub.said("start")] == [0, 7]
-    assert [one["step"] for one in stub.said("log")] == list(range(1, 13)), "step 7, made twice, is told once"
-    assert [one["summary"]["status"] for one in stub.said("finish")] == ["killed", "done"]
+    assert [one["logged"] for one in fake.said("start")] == [0, 7]
+    assert [one["step"] for one in fake.said("log")] == list(range(1, 13)), "step 7, made twice, is told once"
+    assert [one["summary"]["status"] for one in fake.said("finish")] == ["killed", "done"]
     start(small(data), tmp_path, track="trackio", resume=True)
-    assert len(stub.said("start")) == 2, "a finished run is left alone"
+    assert len(fake.said("start")) == 2, "a finished run is left alone"
     start(small(data), tmp_path, track="trackio")
-    assert [one["logged"] for one in stub.said("start")] == [0, 7, 0], "a new run of the same id starts over"
+    assert [one["logged"] for one in fake.said("start")] == [0, 7, 0], "a new run of the same id starts over"
 
 
 @pytest.mark.parametrize("where", ["start", "log", "finish"])
@@ -132,23 +132,23 @@ def test_a_resumed_run_goes_on_after_the_rows_already_told(data: str, tmp_path: 
      ("os.kill(os.getpid(), 9)", "its process ended with code -9")],
 )  # fmt: skip
 def test_a_tracker_that_fails_is_one_line(
-    data: str, tmp_path: Path, stub: StubbedTracker, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str],
+    data: str, tmp_path: Path, fake: FakeTracker, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str],
     where: str, code: str, complaint: str,
 ) -> None:  # fmt: skip
-    stub.fails(where, code)
+    fake.fails(where, code)
     folder, _ = start(small(data), tmp_path / "runs", track="trackio")
     assert outcome(folder) == undisturbed(small(data)) and read_record(folder).status == "done"
     captured = capfd.readouterr()
     assert captured.err == f"warning: --track trackio: {complaint}; the run goes on without it\n"
-    assert stub.said(where) and captured.out == ""
+    assert fake.said(where) and captured.out == ""
 
 
 @pytest.mark.parametrize("where", ["start", "log", "finish"])
 def test_a_tracker_that_hangs_delays_the_end_by_a_bound(
-    data: str, tmp_path: Path, stub: StubbedTracker, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str],
+    data: str, tmp_path: Path, fake: FakeTracker, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, where: str,
 ) -> None:  # fmt: skip
-    stub.fails(where, "print('talk', flush=True); time.sleep(100)")
+    fake.fails(where, "print('talk', flush=True); time.sleep(100)")
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 1.0)
     begin = time.monotonic()
     folder, _ = start(small(data), tmp_path / "runs", track="trackio")
@@ -159,7 +159,7 @@ def test_a_tracker_that_hangs_delays_the_end_by_a_bound(
 
 
 def test_a_tracker_that_cannot_be_started_is_one_line(
-    data: str, tmp_path: Path, stub: StubbedTracker, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data: str, tmp_path: Path, fake: FakeTracker, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
     assert start(small(data), tmp_path / "runs", track="trackio")[1].status == "done"
@@ -168,7 +168,7 @@ def test_a_tracker_that_cannot_be_started_is_one_line(
     )
 
 
-def test_a_dead_trainer_ends_its_tracker(data: str, tmp_path: Path, stub: StubbedTracker) -> None:
+def test_a_dead_trainer_ends_its_tracker(data: str, tmp_path: Path, fake: FakeTracker) -> None:
     """Its end of the pipe closes, however it died."""
     folder = interrupted(small(data), tmp_path)
     tracker = tracking.RunTracker("trackio", folder, None)
@@ -176,7 +176,7 @@ def test_a_dead_trainer_ends_its_tracker(data: str, tmp_path: Path, stub: Stubbe
     assert tracker.process is not None and tracker.process.stdin is not None
     tracker.process.stdin.close()
     assert tracker.process.wait(30) == 0
-    assert [one["step"] for one in stub.said("log")] == [4, 5, 6, 7] and len(stub.said("finish")) == 1
+    assert [one["step"] for one in fake.said("log")] == [4, 5, 6, 7] and len(fake.said("finish")) == 1
 
 
 def test_a_missing_package_is_said_before_the_run(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
