@@ -1,4 +1,4 @@
-"""What SimpleMuon takes: options of a group, parameters, gradients, state dicts.
+"""Checks of what SimpleMuon takes: options of a group, parameters, gradients, state dicts.
 
 Whatever cannot be stepped is refused in one sentence, before anything has changed: TypeError for a name or a kind of
 value, ValueError for a value or a shape.
