@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,15 @@ def test_two_runners_on_one_folder_share_the_work(tmp_path: Path, text: Path) ->
     assert len(finished(tmp_path)) == 16
     one, other = ((tmp_path / f"{name}.out").read_text().splitlines() for name in names)
     assert one[:-1] == other[:-1] and one
+
+
+def test_runners_that_start_at_once_all_find_their_folder_writable(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(options.require_writable, [tmp_path / "reports"] * 400))
+    assert not list((tmp_path / "reports").iterdir()), "nothing is left"
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        options.require_writable(tmp_path / "file" / "reports")
 
 
 def test_two_arms_of_one_configuration_are_refused() -> None:

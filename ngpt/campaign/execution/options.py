@@ -1,6 +1,7 @@
 """Flags shared by all runners, and what follows from them: places, devices, jobs. No torch."""
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,7 +9,7 @@ from ngpt.campaign.execution.launchers import RayLauncher
 from ngpt.command import Parser
 from ngpt.config import Track
 from ngpt.errors import require
-from ngpt.files import replaced_atomically
+from ngpt.files import write_errors_named
 from ngpt.machine import has_gpu
 from ngpt.presets import PRESETS
 from ngpt.tracking import require_installed
@@ -89,6 +90,5 @@ def require_writable(*folders: Path) -> None:
     """Raise before hours of runs, rather than after them, if a folder cannot be written to."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        with replaced_atomically(folder / ".writable") as temporary:
-            temporary.touch()
-        (folder / ".writable").unlink()
+        with write_errors_named(folder), tempfile.TemporaryFile(dir=folder):
+            pass  # no name that two runners could share
