@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from tqdm import tqdm
 
@@ -64,9 +64,12 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
         elif choices:
             options["choices"] = choices
         else:
-            (base,) = {*(get_args(hint) or (hint,))} - {types.NoneType}
+            members = {*(get_args(hint) or (hint,))}
+            words = [word for one in members if get_origin(one) is Literal for word in get_args(one)]
+            (base,) = {one for one in members if get_origin(one) is not Literal} - {types.NoneType}
             metavar = {int: "N", float: "X", str: "NAME", Path: "DIR"}[base]
-            options |= {"type": _reader(base, optional=hint is not base), "metavar": metavar}
+            options["type"] = _reader(base, optional=types.NoneType in members, words=words)
+            options["metavar"] = "|".join([metavar, *words])
         group.add_argument(flag_name(field.name), **options)
 
 
@@ -74,10 +77,14 @@ def _shown(value: Any) -> str:
     return {"True": "yes", "False": "no", "None": "none", "": "the run's id"}.get(f"{value}", f"{value}")
 
 
-def _reader(base: Any, *, optional: bool, choices: Sequence[Any] = ()) -> Callable[[str], Any]:
+def _reader(
+    base: Any, *, optional: bool, choices: Sequence[Any] = (), words: Sequence[str] = ()
+) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         if optional and text == "none":
             return None
+        if text in words:
+            return text
         value = base(text)
         if base is float and not math.isfinite(value):
             raise ValueError(text)
@@ -144,6 +151,7 @@ def summary(record: "RunRecord") -> str:
         speed = f"{record.tokens_per_second:,.0f} tokens/s, {record.skipped_steps} steps skipped, {record.device}"
         lines += [f"training: {record.train_seconds:.1f} s, {speed}"]
     lines += [f"ranks: {record.engine}"] if record.ranks > 1 else []
+    lines += [f"limited by: {', '.join(record.limited_by)} (docs/runs.md, telemetry)"] if record.limited_by else []
     return "\n".join([*lines, *([record.message] if record.message else [])])
 
 

@@ -8,6 +8,7 @@ The string below a field is its documentation: what it is, and in which unit. `t
 
 import dataclasses
 import functools
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ngpt.errors import InputError, require
-from ngpt.refusals import FRACTION, GIVEN, NOT_NEGATIVE, POSITIVE, Bound, at_most, check, first_refusal, refusals_of
+from ngpt.refusals import (
+    FRACTION,
+    GIVEN,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Bound,
+    at_most,
+    check,
+    first_refusal,
+    or_word,
+    refusals_of,
+)
 from ngpt.registry import OPTIMIZERS
 
 Arch = Literal["gated-ngpt", "ngpt", "gpt", "gated-literal"]
@@ -85,6 +97,16 @@ class ModelConfig(_Section):
     """initial step size of the residual updates: a scalar in the gated models; one per channel in ngpt, there 0.05"""
     gate_init: float = option(0.0, needs={"arch": ("gated-ngpt", "gated-literal")})
     """initial logit of the per-channel gates; the gate is its sigmoid"""
+    logit_scale_init: float | Literal["sqrt-d"] = option(
+        "sqrt-d", or_word("sqrt-d", POSITIVE), needs={"arch": ("gated-ngpt", "ngpt")}
+    )
+    """initial value of the learned scale of the logits; sqrt-d: the square root of the width; in ngpt 1, as in the
+    paper. AdamW moves it by at most --aux-lr times this times sqrt(d) a step"""
+
+    @property
+    def initial_logit_scale(self) -> float:
+        """The number that `logit_scale_init` stands for."""
+        return math.sqrt(self.n_embd) if self.logit_scale_init == "sqrt-d" else float(self.logit_scale_init)
 
     @property
     def starts_unprojected(self) -> bool:
@@ -293,6 +315,8 @@ def is_a(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is dict:
         kind = typing.get_args(hint)[1]
         return type(value) is dict and all(kind is Any or is_a(one, kind) for one in value.values())
+    if typing.get_origin(hint) is list:
+        return type(value) is list and all(is_a(one, typing.get_args(hint)[0]) for one in value)
     if typing.get_args(hint):  # a union
         return any(is_a(value, kind) for kind in typing.get_args(hint))
     return type(value) is hint or (hint is float and type(value) is int)

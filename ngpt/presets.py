@@ -54,6 +54,8 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
         values.setdefault("polar_dtype", values.get("dtype", TrainConfig.dtype))
     if "alpha" not in values and values["arch"] == "ngpt":
         values["alpha"] = 0.05  # arXiv 2410.01131, table 1: of the order of 1 / n_layer
+    if "logit_scale_init" not in values and values["arch"] == "ngpt":
+        values["logit_scale_init"] = 1.0  # the same table
     if values.get("tokenizer", "auto") == "auto":
         values["tokenizer"] = default_tokenizer(values.get("data", DataConfig.data))
 

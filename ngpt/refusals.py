@@ -25,6 +25,12 @@ GIVEN = object()
 """Stands in `needs` for any value of the other option but None"""
 
 
+def or_word(word: str, bound: Bound) -> Bound:
+    """Return the bound of a number in whose place one word may stand."""
+    within, text = bound
+    return (lambda value: value == word or (isinstance(value, int | float) and within(value)), f"{text}, or {word}")
+
+
 def at_most(largest: int) -> Bound:
     """Return an upper bound on a size; a larger one is a typing error that would end in hours of allocation."""
     return (lambda value: value <= largest, f"must be at most {largest:,}")
@@ -78,8 +84,13 @@ def flag_name(option: str, *value: Any) -> str:
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
-    """Return the values of a Literal type, and then None if the type includes it; () for other types."""
+    """Return the values of a Literal type, and then None if the type includes it; () for other types.
+
+    A union of a Literal and a type of numbers has more values than can be listed: () as well.
+    """
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if any(typing.get_origin(one) is not Literal and one is not types.NoneType for one in members):
+        return ()
     choices = [value for one in members if typing.get_origin(one) is Literal for value in typing.get_args(one)]
     return (*choices, *([None] if choices and types.NoneType in members else []))
 

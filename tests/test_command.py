@@ -115,7 +115,7 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if typing.get_origin(hint) is Literal:
         return st.sampled_from(kinds)
     if kinds:
-        return st.none() | values_of(next(kind for kind in kinds if kind is not type(None)))
+        return st.one_of(*(st.none() if kind is type(None) else values_of(kind) for kind in kinds))
     strategies = {
         bool: st.booleans(),
         int: st.integers(1, 300),
@@ -281,6 +281,8 @@ WRONG_FLAGS = [
     "--no-such-flag 3", "stray", "--n-lay 3", "--lr", "--optimizer sgd", "--dtype float16", "--preset huge",
     "--lr -1", "--lr 0", "--lr nan", "--lr inf", "--lr much", "--aux-lr -1", "--aux-lr-ratio 0", "--grad-clip 0",
     "--n-embd 30", "--n-head 0", "--n-embd 4", "--n-layer -1", "--seq-len 0", "--alpha 0", "--gate-init nan",
+    "--logit-scale-init 0", "--logit-scale-init -1", "--logit-scale-init nan", "--logit-scale-init sqrt",
+    "--logit-scale-init none",
     "--steps 0", "--steps 1.5", "--steps 1e3", "--batch-size 0", "--eval-tokens 0", "--eval-every 0", "--log-every 0",
     "--telemetry-every -1", "--max-skipped-in-a-row 0", "--time-budget-seconds 0", "--time-budget-seconds nan",
     "--momentum 1", "--momentum -0.1", "--momentum-start 1", "--adam-beta2 1", "--weight-decay -0.1",
@@ -301,7 +303,8 @@ WITHOUT_EFFECT = [
     "--no-nesterov --optimizer adam", "--orthogonalizer svd --optimizer adam", "--ns-steps 3 --optimizer adam",
     "--adjust-lr-fn none --optimizer adam", "--momentum-warmup-steps 9 --optimizer adam", "--momentum-warmup-steps 9",
     "--ns-steps 3 --orthogonalizer svd", "--alpha 0.2 --arch gpt", "--gate-init 1 --arch gpt",
-    "--gate-init 1 --arch ngpt", "--lazy-proj-freq 3 --arch gpt", "--decay-share 0.5", "--lr-floor 0.1",
+    "--gate-init 1 --arch ngpt", "--logit-scale-init 2 --arch gpt", "--logit-scale-init sqrt-d --arch gated-literal",
+    "--lazy-proj-freq 3 --arch gpt", "--decay-share 0.5", "--lr-floor 0.1",
     "--decay-share 0.5 --schedule cosine", "--aux-lr 0.1 --aux-lr-ratio 0.1", "--aux-lr 0.1 --preset 155m-literal",
     "--shards 2", "--steps 10 --time-budget-seconds 5",
     "--geodesic-muon --optimizer adam", "--normuon rows --optimizer adam", "--tangent after --optimizer adam",

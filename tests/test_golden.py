@@ -40,7 +40,8 @@ def losses_of(optimizer: Any, arch: Any) -> list[float]:
     """Return the training loss of each step; no setting comes from a preset or default, which may change."""
     config = RunConfig(
         model=ModelConfig(
-            arch=arch, n_layer=2, n_embd=32, n_head=4, seq_len=SEQ_LEN, alpha=0.05 if arch == "ngpt" else 0.15
+            arch=arch, n_layer=2, n_embd=32, n_head=4, seq_len=SEQ_LEN, alpha=0.05 if arch == "ngpt" else 0.15,
+            logit_scale_init=1.0 if arch == "ngpt" else "sqrt-d",
         ),
         optim=OptimConfig(
             optimizer=optimizer, lr=0.03 if optimizer == "muon" else 0.01, aux_lr=0.01, momentum=0.95, nesterov=True,

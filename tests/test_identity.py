@@ -26,7 +26,7 @@ NOT_IN_IT = {"data.data", "data.shards"}
 BY_CONTENT = {"train.init_from"}
 OTHER: dict[str, Any] = {
     "n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5, "geodesic_muon": "lr", "normuon": "rows",
-    "nan_fallback": "normuon", "optimizer": "adam",
+    "nan_fallback": "normuon", "optimizer": "adam", "logit_scale_init": 2.0,
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {"cautious_wd": {"weight_decay": 0.1}}
 """What else a configuration must have for another value of a field to be accepted."""
@@ -132,8 +132,8 @@ def digest_of(package: Path) -> str:
 
 STORED = {
     "syntax": "0cf572599e202f4a",
-    "muon": "61ab8d281ac2bc5e",
-    "adam": "9b44ab9a45f84bc4",
+    "muon": "b70f3928ed9b7363",
+    "adam": "ef61559026921aa0",
 }
 """Digests that every supported version of Python gives"""
 

@@ -37,7 +37,7 @@ class SphereTransformer(nn.Module):
         self.embedding = Embedding(vocab_size, D, sphere_dim=-1)
         self.blocks = nn.Sequential(*(SphereBlock(config) for _ in range(config.n_layer)))
         self.head = Linear(D, vocab_size, Role.HEAD, -1)
-        self.s_z = Scale(vocab_size, init=1.0, stored=D**-0.5, role=Role.HEAD)
+        self.s_z = Scale(vocab_size, init=config.initial_logit_scale, stored=D**-0.5, role=Role.HEAD)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""

@@ -21,6 +21,7 @@ from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.build import state_types
 from ngpt.optim.sharded import copy_full_, shard_like
 from ngpt.training.record import WEIGHTS, RunRecord, record_of
+from ngpt.training.telemetry import LogitScale
 
 VERSION = "1"
 
@@ -36,6 +37,8 @@ class CheckpointState:
     skipped_in_a_row: int
     seen_drift: dict[str, float]
     """by role, as in `LazyProjection`"""
+    logit_scale: dict[str, float]
+    """as in `ngpt.training.telemetry.LogitScale`"""
 
 
 def parse_checkpoint_state(state: dict[str, Any], path: Path) -> CheckpointState:
@@ -45,7 +48,10 @@ def parse_checkpoint_state(state: dict[str, Any], path: Path) -> CheckpointState
     drift, skipped = state["seen_drift"], state["skipped_in_a_row"]
     if not is_a(drift, dict[str, float]) or not is_a(skipped, int) or not set(drift) <= set(Role):
         raise InputError(f"{path}: not the checkpoint of a run: {skipped!r:.60} steps skipped, drift {drift!r:.60}")
-    return CheckpointState(record_of(state["record"], str(path)), skipped, drift)
+    scale = state["logit_scale"]
+    if not is_a(scale, dict[str, float]) or not set(scale) <= LogitScale.STATE:
+        raise InputError(f"{path}: not the checkpoint of a run: logit scale {scale!r:.60}")
+    return CheckpointState(record_of(state["record"], str(path)), skipped, drift, scale)
 
 
 def tensors_sha256(tensors: Tensors) -> str:

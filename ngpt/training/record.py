@@ -57,6 +57,9 @@ class RunRecord:
     peak_memory_bytes: int | None = None
     message: str | None = None
     """why the run failed or diverged"""
+    limited_by: list[str] | None = None
+    """what still held the run back at its end, rather than its optimizer: "logit scale" (`LogitScale.limits`); absent
+    where nothing was found"""
     orthogonalizer: str | None = None
     """Muon only: which code computes its matrix products, and in which precision"""
     engine: str | None = None

@@ -1,6 +1,7 @@
 """Telemetry: what a step did to the unit vectors, measured and never fed back. See `Telemetry.measure`."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +9,55 @@ from torch import Tensor, nn
 from ngpt import polar, sphere
 from ngpt.model.layers import GatedResidual, PaperResidual
 from ngpt.model.roles import ParameterSpec, Role
+from ngpt.model.sphere_transformer import SphereTransformer
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.sharded import full_tensor
 from ngpt.training.sharding import ParameterSharding
+
+LIMIT = 0.25
+"""Share of its largest possible pace beyond which a logit scale that still climbs is said to limit a run"""
+
+
+class LogitScale:
+    """Watches how fast the mean logit scale climbs, from one measurement of telemetry to the next.
+
+    AdamW moves a parameter by about its rate a step, so the scale s_z, whose effective value is its parameter times
+    init / stored, can climb by at most the sum of aux_lr(t) * init / stored over the steps t that were made. `pace` is
+    the climb since the previous measurement divided by that sum over the steps after it.
+    """
+
+    STATE: ClassVar[set[str]] = {"mean", "possible", "pace"}
+
+    def __init__(self, model: nn.Module) -> None:
+        self.scale = model.s_z if isinstance(model, SphereTransformer) else None
+        self.state: dict[str, float] = {}
+        """what a resumed run continues from: latest mean, sum of the largest climbs since then, latest pace"""
+
+    def stepped(self, aux_lr: float) -> None:
+        """Count a step that was made at this rate of AdamW."""
+        if self.scale is not None and "mean" in self.state:
+            self.state["possible"] += aux_lr * self.scale.factor
+
+    def measure(self) -> dict[str, float]:
+        """Return `logit_scale_mean` and, from the second measurement on, `logit_scale_pace`; nothing without a scale.
+
+        The scale is a vector, which every rank has.
+        """
+        if self.scale is None:
+            return {}
+        mean = self.scale().mean().item()
+        if self.state.get("possible"):
+            self.state["pace"] = (mean - self.state["mean"]) / self.state["possible"]
+        self.state |= {"mean": mean, "possible": 0.0}
+        pace = self.state.get("pace")
+        return {"logit_scale_mean": mean} | ({} if pace is None else {"logit_scale_pace": pace})
+
+    def limits(self) -> bool:
+        """Return whether the run is limited by its logit scale: whether its latest `pace` is above LIMIT.
+
+        That of the stretch between the last two measurements; False where there were not two.
+        """
+        return self.state.get("pace", 0.0) > LIMIT
 
 
 class Telemetry:
@@ -23,6 +70,7 @@ class Telemetry:
         """every: steps between figures; 0: never any."""
         self.model, self.specs, self.projection, self.sharding, self.every = model, specs, projection, sharding, every
         self.before: dict[str, Tensor] = {}
+        self.logit_scale = LogitScale(model)
 
     def is_due(self, step: int) -> bool:
         """Return whether to measure the `step`-th step, counted from 1."""
@@ -51,6 +99,7 @@ class Telemetry:
         the rotation. drift_<role>: largest | |w| - 1 | just before the latest lazy projection. orthogonality_error: of
         the hidden matrices' updates, scaled to the Frobenius norm of a polar factor; 0 if every update is a multiple of
         one. gate_*: the gates after the sigmoid. step_*: the effective residual step sizes.
+        logit_scale_*: `LogitScale`.
         """
         found: dict[str, Tensor] = {}
         for name, part in self.before.items():
@@ -58,7 +107,7 @@ class Telemetry:
             if self.sharding.owner[name] == self.sharding.ranks.index:
                 found |= {f"{name}.{key}": value for key, value in self._compare(name, before, after).items()}
         self.before = {}
-        found, drift = self.sharding.gather(found), self.seen_drift()
+        found, drift, scale = self.sharding.gather(found), self.seen_drift(), self.logit_scale.measure()
         if not self.sharding.ranks.is_first:
             return {}
         figures: dict[str, float] = {}
@@ -74,7 +123,7 @@ class Telemetry:
         figures |= {f"drift_{role}": value for role, value in drift.items()}
         if errors := [found[f"{name}.error"] for name in self.specs if f"{name}.error" in found]:
             figures["orthogonality_error"] = torch.stack(errors).mean().item()
-        return figures | self._gates()
+        return figures | self._gates() | scale
 
     def _compare(self, name: str, before: Tensor, after: Tensor) -> dict[str, Tensor]:
         """Return each vector's angle, two squared lengths (1,) and, for a hidden matrix, the orthogonality error."""

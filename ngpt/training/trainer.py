@@ -205,6 +205,7 @@ class Run:
             )  # fmt: skip
             drift = {Role(role): torch.tensor(value) for role, value in state.seen_drift.items()}
             self.optimizers.projection.seen_drift = drift
+            self.telemetry.logit_scale.state = state.logit_scale
         else:
             if config.train.init_from is not None:
                 moved, weights = checkpoint.transfer(Path(config.train.init_from), self.sharding.owned, specs)
@@ -235,7 +236,8 @@ class Run:
         return batches, evaluator
 
     def _save(self) -> None:
-        state = CheckpointState(self.record, self.skipped_in_a_row, self.telemetry.seen_drift())
+        scale = self.telemetry.logit_scale.state
+        state = CheckpointState(self.record, self.skipped_in_a_row, self.telemetry.seen_drift(), scale)
         packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.all, self.fallback.weights)
         tensors = self.sharding.gather(packed)
         if self.ranks.is_first:
@@ -303,6 +305,7 @@ class Run:
                     with self.clock.paused():
                         telemetry.remember()
                 self.training_step.move()
+                telemetry.logit_scale.stepped(self.config.optim.resolved_aux_lr * (lr / self.config.optim.lr))
                 if watched:
                     with self.clock.paused():
                         figures = telemetry.measure()
@@ -346,6 +349,7 @@ class Run:
         record.weights_sha256["final"] = tensors_sha256(weights)
         if self.runtime.keep_weights and self.ranks.is_first:
             write_tensors(self.folder / WEIGHTS, weights, {"run_id": record.run_id, "model": record.config["model"]})
+        record.limited_by = ["logit scale"] if self.telemetry.logit_scale.limits() else None
         record.status = "done"
         if record.final_val_loss is None:
             record.status, record.message = "diverged", "the final validation loss is not finite"

@@ -67,7 +67,8 @@ def randomised(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> nn.Mod
 def effective(model: nn.Module, config: ModelConfig) -> dict[str, Any]:
     """The oracle's parameters: effective value = parameter * init / stored scale, with the paper's init and scale."""
     p = {name: parameter.detach().double().numpy() for name, parameter in model.named_parameters()}
-    root = math.sqrt(config.n_embd)  # 1 / stored scale of a, s_qk and s_z; their init is alpha, 1 and 1
+    root = math.sqrt(config.n_embd)  # 1 / stored scale of a, s_qk and s_z; their init is alpha, 1 and the start below
+    start = 1.0 if config.arch == "ngpt" else root
     params: dict[str, Any] = {"n_head": config.n_head, "embedding": p["embedding.weight"], "head": p["head.weight"]}
     params["blocks"] = []
     for i in range(config.n_layer):
@@ -94,7 +95,7 @@ def effective(model: nn.Module, config: ModelConfig) -> dict[str, Any]:
     elif config.arch == "gpt":
         params["norm_final"] = p["norm.weight"]
     else:
-        params["s_z"] = p["s_z.value"] * root
+        params["s_z"] = p["s_z.value"] * root * start
     return params
 
 

@@ -67,7 +67,8 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def outcome(folder: Path) -> tuple[Any, ...]:
     """Everything that two runs of the same bits agree in."""
     record = read_record(folder)
-    return record.status, record.steps, record.final_val_loss, record.weights_sha256, record.skipped_steps, rows(folder)
+    result = record.final_val_loss, record.weights_sha256
+    return record.status, record.steps, *result, record.skipped_steps, record.limited_by, rows(folder)
 
 
 Undisturbed = Callable[[RunConfig], tuple[Any, ...]]

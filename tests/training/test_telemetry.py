@@ -9,15 +9,17 @@ import pytest
 import torch
 from oracles import optimizers as oracle
 from oracles import sphere as sphere_oracle
-from small_runs import Undisturbed, outcome, small, start
+from small_runs import Undisturbed, killed, outcome, small, start
 from torch import nn
 
+from ngpt.command import summary
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.projection import LazyProjection
 from ngpt.presets import resolve
 from ngpt.training.sharding import ParameterSharding
-from ngpt.training.telemetry import Telemetry
+from ngpt.training.record import read_metrics, read_record
+from ngpt.training.telemetry import LIMIT, LogitScale, Telemetry
 
 ROLES = ("hidden", "embedding", "head")
 Array = np.ndarray
@@ -145,3 +147,66 @@ def test_drift_is_measured_only_where_it_is_read(
     assert len(calls) == measured
     monkeypatch.setattr(LazyProjection, "after_step", lambda self, step, *, measure: after_step(self, step))
     assert outcome(start(config, tmp_path / "always")[0]) == expected
+
+
+# --- the logit scale -------------------------------------------------------------------------------------------------
+
+
+def test_the_pace_of_the_logit_scale_by_hand() -> None:
+    """Width 16: it starts at 4 and is stored as 1/4, so AdamW's rate moves it by 16 times as much."""
+    model = build_model(resolve(n_layer=1, n_embd=16, n_head=2, seq_len=8).model, 17, seed=0).double()
+    watch = LogitScale(model)
+    assert watch.measure() == pytest.approx({"logit_scale_mean": 4.0}) and not watch.limits()
+    for rate, climb in ((0.02, 0.02), (0.01, -0.002)):
+        watch.stepped(rate)
+        with torch.no_grad():
+            model.s_z.value.add_(climb)
+    assert watch.measure() == pytest.approx({"logit_scale_mean": 4 + 0.018 * 16, "logit_scale_pace": 0.018 / 0.03})
+    assert watch.limits()
+    watch.stepped(0.01)
+    with torch.no_grad():
+        model.s_z.value.add_(0.99 * LIMIT * 0.01)
+    assert watch.measure()["logit_scale_pace"] == pytest.approx(0.99 * LIMIT) and not watch.limits()
+    assert LogitScale.STATE == set(watch.state)
+
+
+@pytest.mark.parametrize("arch", ["gpt", "gated-literal"])
+def test_a_model_without_a_learned_scale_has_no_figures_of_it(arch: Any) -> None:
+    watch = LogitScale(build_model(resolve(arch=arch, n_layer=1, n_embd=16, n_head=2, seq_len=8).model, 17, seed=0))
+    watch.stepped(1.0)
+    assert watch.measure() == {} and not watch.limits()
+
+
+def test_the_figures_of_a_run_are_sums_over_its_rates(data: str, tmp_path: Path) -> None:
+    """A linear decay, a logged step each; measured at steps 1, 4, 8 and 12."""
+    config = small(data, schedule="linear", logit_scale_init=2.0)
+    rows = read_metrics(start(config, tmp_path)[0])
+    measured = [row for row in rows if "logit_scale_mean" in row]
+    assert [row["step"] for row in measured] == [1, 4, 8, 12] and "logit_scale_pace" not in measured[0]
+    for before, after in zip(measured, measured[1:], strict=False):
+        rates = [row["lr"] / 0.02 * 0.01 for row in rows[int(before["step"]) : int(after["step"])]]
+        climb = after["logit_scale_mean"] - before["logit_scale_mean"]
+        assert after["logit_scale_pace"] == pytest.approx(climb / (sum(rates) * 2.0 * 32**0.5), rel=1e-4)
+
+
+@pytest.mark.parametrize(("init", "limited"), [(1.0, ["logit scale"]), ("sqrt-d", None)])
+def test_a_run_says_whether_its_logit_scale_still_limits_it(
+    data: str, tmp_path: Path, init: float | str, limited: list[str] | None
+) -> None:
+    """At these 200 steps and AdamW's usual rate its last pace is 0.6 from 1 and 0.2 from the root of the width."""
+    config = small(data, steps=200, aux_lr=0.005, logit_scale_init=init, telemetry_every=11, eval_every=200)
+    folder, record = start(config, tmp_path)
+    assert record.limited_by == read_record(folder).limited_by == limited
+    assert ("limited by: logit scale" in summary(record)) == (limited is not None)
+    assert ("limited_by" in (folder / "record.json").read_text()) == (limited is not None)
+
+
+def test_what_limits_a_run_survives_a_resume_between_two_measurements(
+    data: str, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    """Killed in step 8 with a checkpoint of step 6; measured at steps 1, 5 and 10."""
+    config = small(data, logit_scale_init=1.0, telemetry_every=5)
+    folder = killed(config, tmp_path)
+    start(config, tmp_path, resume=True)
+    assert outcome(folder) == undisturbed(config)
+    assert read_record(folder).limited_by == ["logit scale"]
