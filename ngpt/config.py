@@ -21,6 +21,7 @@ from ngpt.refusals import (
     GIVEN,
     NOT_NEGATIVE,
     POSITIVE,
+    RATIO,
     Bound,
     at_most,
     check,
@@ -38,9 +39,11 @@ NorMuonAxis = Literal["short-axis", "rows"]
 Tangent = Literal["none", "gradient", "before", "after", "both"]
 Transport = Literal["none", "project", "parallel", "rotate"]
 Track = Literal["trackio", "wandb", "tensorboard"]
+Schedule = Literal["constant", "cosine", "linear", "wsd", "sqrt", "power", "log"]
 
 MUON = {"optimizer": ("muon",)}
 ON_SPHERE = {"arch": ("gated-ngpt", "ngpt", "gated-literal")}
+DECAYING = {"schedule": tuple(one for one in typing.get_args(Schedule) if one != "constant")}
 
 
 def option(
@@ -197,16 +200,26 @@ class OptimConfig(_Section):
     """AdamW's first-moment decay rate"""
     adam_beta2: float = option(0.95, FRACTION)
     """AdamW's second-moment decay rate"""
-    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
-    """shape of the learning rate over the run, for all parameters; wsd: warmup-stable-decay"""
+    schedule: Schedule = "constant"
+    """shape of the learning rate over the run, for all parameters: constant, or 1 and then a decay over the last
+    --decay-share of it; wsd: warmup-stable-decay, linear at the end. Formulas: docs/method.md"""
     warmup_steps: int = option(0, NOT_NEGATIVE)
     """steps of linear warmup"""
-    decay_share: float = option(0.2, needs={"schedule": ("wsd",)})
-    """wsd only: fraction of the run spent in the final linear decay"""
-    lr_floor: float = option(0.0, FRACTION, needs={"schedule": ("cosine", "linear", "wsd")})
+    decay_share: float | None = option(None, needs=DECAYING)
+    """fraction of the run spent in the decay at its end; if not given, 0.2 for wsd and 1 for the others"""
+    decay_power: float = option(1.2, POSITIVE, needs={"schedule": ("power",)})
+    """exponent of the schedule power"""
+    decay_rho: float = option(0.1, RATIO, needs={"schedule": ("log",)})
+    """bend of the schedule log; small: an early fall and a long tail; large: linear"""
+    lr_floor: float = option(0.0, FRACTION, needs=DECAYING)
     """learning rate at the end of the schedule, as a fraction of the peak"""
     grad_clip: float | None = option(None, POSITIVE)
     """clip the global gradient norm to this; none: no clipping, so that no matrix rescales the gradient of another"""
+
+    @property
+    def resolved_decay_share(self) -> float:
+        """Fraction of the run spent in the decay, whatever was given."""
+        return self.decay_share if self.decay_share is not None else 0.2 if self.schedule == "wsd" else 1.0
 
     @property
     def resolved_aux_lr(self) -> float:

@@ -30,7 +30,7 @@ def to_flags(config: RunConfig) -> list[str]:
     """
     flat = flatten(config)
     chosen: dict[str, Any] = {}
-    for decider in ("arch", "optimizer", "data"):  # first those on which other defaults depend
+    for decider in ("arch", "optimizer", "data", "schedule"):  # first those on which other defaults depend
         if flat[decider] != flatten(resolve(config.preset, **chosen))[decider]:
             chosen[decider] = flat[decider]
     base = flatten(resolve(config.preset, **chosen))

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Any, Literal
 
-from ngpt.config import SECTIONS, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, flatten
+from ngpt.config import DECAYING, SECTIONS, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, flatten
 from ngpt.errors import require
 from ngpt.refusals import check, is_automaton
 from ngpt.registry import OPTIMIZERS
@@ -56,6 +56,8 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
         values["alpha"] = 0.05  # arXiv 2410.01131, table 1: of the order of 1 / n_layer
     if "logit_scale_init" not in values and values["arch"] == "ngpt":
         values["logit_scale_init"] = 1.0  # the same table
+    if values.setdefault("schedule", OptimConfig.schedule) in DECAYING["schedule"]:
+        values.setdefault("decay_share", OptimConfig(schedule=values["schedule"]).resolved_decay_share)
     if values.get("tokenizer", "auto") == "auto":
         values["tokenizer"] = default_tokenizer(values.get("data", DataConfig.data))
 

@@ -21,6 +21,7 @@ Bound = tuple[Callable[[Any], bool], str]
 POSITIVE: Bound = (lambda value: 0 < value < 2**63, "must be positive and below 2**63")
 NOT_NEGATIVE: Bound = (lambda value: 0 <= value < 2**63, "must not be negative, and below 2**63")
 FRACTION: Bound = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
+RATIO: Bound = (lambda value: 1e-6 <= value <= 1e6, "must lie in [1e-06, 1e+06]")
 GIVEN = object()
 """Stands in `needs` for any value of the other option but None"""
 
@@ -161,7 +162,8 @@ REFUSALS: tuple[Refusal, ...] = (
     _refuse(lambda n_embd, n_head: n_embd % n_head != 0, "{n_embd=} is not divisible by {n_head=}"),
     _refuse(lambda n_embd, n_head: n_embd // n_head < 2, "{n_embd=} leaves fewer than 2 dimensions per head"),
     _refuse(lambda gate_init: abs(gate_init) > 80, "{gate_init} must lie in [-80, 80] for float32: {=gate_init}"),
-    _refuse(lambda decay_share: not 0 < decay_share <= 1, "{decay_share} must lie in (0, 1]: {=decay_share}"),
+    _refuse(lambda decay_share: decay_share is not None and not 0 < decay_share <= 1,
+            "{decay_share} must lie in (0, 1]: {=decay_share}"),
     _refuse(lambda data: not data, "{data} is empty"),
     _refuse(lambda data, tokenizer: tokenizer != "auto" and (tokenizer == "patches") != is_automaton(data),
             "{tokenizer=} cannot read {data=}"),

@@ -17,8 +17,8 @@ from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.projection import LazyProjection
 from ngpt.presets import resolve
-from ngpt.training.sharding import ParameterSharding
 from ngpt.training.record import read_metrics, read_record
+from ngpt.training.sharding import ParameterSharding
 from ngpt.training.telemetry import LIMIT, LogitScale, Telemetry
 
 ROLES = ("hidden", "embedding", "head")

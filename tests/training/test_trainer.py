@@ -179,11 +179,12 @@ def expected_lr(schedule: str, i: int, n: int = 12, warmup: int = 4, floor: floa
         "linear": 1 + (floor - 1) * done,
         "cosine": floor + (1 - floor) * math.cos(math.pi * done / 2) ** 2,
         "wsd": 1.0 if done <= 1 - decay else 1 - (1 - floor) * (done - 1 + decay) / decay,
+        "sqrt": 1 - (1 - floor) * math.sqrt(done),
     }[schedule]
     return shape * min(1.0, (i + 1) / warmup)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd", "sqrt"])
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
 def test_schedules_reach_the_optimizers(
     data: str, tmp_path: Path, parts: SimpleNamespace, schedule: str, optimizer: str
