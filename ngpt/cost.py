@@ -11,13 +11,27 @@ def hidden_shapes(model: ModelConfig) -> list[tuple[int, int]]:
     return [(D, D)] * 4 + [(min(D, hidden), max(D, hidden))] * 3
 
 
+def hidden_entries(model: ModelConfig) -> int:
+    """Return the number of entries of the hidden matrices: the parameters but embeddings, head, gates and scales."""
+    return model.n_layer * sum(m * n for m, n in hidden_shapes(model))
+
+
+def parameter_count(model: ModelConfig, vocab_size: int) -> int:
+    """Return the number of all parameters, frozen ones included."""
+    D, hidden = model.n_embd, model.mlp_hidden
+    of_layer = {"gated-ngpt": 2 * (D + 1) + D + 2 * hidden, "ngpt": 2 * D + D + 2 * hidden, "gpt": 2 * D}
+    outside = {"gated-ngpt": vocab_size, "ngpt": vocab_size, "gpt": D, "gated-literal": model.seq_len * D + 1}
+    small = model.n_layer * of_layer.get(model.arch, 2 * (D + 1)) + outside[model.arch]
+    return hidden_entries(model) + 2 * vocab_size * D + small
+
+
 def pass_operations(config: RunConfig, vocab_size: int) -> float:
     """Return the operations of forward and backward pass in one step.
 
     6 per token and entry of a matrix, the head included; 12 T D per token and layer in the attention.
     """
     model = config.model
-    entries = model.n_layer * sum(m * n for m, n in hidden_shapes(model)) + vocab_size * model.n_embd
+    entries = hidden_entries(model) + vocab_size * model.n_embd
     attention = 12 * model.n_layer * model.seq_len * model.n_embd
     return float(config.train.batch_size * model.seq_len * (6 * entries + attention))
 

@@ -32,19 +32,23 @@ class OptimizerEntry:
     """whether its step with the options of an OptimConfig keeps unit vectors, which then need no projection"""
 
 
+RUNGS = ("rung-1", "rung-2", "rung-3", "rung-4")
+
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     "adam": OptimizerEntry(
         kind="torch.optim:AdamW",
         factory="ngpt.optim.build:adam",
         state_types="ngpt.optim.build:adam_state_types",
-        default_lr={"tiny": 0.01, "paper": 0.02, "trinity": 0.003, "155m": 0.001, "155m-literal": 0.0005},
+        default_lr={"tiny": 0.01, "paper": 0.02, "trinity": 0.003, "155m": 0.001, "155m-literal": 0.0005}
+        | dict.fromkeys(RUNGS, 0.005),
         stays_on_sphere=lambda optim: False,
     ),
     "muon": OptimizerEntry(
         kind="ngpt.optim.muon:SimpleMuon",
         factory="ngpt.optim.build:muon",
         state_types="ngpt.optim.muon:SimpleMuon.state_types",
-        default_lr={"tiny": 0.03, "paper": 0.03, "trinity": 0.01, "155m": 0.01, "155m-literal": 0.003},
+        default_lr={"tiny": 0.03, "paper": 0.03, "trinity": 0.01, "155m": 0.01, "155m-literal": 0.003}
+        | dict.fromkeys(RUNGS, 0.02),
         stays_on_sphere=lambda optim: optim.geodesic_muon is not None,
     ),
 }

@@ -13,8 +13,9 @@ LEVELS: list[set[str]] = [
     {"ngpt.errors", "ngpt.machine"},
     {"ngpt.files", "ngpt.refusals", "ngpt.registry", "ngpt.code"},
     {"ngpt.config", "ngpt.sources"},
+    {"ngpt.cost"},
     {"ngpt.presets"},
-    {"ngpt.identity", "ngpt.cost", "ngpt.flags", "ngpt.sphere", "ngpt.ranks", "ngpt.tracking"},
+    {"ngpt.identity", "ngpt.flags", "ngpt.sphere", "ngpt.ranks", "ngpt.tracking"},
     {"ngpt.kernels"},
     {"ngpt.polar"},
     {"ngpt.data", "ngpt.model"},
@@ -48,9 +49,9 @@ ONLY: dict[tuple[str, str], set[str]] = {
 """Where a part, or one file of it, may know another part only by some of its modules."""
 
 WITHOUT_TORCH = [
-    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.sources", "ngpt.presets", "ngpt.flags", "ngpt.identity",
-    "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking", "ngpt.trackers",
-    "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
+    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.sources", "ngpt.cost", "ngpt.presets", "ngpt.flags",
+    "ngpt.identity", "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking",
+    "ngpt.trackers", "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
     "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace", "ngpt.campaign.report.markdown",
     "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ngpt import polar
-from ngpt.cost import hidden_shapes, pass_operations, polar_operations
+from ngpt.cost import hidden_entries, hidden_shapes, parameter_count, pass_operations, polar_operations
 from ngpt.model import build_model
 from ngpt.model.loss import cross_entropy
 from ngpt.model.roles import Role, parameter_specs
@@ -26,6 +26,15 @@ def test_the_operations_are_those_that_pytorch_counts(arch: str) -> None:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         cross_entropy(model(ids), ids).backward()
     assert counter.get_total_flops() == pass_operations(config, VOCAB)
+
+
+@pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gpt", "gated-literal"])
+def test_the_parameters_are_those_of_the_model(arch: str) -> None:
+    config = resolve(arch=arch, n_embd=40, n_head=4, n_layer=2, seq_len=32).model
+    model = build_model(config, VOCAB, seed=0)
+    specs = parameter_specs(model)
+    assert parameter_count(config, VOCAB) == sum(p.numel() for p in model.parameters())
+    assert hidden_entries(config) == sum(p.numel() for n, p in model.named_parameters() if specs[n].role == Role.HIDDEN)
 
 
 @pytest.mark.parametrize("arch", ["gated-ngpt", "gpt", "gated-literal"])

@@ -10,6 +10,7 @@ from oracles import optimizers as oracle
 from small_runs import start
 
 from ngpt.config import Runtime
+from ngpt.cost import hidden_entries
 from ngpt.data.shards import write_shard
 from ngpt.optim.build import Optimizers
 from ngpt.presets import resolve
@@ -128,6 +129,31 @@ def test_the_earlier_attempt_is_followed_step_by_step(
     first, last = (row for row in read_metrics(folder) if "drift_hidden" in row)
     assert (first["step"], last["step"]) == (4, 8) and first["drift_hidden"] == last["drift_hidden"]
     assert 0.35 < first["drift_hidden"] < 0.7 and first["drift_embedding"] > 1, "seen by the projection after step 1"
+
+
+@pytest.mark.parametrize(("name", "depth", "entries"), [
+    ("rung-1", 2, 97_280), ("rung-2", 3, 331_776), ("rung-3", 4, 790_528), ("rung-4", 6, 2_654_208),
+])  # fmt: skip
+def test_the_rungs_follow_one_rule(name: str, depth: int, entries: int) -> None:
+    """Hidden matrices by hand: 4 d^2 of attention and 3 d f of the MLP a layer, f = 168, 256, 344 and 512."""
+    config = resolve(name)
+    model, train, optim = config.model, config.train, config.optim
+    assert (model.n_layer, model.n_embd, model.n_head) == (depth, 32 * depth, depth)
+    assert model.alpha == pytest.approx(0.45 / depth) and hidden_entries(model) == entries
+    tokens = train.steps * train.batch_size * model.seq_len
+    assert tokens == pytest.approx(20 * entries, rel=0.005)
+    assert train.steps == 10 * train.eval_every and 25 <= train.steps // train.telemetry_every < 28
+    assert all(train.telemetry_every % n for n in range(2, train.telemetry_every))
+    assert (optim.schedule, optim.decay_share, optim.lr_floor, optim.warmup_steps) == ("linear", 1.0, 0.0, 0)
+    assert (config.data.data, config.data.tokenizer) == ("stdlib", "bytes")
+    assert (train.eval_tokens, train.compile) == (32_768, False)
+    assert resolve(name, arch="ngpt").model.alpha == 0.05 and resolve(name, arch="ngpt", alpha=0.2).model.alpha == 0.2
+
+
+def test_155m_decays_like_the_rungs_and_tiny_is_as_it_was() -> None:
+    large, tiny = resolve("155m"), resolve("tiny")
+    assert (large.optim.schedule, large.optim.lr_floor, large.model.alpha) == ("linear", 0.0, 0.15)
+    assert (tiny.optim.schedule, tiny.train.steps, tiny.model.alpha) == ("constant", 200, 0.15)
 
 
 @pytest.mark.slow
