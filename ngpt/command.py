@@ -109,13 +109,23 @@ def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train with progress on standard error, print a summary and the run's folder, and return the exit code."""
+    """Train with progress on standard error, print a summary and the run's folder, and return the exit code.
+
+    With --dry-run, print what the run would cost instead, and leave no folder.
+    """
     config, runtime = parse(arguments)
     if runtime.parallel != "zero1" and "WORLD_SIZE" not in os.environ:
         raise InputError(f"--parallel {runtime.parallel} has no effect in a single process: start it with torchrun")
     wait_without_spinning()
     from ngpt.ranks import process_group  # imported late, so that a wrong flag does not wait for torch
+    from ngpt.training.preflight import outlook
     from ngpt.training.trainer import train
+
+    if runtime.dry_run:
+        notes_and_cost = [*(f"note: {note}" for note in notes(config))]
+        notes_and_cost += outlook(config, device=runtime.device, threads=runtime.threads).lines
+        print(*notes_and_cost, sep="\n")
+        return 0
 
     bar: tqdm[NoReturn] | None = None
 

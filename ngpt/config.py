@@ -304,6 +304,8 @@ class Runtime(_Section):
     replicated; fsdp: the weights as well"""
     progress: bool = True
     """show a progress bar on standard error, and before it what the run says of its data and its steps"""
+    dry_run: bool = False
+    """print what the run would cost, in parameters, tokens, operations and time here, and end"""
     track: Track | None = None
     """send configuration, metrics and summary to this tracker, whose package must be installed"""
     track_group: str | None = None

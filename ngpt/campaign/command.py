@@ -97,11 +97,13 @@ class CampaignStudy(Study[Plan]):
         for method in campaign.methods:
             print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
         config = campaign.configure(campaign.arms()[0], 0, plan.overrides, plan.preset)
+        cost = options.cost_of_a_run(config)
         if done:
             seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)
             basis = f"from {len(done)} finished runs"
-        elif config.train.time_budget_seconds is not None:
-            seconds, basis = config.train.time_budget_seconds, "the time budget"
+        elif cost.seconds is not None:
+            by_budget = config.train.time_budget_seconds is not None
+            seconds, basis = cost.seconds, "the time budget" if by_budget else "as predicted above"
         else:
             seconds, basis = estimated_seconds(config), f"assuming {ASSUMED_FLOPS:.0e} operations per second"
         print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")

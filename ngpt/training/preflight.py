@@ -1,11 +1,21 @@
-"""Before the first step on a CPU: how long a step will take at least, from a few products measured here."""
+"""Before the first step: what a run costs, and on a CPU its time, from products or steps measured here."""
 
 import time
+from dataclasses import dataclass
+from statistics import median
 
 import torch
 
 from ngpt.config import RunConfig
-from ngpt.cost import duration, pass_operations, polar_operations
+from ngpt.cost import duration, hidden_entries, parameter_count, pass_operations, polar_operations
+from ngpt.data.batches import Batches
+from ngpt.data.corpus import Corpus, load_corpus
+from ngpt.model import build_model
+from ngpt.model.roles import parameter_specs
+from ngpt.optim.build import build_optimizers
+from ngpt.training import environment
+from ngpt.training.sharding import ParameterSharding
+from ngpt.training.step import Feed, TrainingStep
 
 ROWS, COLUMNS = 128, 1024
 """Sides of the products that are measured: a tenth of a second in all where bfloat16 is emulated"""
@@ -14,6 +24,15 @@ REPETITIONS = 3
 
 EMULATED = 2.0
 """Factor by which a precision has to be slower than float32 for a note"""
+
+REACHED = 0.4
+"""Share of its products' measured rate that a whole step reaches on a CPU: 0.35 to 0.5 on the machines seen"""
+
+WORTH_MEASURING = 0.15
+"""Longest step, in seconds as `REACHED` predicts it, of which a few are made to measure it"""
+
+MEASURED_SECONDS, WARM_UP = 1.5, 2
+"""How long steps are measured, and after how many"""
 
 WORTH_SAYING = 60.0
 """Shortest run, in seconds, whose length is announced"""
@@ -30,12 +49,18 @@ def product_rate(dtype: torch.dtype) -> float:
     return 2 * ROWS * COLUMNS**2 / min(seconds)
 
 
-def announcement(config: RunConfig, vocab_size: int, *, steps: int) -> list[str]:
-    """Return what to tell a user before `steps` steps on a CPU; nothing if they are short and nothing is emulated."""
+def floor_of(config: RunConfig, vocab_size: int) -> tuple[float, dict[str, float]]:
+    """Return the least seconds of a step on this CPU, and the rates by precision from which they are computed."""
     work = pass_operations(config, vocab_size), polar_operations(config)
     names = config.train.dtype, config.optim.polar_dtype
-    rates = {name: product_rate(getattr(torch, name)) for name in {*names, "float32"}}
-    at_least = sum(operations / rates[name] for operations, name in zip(work, names, strict=True))
+    rates: dict[str, float] = {name: product_rate(getattr(torch, name)) for name in {*names, "float32"}}
+    return work[0] / rates[names[0]] + work[1] / rates[names[1]], rates
+
+
+def announcement(config: RunConfig, vocab_size: int, *, steps: int) -> list[str]:
+    """Return what to tell a user before `steps` steps on a CPU; nothing if they are short and nothing is emulated."""
+    at_least, rates = floor_of(config, vocab_size)
+    names = config.train.dtype, config.optim.polar_dtype
     lines = []
     if steps * at_least > WORTH_SAYING:
         lines.append(f"a step takes at least {at_least:.2g} s here, {steps} steps {duration(steps * at_least)}")
@@ -45,3 +70,94 @@ def announcement(config: RunConfig, vocab_size: int, *, steps: int) -> list[str]
             words = f"{name} is emulated on this processor: products are {slower:.1f}x as fast with"
             lines.append(f"{words} {flag} float32")
     return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What one run costs."""
+
+    lines: list[str]
+    """for people: parameters, tokens, operations, time"""
+    seconds: float | None
+    """predicted training time; None on a GPU, where nothing is predicted"""
+
+
+def outlook(config: RunConfig, *, device: str = "auto", threads: int = 0) -> Outlook:
+    """Return what a run would cost, for `--dry-run`.
+
+    device, threads: as in `Runtime`. On a CPU its time is predicted: from a few real steps where they are short, and
+    else from the measured rate of products, of which a step reaches REACHED. Raises InputError as a run would for data
+    that cannot be read.
+    """
+    corpus, place = load_corpus(config.data), environment.choose_device(device)
+    threads = threads or environment.default_threads(config, 1)
+    budget, step_seconds, basis = config.train.time_budget_seconds, None, ""
+    if place.type == "cpu":
+        environment.prepare(place, threads)
+        step_seconds, basis = predicted_step(config, corpus)
+    steps: int | None = config.train.steps
+    if budget is not None:
+        steps = None if step_seconds is None else max(1, round(budget / step_seconds))
+    seconds = budget
+    if budget is None and step_seconds is not None:
+        seconds = config.train.steps * step_seconds
+    return Outlook(lines=_lines(config, corpus.vocab_size, steps, seconds, threads, basis), seconds=seconds)
+
+
+def _lines(
+    config: RunConfig, vocab_size: int, steps: int | None, seconds: float | None, threads: int, basis: str
+) -> list[str]:
+    hidden, size = hidden_entries(config.model), (config.train.batch_size, config.model.seq_len)
+    passes, polar = pass_operations(config, vocab_size), polar_operations(config)
+    whole = parameter_count(config.model, vocab_size)
+    lines = [f"parameters: {whole:,}, {hidden:,} of them non-embedding (the entries of hidden matrices)"]
+    a_step = size[0] * size[1]
+    if steps is None:
+        lines += [f"tokens: {a_step:,} a step of {size[0]} x {size[1]}, in as many steps as the time budget allows"]
+        lines += [f"operations: {passes + polar:.3g} a step"]
+    else:
+        tokens, about = steps * a_step, "" if config.train.time_budget_seconds is None else "about "
+        per = f"{tokens / hidden:.3g} per non-embedding parameter"
+        lines += [f"tokens: {about}{tokens:,} in {steps:,} steps of {size[0]} x {size[1]}, {per}"]
+        share = f", {polar / (passes + polar):.0%} of them the orthogonalizer's" if polar else ""
+        lines += [f"operations: {about}{steps * (passes + polar):.3g}{share}"]
+    if config.train.time_budget_seconds is not None:
+        lines += [f"time: {config.train.time_budget_seconds:g} s of training, by its budget"]
+    elif seconds is None:
+        lines += ["time: not predicted on a GPU"]
+    else:
+        where = f"here on {threads} thread{'s' * (threads > 1)}"
+        lines += [f"time: about {duration(seconds)} of training {where}, {basis}; validation comes on top"]
+    return lines
+
+
+def predicted_step(config: RunConfig, corpus: Corpus) -> tuple[float, str]:
+    """Return the seconds that a step will take on this CPU, and in words what that rests on."""
+    predicted = floor_of(config, corpus.vocab_size)[0] / REACHED
+    if predicted > WORTH_MEASURING:
+        return predicted, f"if a step reaches {REACHED:.0%} of the rate of its products, which was measured"
+    taken = measured_steps(config, corpus)
+    return median(taken), f"measured on {len(taken)} steps"
+
+
+def measured_steps(config: RunConfig, corpus: Corpus) -> list[float]:
+    """Make a few real steps of a run on this CPU, eagerly, and return their seconds."""
+    model, device = build_model(config.model, corpus.vocab_size, seed=config.seed), torch.device("cpu")
+    optimizers = build_optimizers(model, config)
+    windows = corpus.windows(corpus.train, config.model.seq_len)
+    batches = Batches(windows, batch_size=config.train.batch_size, seed=config.seed)
+    bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=config.train.dtype == "bfloat16")
+    sharding = ParameterSharding(model, parameter_specs(model))
+    feed = Feed(batches, device)
+    step = TrainingStep(model, optimizers, feed, bfloat16, sharding, compiled=False, graphs=False)
+    taken: list[float] = []
+    begin = time.perf_counter()
+    while len(taken) < WARM_UP + 3 or time.perf_counter() - begin < MEASURED_SECONDS:
+        started = time.perf_counter()
+        optimizers.schedule(step=len(taken), progress=0.0)
+        step.take_gradients(len(taken))
+        step.move()
+        optimizers.projection.after_step(len(taken) + 1, measure=False)
+        step.end(moved=True)
+        taken.append(time.perf_counter() - started)
+    return taken[WARM_UP:]

@@ -1,18 +1,23 @@
 """What a run announces before its first step, and the operations that it is computed from."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from small_runs import flags, small
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ngpt import polar
-from ngpt.cost import hidden_entries, hidden_shapes, parameter_count, pass_operations, polar_operations
+from ngpt.command import main
+from ngpt.cost import duration, hidden_entries, hidden_shapes, parameter_count, pass_operations, polar_operations
+from ngpt.data.corpus import load_corpus
 from ngpt.model import build_model
 from ngpt.model.loss import cross_entropy
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.presets import resolve
 from ngpt.training import preflight
-from ngpt.training.preflight import announcement, product_rate
+from ngpt.training.preflight import announcement, outlook, product_rate
 
 VOCAB = 300
 
@@ -73,6 +78,44 @@ def test_an_emulated_precision_is_named_with_its_factor(
     words = "bfloat16 is emulated on this processor: products are 7.0x as fast with"
     expected = [f"{words} {flag} float32" for flag in flags]
     assert lines == (expected if slower > 2 else [])
+
+
+def test_the_outlook_of_a_run_by_hand(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With products at 1e9 operations a second a step takes too long to be measured; nothing is trained."""
+    monkeypatch.setattr(preflight, "product_rate", lambda _: 1e9)
+    monkeypatch.setattr(preflight, "measured_steps", lambda *_: pytest.fail("a long step was made"))
+    config = resolve(data=data, n_layer=2, n_embd=192, n_head=4, steps=50, batch_size=16)
+    vocabulary = load_corpus(config.data).vocab_size
+    work = pass_operations(config, vocabulary), polar_operations(config)
+    found = outlook(config, device="cpu", threads=1)
+    assert found.seconds == pytest.approx(50 * sum(work) / 1e9 / 0.4)
+    hidden = 2 * (4 * 192**2 + 3 * 192 * 512)
+    assert found.lines == [
+        f"parameters: {parameter_count(config.model, vocabulary):,}, {hidden:,} of them non-embedding (the entries of "
+        "hidden matrices)",
+        f"tokens: 51,200 in 50 steps of 16 x 64, {51_200 / hidden:.3g} per non-embedding parameter",
+        f"operations: {50 * sum(work):.3g}, {work[1] / sum(work):.0%} of them the orthogonalizer's",
+        f"time: about {duration(found.seconds)} of training here on 1 thread, if a step reaches 40% of the rate of its "
+        "products, which was measured; validation comes on top",
+    ]
+
+
+def test_short_steps_are_made_and_measured(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "MEASURED_SECONDS", 0.0)
+    config = small(data, steps=1000)
+    found = outlook(config, device="cpu", threads=1)
+    assert found.lines[-1].endswith("measured on 3 steps; validation comes on top")
+    assert found.seconds is not None and 0.1 < found.seconds < 1000
+    budget = outlook(small(data, time_budget_seconds=20.0), device="cpu", threads=1)
+    assert budget.seconds == 20 and budget.lines[-1] == "time: 20 s of training, by its budget"
+    assert " in " in budget.lines[1] and budget.lines[1].startswith("tokens: about ")
+
+
+def test_a_dry_run_leaves_nothing(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*flags(small(data, normuon="rows"), tmp_path / "runs"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["note", "parameters", "tokens", "operations", "time"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_it_takes_no_time_to_speak_of_and_no_random_number() -> None:

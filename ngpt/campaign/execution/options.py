@@ -3,16 +3,19 @@
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ngpt.campaign.execution.launchers import RayLauncher
 from ngpt.command import Parser
-from ngpt.config import Track
+from ngpt.config import RunConfig, Track
 from ngpt.errors import require
 from ngpt.files import write_errors_named
 from ngpt.machine import has_gpu
 from ngpt.presets import PRESETS
 from ngpt.tracking import require_installed
+
+if TYPE_CHECKING:
+    from ngpt.training.preflight import Outlook
 
 PUBLISHED = Path(__file__).parents[3] / "reports"
 """the repository's reports, which `--publish` rebuilds"""
@@ -58,6 +61,15 @@ def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
 def device_settings(device: str) -> dict[str, Any]:
     """Return device and threads of every run: one thread on a CPU, where another run uses a core better."""
     return {"device": "cpu", "threads": 1} if on_cpu(device) else {"device": device, "threads": 0}
+
+
+def cost_of_a_run(config: RunConfig) -> "Outlook":
+    """Print what one run costs, for `--dry-run`, and return it; on a CPU as one of several runs, on one thread."""
+    from ngpt.training.preflight import outlook  # imported late, as it needs torch
+
+    found = outlook(config, threads=1)
+    print("one run:", *found.lines, sep="\n  ")
+    return found
 
 
 def on_cpu(device: str) -> bool:

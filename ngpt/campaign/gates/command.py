@@ -15,7 +15,7 @@ from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, estimated_seconds
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution.collect import Metrics, read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
-from ngpt.campaign.execution.options import common_parser, overrides_of
+from ngpt.campaign.execution.options import common_parser, cost_of_a_run, overrides_of
 from ngpt.campaign.gates.definition import Gates, OptimizerName, TaskName
 from ngpt.campaign.gates.judge import BOTH, judge_gates, overall
 from ngpt.campaign.gates.report import write_gates_report
@@ -104,7 +104,9 @@ class GatesStudy(Study[GatePlan]):
         gates = self.experiment
         if_slow = plan.runs(["speed"], gates.ns_steps_if_slow, ["Muon"])
         print(f"{gates.question}\n\npreset {plan.preset}, {plan.race_seeds} seeds of the race")
-        seconds = 0.0
+        race = next(iter(plan.runs(["race"], gates.ns_steps))).config
+        predicted = cost_of_a_run(race).seconds
+        seconds, per_estimate = 0.0, predicted / estimated_seconds(race) if predicted else 1.0
         for run in plan.runs(["speed"], gates.ns_steps) + if_slow + plan.runs(LONGEST_FIRST, gates.ns_steps):
             state = "done" if finished_record(plan.out, run.run_id) else "to do"
             note = " (if it is too slow with more)" if run in if_slow else ""
@@ -112,7 +114,7 @@ class GatesStudy(Study[GatePlan]):
             if state == "to do":
                 seconds += estimated_seconds(run.config) / (1 if run.task == "speed" else jobs)
         print(f"{plan.count()} runs, {jobs} at a time after the speed, with fewer iterations if that is too low")
-        print(f"estimated time: {seconds / 60:.1f} minutes")
+        print(f"estimated time: {per_estimate * seconds / 60:.1f} minutes")
 
     def stages(self, plan: GatePlan, outcome: Outcome) -> Iterator[Batch]:
         """Yield the speed runs, Muon's again with fewer iterations if it was too slow, then everything else."""
