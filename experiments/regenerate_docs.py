@@ -16,6 +16,7 @@ from benchmarks.scaling import exchange_table, memory_table, simulation_tables  
 from benchmarks.tables import speed_tables  # noqa: E402
 from experiments import INDEX  # noqa: E402
 from experiments.findings import findings_list  # noqa: E402
+from experiments.ladder import ladder_table  # noqa: E402
 from ngpt.campaign.report.index import results_table, write_index  # noqa: E402
 from ngpt.files import write_text  # noqa: E402
 
@@ -31,6 +32,7 @@ def order_of_steps(rule: Path = ROOT / "ngpt" / "optim" / "rule.py") -> str:
 
 SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
     "README.md": {"findings": findings_list, "order": lambda _: order_of_steps()},
+    "docs/campaigns.md": {"ladder": lambda _: ladder_table()},
     "docs/method.md": {"order": lambda _: order_of_steps()},
     "docs/reports.md": {"results": lambda reports: results_table(INDEX, reports, "../reports/")},
     "docs/speed.md": {"speed": lambda _: speed_tables()},
