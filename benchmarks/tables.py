@@ -1,5 +1,8 @@
 """The tables of `docs/speed.md`, from the files in `benchmarks/results`."""
 
+from pathlib import Path
+from typing import Any
+
 from benchmarks.gpu import CLAIMS
 from benchmarks.saved import FOLDER
 from ngpt.files import read_json
@@ -148,3 +151,45 @@ def gpu_table() -> str:
         target = f"{'at most' if claim.at_most else 'at least'} {claim.target:,g}"
         lines.append(f"| {claim.what} | {target} | {'—' if figure is None else f'{figure:,.4g}'} | {limit} |")
     return "\n".join(lines)
+
+
+def batch_tables(folder: Path = FOLDER) -> str:
+    """Return the tables of each preset's batch size, throughput beside loss; a sentence if none was measured."""
+    tables = [table for path in sorted(folder.glob("batch_size_*.json")) for table in _batch_tables(read_json(path))]
+    return "\n\n".join(tables or ["No preset's batch size has been measured yet."]) + "\n"
+
+
+def _batch_tables(results: dict[str, Any]) -> list[str]:
+    tables = []
+    if rows := results.get("throughput"):
+        contexts = sorted({row["seq_len"] for row in rows})
+        rates = {(row["batch_size"], row["seq_len"]): row["tokens_per_second"] for row in rows}
+        machine = results["measured_on"]
+        lines = [
+            f"`{results['preset']}`, tokens a second, {results['optimizer']}: {machine['device']}, "
+            f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} (`{results['command']}`).",
+            "",
+            "| sequences a step | " + " | ".join(f"{context} tokens each" for context in contexts) + " |",
+            "|---" * (1 + len(contexts)) + "|",
+        ]
+        for size in sorted({row["batch_size"] for row in rows}):
+            lines.append(f"| {size} | " + " | ".join(f"{rates[size, context]:,.0f}" for context in contexts) + " |")
+        tables.append("\n".join(lines))
+    if loss := results.get("loss"):
+        lines = [
+            f"`{results['preset']}`, final loss after {loss['tokens']:,} tokens in sequences of {loss['seq_len']}, "
+            f"{results['optimizer']}, {loss['schedule']} schedule, means of {loss['seeds']} seeds at the best rate of "
+            f"each batch. The largest batch within {loss['tolerated']} nats of the best is "
+            f"**{loss['largest_tolerated']}** (`{results['command']}`).",
+            "",
+            "| sequences a step | best rate | loss, nats per token | above the best |",
+            "|---|---|---|---|",
+        ]
+        for row in loss["rows"]:
+            if row["loss"] is None:
+                lines.append(f"| {row['batch_size']} | every one diverged | | |")
+            else:
+                rate = f"{row['lr']:g}" + ", the end of the grid" * row["at_edge"]
+                lines.append(f"| {row['batch_size']} | {rate} | {row['loss']:.4f} | {row['above_best']:.4f} |")
+        tables.append("\n".join(lines))
+    return tables

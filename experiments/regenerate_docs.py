@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is not installed
 
 from benchmarks.scaling import exchange_table, memory_table, simulation_tables  # noqa: E402 (after the path)
-from benchmarks.tables import speed_tables  # noqa: E402
+from benchmarks.tables import batch_tables, speed_tables  # noqa: E402
 from experiments import INDEX  # noqa: E402
 from experiments.findings import findings_list  # noqa: E402
 from experiments.ladder import ladder_table  # noqa: E402
@@ -32,7 +32,7 @@ def order_of_steps(rule: Path = ROOT / "ngpt" / "optim" / "rule.py") -> str:
 
 SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
     "README.md": {"findings": findings_list, "order": lambda _: order_of_steps()},
-    "docs/campaigns.md": {"ladder": lambda _: ladder_table()},
+    "docs/campaigns.md": {"ladder": lambda _: ladder_table(), "batch": lambda _: batch_tables()},
     "docs/method.md": {"order": lambda _: order_of_steps()},
     "docs/reports.md": {"results": lambda reports: results_table(INDEX, reports, "../reports/")},
     "docs/speed.md": {"speed": lambda _: speed_tables()},
