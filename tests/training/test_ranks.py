@@ -68,9 +68,11 @@ QUICK = [
 def thirty(data: str, **fields: Any) -> RunConfig:
     """Thirty steps of two layers: 14 hidden matrices, which 4 ranks cannot divide equally.
 
-    Validations come at other steps than projections, which would leave nothing to restore.
+    Validations come at other steps than projections, which would leave nothing to restore. The logit scale starts at 1:
+    from sqrt(d) on, one process whose initial weights are rounded otherwise is itself off by several TOLERANCE.
     """
-    return small(data, **({"n_layer": 2, "steps": 30, "eval_every": 7, "batch_size": 12} | fields))
+    scaled = {"logit_scale_init": 1.0} if fields.get("arch", "ngpt") in ("ngpt", "gated-ngpt") else {}
+    return small(data, **({"n_layer": 2, "steps": 30, "eval_every": 7, "batch_size": 12} | scaled | fields))
 
 
 def same_losses(folder: Path, expected: tuple[Any, ...]) -> None:
@@ -79,7 +81,8 @@ def same_losses(folder: Path, expected: tuple[Any, ...]) -> None:
     assert [row["step"] for row in found] == [row["step"] for row in rows]
     for row, other in zip(found, rows, strict=True):
         assert set(other) <= set(row)
-        for name in ("loss", "val_loss", "grad_norm", "rotation_hidden_rad", "logit_scale_mean", "rotation_spread_head"):
+        turned = ("rotation_hidden_rad", "rotation_spread_head")
+        for name in ("loss", "val_loss", "grad_norm", "logit_scale_mean", *turned):
             assert name not in other or row[name] == pytest.approx(other[name], rel=10 * TOLERANCE), (row, other)
         for name in ("loss", "val_loss"):
             assert name not in other or row[name] == pytest.approx(other[name], rel=TOLERANCE), (row, other)
