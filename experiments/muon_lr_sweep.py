@@ -17,7 +17,7 @@ CAMPAIGN = Campaign(
         hidden grid is the one used in the earlier public attempt (dnhkng/nGPT-muon); Adam's has the same size. The
         auxiliary grid is the same for both, around 0.005: that was the best of 0.005, 0.01 and 0.02 in pilot runs
         (seeds 0, 1, 10 and 11) at a constant rate, which also located Adam's hidden optimum. In pilot runs with a
-        decaying rate (seed 100) the best auxiliary rate was 0.01 under Muon and 0.005 under Adam.
+        decaying rate (seeds 100 and 101) the best auxiliary rate was 0.01 under Muon and 0.005 under Adam.
 
         Prediction: Muon ends lower, because on a sphere the length of a gradient carries no meaning, and Muon spreads
         its step equally over all directions of a matrix. An earlier campaign of this name gave the same answer at half

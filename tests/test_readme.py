@@ -17,7 +17,7 @@ from experiments.findings import findings_list
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
 from ngpt.campaign.engine import Study
-from ngpt.campaign.execution.collect import read_data, write_data
+from ngpt.campaign.execution.collect import data_path, read_data, write_data
 from ngpt.campaign.report.index import write_index
 from ngpt.command import build_parser, parse
 
@@ -29,6 +29,9 @@ PAGES = {
 README, CAMPAIGNS_PAGE = PAGES["README.md"], PAGES["docs/campaigns.md"]
 BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+PUBLISHED = [study for study in INDEX if data_path(ROOT / "reports", study.name).exists()]
+"""All but those that are stated and not yet carried out"""
+
 RUNNER = re.compile(r"python runners/(\w+)\.py([^`\n#&]*)")
 """A runner and its flags, in a block or in a sentence."""
 
@@ -147,10 +150,10 @@ def test_each_campaign_has_experiment_runner_and_report(study: Study[Any]) -> No
     assert (ROOT / "experiments" / f"{study.name}.py").exists()
     assert f"`python runners/{study.name}.py`" in CAMPAIGNS_PAGE
     assert (ROOT / "runners" / f"{study.name}.py").exists()
-    assert (ROOT / "reports" / study.experiment.report_name).exists()
+    assert (ROOT / "reports" / study.experiment.report_name).exists() == (study in PUBLISHED)
 
 
-@pytest.mark.parametrize("study", INDEX, ids=lambda study: study.name)
+@pytest.mark.parametrize("study", PUBLISHED, ids=lambda study: study.name)
 def test_published_reports_are_what_their_data_give(study: Study[Any], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     name = f"data/{study.name}.json"

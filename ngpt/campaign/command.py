@@ -28,6 +28,9 @@ from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import require
 from ngpt.machine import core_count
 
+VARIOUS = "various"
+"""schedule in the collected data of methods that differ in it"""
+
 MAX_NAMED = 3
 """answers to one question that a summary names one by one"""
 
@@ -129,11 +132,13 @@ class CampaignStudy(Study[Plan]):
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         first = next(run.config for run in runs if run.stage != "pretraining")
         sources = [run.config.data for run in runs if run.stage == "pretraining"]
+        shapes = {(o.schedule, o.decay_share) for run in runs if run.stage != "pretraining" for o in [run.config.optim]}
         return {
             "planned_runs": len(runs) if any(run.stage == "comparison" for run in runs) else plan.count(),
             "tuning_seeds": plan.tuning_seeds, "comparison_seeds": plan.comparison_seeds,
             "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
-                         "schedule": first.optim.schedule, "decay_share": first.optim.decay_share,
+                         "schedule": first.optim.schedule if len(shapes) == 1 else VARIOUS,
+                         "decay_share": first.optim.decay_share,
                          "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,
                          "budget_seconds": first.train.time_budget_seconds, "clock": first.train.clock,
                          "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
