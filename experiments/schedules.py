@@ -7,11 +7,11 @@ from ngpt.campaign.analysis.analyze import Analysis
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 PRESET = "tiny"
-MUON_RATES = (0.006, 0.012, 0.024)
+MUON_RATES = (0.012, 0.024, 0.048)
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "Muon": ({"optimizer": "muon"}, MUON_RATES),
     "geodesic Muon": ({"optimizer": "muon", "geodesic_muon": "lr-norm"}, MUON_RATES),
-    "Adam": ({"optimizer": "adam"}, (0.002, 0.004, 0.008)),
+    "Adam": ({"optimizer": "adam"}, (0.004, 0.008, 0.016)),
 }
 """Configuration fields and grid of hidden rates of each family."""
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -65,8 +65,9 @@ CAMPAIGN = Campaign(
         the progress within the decay, *linear*, *cosine* and *sqrt* multiply the rates by $1 - r$,
         $(1 + \cos \pi r)/2$ and $1 - \sqrt{r}$ over the whole run; *wsd 0.2*, *wsd 0.5* and *sqrt 0.5* keep them
         constant and let them fall in the last 20% or 50%, the first two linearly. The peak of the hidden rate is chosen
-        for every method from its family's three, a factor of two apart; the peak of the auxiliary rate is the preset's
-        for all, so a schedule that would like another one is at a disadvantage.
+        for every method from its family's three, a factor of two apart and placed by pilot runs with *linear* (`rung-1`,
+        seed 100); the peak of the auxiliary rate is the preset's for all, so a schedule that would like another one is
+        at a disadvantage.
 
         Two shapes are left out because they nearly repeat these: $(1 - r)^{1.2}$ is nowhere further than 0.07 from
         *linear*, and the logarithmic decay with $\rho = 0.1$ nowhere further than 0.07 from *sqrt*. A constant rate is

@@ -20,7 +20,8 @@ SMALL = {
     "telemetry_every": 0, "steps": 21,
 }  # fmt: skip
 LATE = {
-    "lazy_proj_freq", "momentum_transport", "momentum", "momentum_start", "momentum_warmup_steps", "beta2",
+    "lazy_proj_freq", "momentum_transport", "momentum", "momentum_start", "momentum_warmup_steps", "beta2", "schedule",
+    "decay_share",
 }  # fmt: skip
 """Fields that act on the weights only at or after a later step."""
 
