@@ -64,10 +64,10 @@ CAMPAIGN = Campaign(
         All schedules end at zero, and all rates of a run, hidden and auxiliary, follow the same one. With r from 0 to 1
         the progress within the decay, *linear*, *cosine* and *sqrt* multiply the rates by $1 - r$,
         $(1 + \cos \pi r)/2$ and $1 - \sqrt{r}$ over the whole run; *wsd 0.2*, *wsd 0.5* and *sqrt 0.5* keep them
-        constant and let them fall in the last 20% or 50%, the first two linearly. The peak of the hidden rate is chosen
-        for every method from its family's three, a factor of two apart and placed by pilot runs with *linear* (`rung-1`,
-        seed 100); the peak of the auxiliary rate is the preset's for all, so a schedule that would like another one is
-        at a disadvantage.
+        constant and let them fall in the last 20% or 50%, the first two linearly. The peak of the hidden rate is
+        chosen for every method from its family's three, a factor of two apart and placed by pilot runs with *linear*
+        (`rung-1`, seed 100); the peak of the auxiliary rate is the preset's for all, so a schedule that would like
+        another one is at a disadvantage.
 
         Two shapes are left out because they nearly repeat these: $(1 - r)^{1.2}$ is nowhere further than 0.07 from
         *linear*, and the logarithmic decay with $\rho = 0.1$ nowhere further than 0.07 from *sqrt*. A constant rate is
