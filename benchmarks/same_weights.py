@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from ngpt.campaign.definition.plan import key_of
 from ngpt.errors import InputError, exit_code_of
 from ngpt.machine import core_count
 
@@ -61,7 +62,7 @@ def without(flags: str, *names: str) -> str:
 def campaign_cases(data: dict) -> Iterator[Case]:
     """Yield the first comparison run of each method in a campaign's collected data, and the runs it starts from."""
     rows = {row["run_id"]: row for row in data["runs"]}
-    command = {key: data["commands"][f"{row['method']}|{row['lr']}|{row['seed']}"] for key, row in rows.items()}
+    command = {key: data["commands"][key_of(row)] for key, row in rows.items()}
     seen = set()
     for key, row in rows.items():
         if row["stage"] != "comparison" or row["method"] in seen:

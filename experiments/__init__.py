@@ -10,6 +10,7 @@ from experiments import (
     muon_lr_sweep,
     nca_pretraining,
     projection_frequency,
+    schedules,
 )
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.engine import Study
@@ -22,6 +23,7 @@ CAMPAIGNS = [
     advanced_features.CAMPAIGN,
     muon_ablations.CAMPAIGN,
     nca_pretraining.CAMPAIGN,
+    schedules.CAMPAIGN,
 ]
 """Campaigns that compare methods, in the order of the index."""
 

@@ -3,6 +3,7 @@
 from itertools import product
 from typing import Any
 
+from experiments.first_regime import FIRST_REGIME
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 RATES = (0.015, 0.025, 0.04, 0.065, 0.11)
@@ -79,5 +80,5 @@ CAMPAIGN = Campaign(
     """,
     leading=tuple(main_effect(feature) for feature in FEATURES),
     comparison_seeds=8,
-    fields={"optimizer": "muon", "match_step": "rms", "schedule": "wsd", "decay_share": 0.2},
+    fields={"optimizer": "muon", "match_step": "rms", **FIRST_REGIME},
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments import geodesic_muon, muon_ablations, muon_lr_sweep, projection_frequency
+from experiments.first_regime import is_of_first_regime
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer, Label
@@ -23,6 +24,10 @@ Words = Callable[[Analysis], str]
 
 GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 """Where `benchmarks/gpu.py` leaves what it measured, as `*_cuda.json`."""
+
+FIRST_MARK = "†"
+LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
+"""What README says of findings from the first regime."""
 
 TEXTS = {"stdlib": "the source of Python's standard library"}
 """What `--data` means, where its value does not say so by itself."""
@@ -54,8 +59,10 @@ def findings_list(reports: Path) -> str:
         analysis = analyze(finding.campaign, data)
         own = [part for part in parts if part not in shared]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
-        bullets.append(f"- {finding.words(analysis)} ({where}; [report](reports/{finding.campaign.report_name}))")
-    intro = introduction(shared, [data for _, data in found]) + "\n\n" if found else ""
+        mark = f" {FIRST_MARK}" if is_of_first_regime(finding.campaign) else ""
+        bullets.append(f"- {finding.words(analysis)} ({where}; [report](reports/{finding.campaign.report_name})){mark}")
+    limited = f" {LIMITED}" if any(is_of_first_regime(finding.campaign) for finding, _ in found) else ""
+    intro = introduction(shared, [data for _, data in found]) + limited + "\n\n" if found else ""
     return intro + "\n".join(bullets + missing) + "\n"
 
 

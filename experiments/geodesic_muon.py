@@ -1,5 +1,6 @@
 """Geodesic steps against projection, where to remove the radial part, and whether momentum should be transported."""
 
+from experiments.first_regime import FIRST_REGIME
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 RATES = (0.015, 0.025, 0.04, 0.065, 0.11)
@@ -100,5 +101,5 @@ CAMPAIGN = Campaign(
         other seeds (80000 to 80007), before a change in how the geodesic step rounds, gave the same verdicts.
     """,
     comparison_seeds=10,
-    fields={"optimizer": "muon", "schedule": "wsd", "decay_share": 0.2},
+    fields={"optimizer": "muon", **FIRST_REGIME},
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experiments.first_regime import FIRST_REGIME
 from ngpt.campaign.definition import Campaign, Method, Rule
 
 RATES = (0.025, 0.05, 0.1)
@@ -76,6 +77,6 @@ CAMPAIGN = Campaign(
         that counts, and there Muon is far ahead.
     """,
     comparison_seeds=9,
-    fields={"schedule": "wsd", "decay_share": 0.2},
+    fields={**FIRST_REGIME},
     budget_seconds=5.0,
 )

@@ -9,20 +9,30 @@ CAMPAIGN = Campaign(
     claim=r"""
         Hidden matrices W are updated by Muon, $W \leftarrow W - \eta\,\mathrm{polar}((1-\mu)G + \mu M)$ ($\mu = 0.95$,
         Nesterov, five Newton-Schulz iterations), or by Adam ($\beta = 0.9, 0.95$). Either way, lazy projection brings
-        them back to the sphere every 7 steps. Everything else (embedding, head, gates, scalars) is updated by the same
-        AdamW at the same rate in every arm, so the sweep varies nothing but the rate of the hidden matrices.
+        them back to the sphere every 7 steps. Everything else (embedding, head, gates, scalars) is updated by AdamW
+        at a rate of its own, the auxiliary rate. All rates fall linearly to zero over the run, so that losses are
+        compared at the end of a decay.
+
+        Each method is tuned over its hidden rate, then over the auxiliary rate, with the same number of runs. Muon's
+        hidden grid is the one used in the earlier public attempt (dnhkng/nGPT-muon); Adam's has the same size. The
+        auxiliary grid is the same for both, around 0.005: that was the best of 0.005, 0.01 and 0.02 in pilot runs
+        (seeds 0, 1, 10 and 11) at a constant rate, which also located Adam's hidden optimum. In pilot runs with a
+        decaying rate (seeds 100 and 101) the best auxiliary rate was 0.01 under Muon and 0.005 under Adam.
 
         Prediction: Muon ends lower, because on a sphere the length of a gradient carries no meaning, and Muon spreads
-        its step equally over all directions of a matrix. Muon's grid is the one used in the earlier public attempt
-        (dnhkng/nGPT-muon); Adam's has the same size. Pilot runs on seeds 0, 1, 10 and 11 located Adam's optimum and
-        showed that 0.005 is the best of 0.005, 0.01 and 0.02 for everything else, under Muon as well as under Adam.
+        its step equally over all directions of a matrix. An earlier campaign of this name gave the same answer at half
+        the steps, with rates that did not decay, an auxiliary rate that was not tuned, and a logit scale that started
+        at 1 and limited every run. In pilot runs at a constant rate, 800 steps closed the gap; with a rate that decayed
+        over 1,200 steps it was there again, and the pilot runs of this campaign had it too.
     """,
     methods=(
         Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.001, 0.003, 0.01, 0.023, 0.05, 0.1)),
         Method(name="Adam", fields={"optimizer": "adam"}, lrs=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05)),
     ),
+    aux_lrs=(0.0025, 0.005, 0.01, 0.02),
     baselines=("Adam",),
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
+    fields={"schedule": "linear", "steps": 400, "aux_lr": 0.005, "aux_lr_ratio": None},
     published=dict.fromkeys(
         [("fineweb10b", "155m"), ("fineweb10b", "155m-literal")],
         "6.775 (Adam, lr 0.0005) and 6.425 (Muon, lr 0.003), one seed each, dnhkng/nGPT-muon at 5a9ab2e",

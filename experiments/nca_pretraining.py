@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experiments.first_regime import FIRST_REGIME
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 AUTOMATA = "nca:rules=4000,states=4,grid=8,grids=8,ratio_grids=8,ratio_low=0.15"
@@ -77,5 +78,5 @@ CAMPAIGN = Campaign(
         experiment does, at far smaller scale than the paper, so it neither confirms nor contradicts the paper.
     """,
     comparison_seeds=8,
-    fields={"schedule": "wsd", "decay_share": 0.2},
+    fields={**FIRST_REGIME},
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experiments.first_regime import FIRST_REGIME
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 INTERVALS = (1, 3, 5, 7, 10, 15, 20)
@@ -72,5 +73,5 @@ CAMPAIGN = Campaign(
     """,
     axis="steps between projections, K",
     comparison_seeds=10,
-    fields={"schedule": "wsd", "decay_share": 0.2},
+    fields={**FIRST_REGIME},
 )

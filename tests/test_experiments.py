@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from experiments import CAMPAIGNS, integration_gates, muon_ablations
+from experiments.first_regime import FIRST_REGIME, is_of_first_regime
 from ngpt.campaign.definition import Campaign, Method
 from ngpt.campaign.gates.judge import BOTH
-from ngpt.config import Runtime
+from ngpt.config import Runtime, flatten
 from ngpt.presets import resolve
 from ngpt.training.trainer import train
 
@@ -19,7 +20,8 @@ SMALL = {
     "telemetry_every": 0, "steps": 21,
 }  # fmt: skip
 LATE = {
-    "lazy_proj_freq", "momentum_transport", "momentum", "momentum_start", "momentum_warmup_steps", "beta2",
+    "lazy_proj_freq", "momentum_transport", "momentum", "momentum_start", "momentum_warmup_steps", "beta2", "schedule",
+    "decay_share",
 }  # fmt: skip
 """Fields that act on the weights only at or after a later step."""
 
@@ -60,9 +62,21 @@ def test_no_arm_is_idle(campaign: Campaign, tmp_path: Path) -> None:
 def test_every_contrast_has_a_rule_with_seeds_enough(campaign: Campaign) -> None:
     assert all(contrast.rule.seeds >= 5 <= campaign.comparison_seeds for contrast in campaign.contrasts())
     assert campaign.tuning_seeds >= 3
-    for method in campaign.methods:  # no grid so fine that it is narrow, none so coarse that it misses its optimum
-        ratios = [b / a for a, b in zip(method.lrs, method.lrs[1:], strict=False)]
+    grids = [*(method.lrs for method in campaign.methods), campaign.aux_lrs]
+    for grid in grids:  # none so fine that it is narrow, none so coarse that it misses its optimum
+        ratios = [b / a for a, b in zip(grid, grid[1:], strict=False)]
         assert all(1.5 < ratio < 3.4 for ratio in ratios)
+
+
+def test_the_first_campaigns_state_their_regime() -> None:
+    """Those that are not made again yet keep what they were run with, whatever the defaults become."""
+    made_again = {"muon_lr_sweep", "schedules"}
+    first = {campaign.name for campaign in CAMPAIGNS if is_of_first_regime(campaign)}
+    assert first == {campaign.name for campaign in CAMPAIGNS} - made_again
+    for campaign in CAMPAIGNS:
+        if campaign.name in first:
+            configured = flatten(campaign.configure(campaign.arms()[0], 0, {}, "tiny"))
+            assert all(configured[field] == value for field, value in FIRST_REGIME.items())
 
 
 def test_the_ablations_are_those_of_the_table_in_its_order() -> None:

@@ -17,7 +17,7 @@ from experiments.findings import findings_list
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
 from ngpt.campaign.engine import Study
-from ngpt.campaign.execution.collect import read_data, write_data
+from ngpt.campaign.execution.collect import data_path, read_data, write_data
 from ngpt.campaign.report.index import write_index
 from ngpt.command import build_parser, parse
 
@@ -29,6 +29,9 @@ PAGES = {
 README, CAMPAIGNS_PAGE = PAGES["README.md"], PAGES["docs/campaigns.md"]
 BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+PUBLISHED = [study for study in INDEX if data_path(ROOT / "reports", study.name).exists()]
+"""All but those that are stated and not yet carried out"""
+
 RUNNER = re.compile(r"python runners/(\w+)\.py([^`\n#&]*)")
 """A runner and its flags, in a block or in a sentence."""
 
@@ -147,10 +150,10 @@ def test_each_campaign_has_experiment_runner_and_report(study: Study[Any]) -> No
     assert (ROOT / "experiments" / f"{study.name}.py").exists()
     assert f"`python runners/{study.name}.py`" in CAMPAIGNS_PAGE
     assert (ROOT / "runners" / f"{study.name}.py").exists()
-    assert (ROOT / "reports" / study.experiment.report_name).exists()
+    assert (ROOT / "reports" / study.experiment.report_name).exists() == (study in PUBLISHED)
 
 
-@pytest.mark.parametrize("study", INDEX, ids=lambda study: study.name)
+@pytest.mark.parametrize("study", PUBLISHED, ids=lambda study: study.name)
 def test_published_reports_are_what_their_data_give(study: Study[Any], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     name = f"data/{study.name}.json"
@@ -182,19 +185,25 @@ def test_findings_and_results_are_the_published_ones(tmp_path: Path) -> None:
 def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
     campaign = muon_lr_sweep.CAMPAIGN
     data = read_data(campaign, ROOT / "reports")
+    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
+    seeds = sorted({row["seed"] for row in compared})
+    losses = {(row["method"], row["seed"]): row["final_val_loss"] for row in compared}
+    off = {seed: 0.09 + 0.01 * (-1) ** place for place, seed in enumerate(seeds)}
+    for row in compared:
+        row["lr"], row["aux_lr"] = 0.01, 0.005  # inside their grids, so that no edge takes the verdict
+        row["final_val_loss"] = losses["Adam", row["seed"]] - (row["method"] == "Muon") * off[row["seed"]]
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
-    assert "180,663-parameter" in found and "nothing has run on a GPU yet" in found
-    assert "**At equal steps, Muon beats a tuned Adam; in training time, it is not ahead.** It ends 0.098 nats" in found
-    assert "lower [0.078, 0.119]" in found and "108% [104%, 112%] of its training time" in found
-    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
-    losses = {(row["method"], row["seed"]): row["final_val_loss"] for row in compared}
+    assert f"{data['parameters']:,}-parameter" in found and "nothing has run on a GPU yet" in found
+    mean = sum(off.values()) / len(off)
+    assert "**At equal steps, Muon beats a tuned Adam; in training time, " in found
+    assert f"It ends {mean:.3f} nats per token lower [" in found and "†" not in found
     for row in compared:
-        row["final_val_loss"] = losses["Adam" if row["method"] == "Muon" else "Muon", row["seed"]]
+        row["final_val_loss"] = losses["Adam", row["seed"]] + (row["method"] == "Muon") * off[row["seed"]]
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
     assert "**At equal steps, Muon does not beat a tuned Adam by 0.02 nats per token; " in found
-    assert "It ends 0.098 nats per token higher" in found
+    assert f"It ends {mean:.3f} nats per token higher" in found
     for row in compared:
         row["final_val_loss"] = losses["Adam", row["seed"]] + (row["method"] == "Muon") * (-1) ** row["seed"]
     write_data(tmp_path, data)

@@ -1,4 +1,4 @@
-"""A campaign as the engine carries it out: tuning, then the comparison at the rates it chose. No torch."""
+"""A campaign as the engine carries it out: tuning of each rate, then the comparison at those chosen. No torch."""
 
 # ruff: noqa: D102 (methods without a docstring inherit that of `Study`)
 
@@ -27,6 +27,9 @@ from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import require
 from ngpt.machine import core_count
+
+VARIOUS = "various"
+"""schedule in the collected data of methods that differ in it"""
 
 MAX_NAMED = 3
 """answers to one question that a summary names one by one"""
@@ -94,6 +97,10 @@ class CampaignStudy(Study[Plan]):
         if not ready:
             for arm in campaign.tuned_arms():
                 print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
+        rates = ", ".join(f"{aux_lr:g}" for aux_lr in campaign.aux_lrs)
+        for method in campaign.methods:
+            if number := plan.auxiliary_rates(method):
+                print(f"  auxiliary  {plan.tuning_seeds} seeds of {method.name} at {number} of the rates {rates}")
         for method in campaign.methods:
             print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
         config = campaign.configure(campaign.arms()[0], 0, plan.overrides, plan.preset)
@@ -111,9 +118,13 @@ class CampaignStudy(Study[Plan]):
         print(f"estimated time: {(plan.count() - len(done)) * seconds / at_once / 60:.1f} minutes")
 
     def stages(self, plan: Plan, outcome: Outcome) -> Iterator[Batch]:
-        """Yield the tuning runs, then the comparison at the chosen rates, each after the runs it starts from."""
+        """Yield the runs that tune each rate, then the comparison; each after the runs it starts from."""
         to_tune, to_compare = (partial(plan.pretraining_runs, stage) for stage in ("tuning", "comparison"))
-        for find in (to_tune, plan.tuning_runs, to_compare):  # a run's id depends on the weights it starts from
+
+        def auxiliary() -> list[PlannedRun]:
+            return plan.auxiliary_runs(choose_hidden_rates(plan))
+
+        for find in (to_tune, plan.tuning_runs, auxiliary, to_compare):  # an id depends on the weights it starts from
             runs = find()
             yield runs, {}
             if not _ended(runs, plan.out, outcome):
@@ -123,11 +134,13 @@ class CampaignStudy(Study[Plan]):
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         first = next(run.config for run in runs if run.stage != "pretraining")
         sources = [run.config.data for run in runs if run.stage == "pretraining"]
+        shapes = {(o.schedule, o.decay_share) for run in runs if run.stage != "pretraining" for o in [run.config.optim]}
         return {
             "planned_runs": len(runs) if any(run.stage == "comparison" for run in runs) else plan.count(),
             "tuning_seeds": plan.tuning_seeds, "comparison_seeds": plan.comparison_seeds,
             "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
-                         "schedule": first.optim.schedule, "decay_share": first.optim.decay_share,
+                         "schedule": first.optim.schedule if len(shapes) == 1 else VARIOUS,
+                         "decay_share": first.optim.decay_share,
                          "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,
                          "budget_seconds": first.train.time_budget_seconds, "clock": first.train.clock,
                          "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
@@ -173,16 +186,29 @@ def _ended(runs: list[PlannedRun], out: Path, outcome: Outcome) -> bool:
     return ended
 
 
-def choose_rates(plan: Plan) -> dict[str, Arm]:
-    """Choose for each method the arm of lowest mean tuning loss among those in which every seed finished.
+def choose_hidden_rates(plan: Plan) -> dict[str, Arm]:
+    """Choose each method's arm by its hidden rate, at the campaign's own auxiliary rate."""
+    return _lowest(plan, plan.campaign.arms(), plan.tuning_runs())
 
-    A method with a single rate keeps it; a method without any complete arm is left out.
+
+def choose_rates(plan: Plan) -> dict[str, Arm]:
+    """Choose each method's arm by its hidden rate, then by its auxiliary rate if the campaign tunes that."""
+    chosen = choose_hidden_rates(plan)
+    if not plan.campaign.aux_lrs:
+        return chosen
+    return _lowest(plan, plan.campaign.auxiliary_arms(chosen), plan.tuning_runs() + plan.auxiliary_runs(chosen))
+
+
+def _lowest(plan: Plan, arms: Sequence[Arm], runs: Sequence[PlannedRun]) -> dict[str, Arm]:
+    """Choose for each method the arm of lowest mean loss over `runs` among those in which every seed finished.
+
+    An arm that was not tuned, because it has no rival, is kept; a method without any complete arm is left out.
     """
-    losses: dict[tuple[str, float], list[float]] = defaultdict(list)
-    for run in plan.tuning_runs():
+    losses: dict[tuple[str, float, float | None], list[float]] = defaultdict(list)
+    for run in runs:
         value = getattr(finished_record(plan.out, run.run_id), plan.campaign.rule.metric, None)
-        losses[run.arm.method, run.arm.lr].append(math.nan if value is None else value)
-    means = [(float(np.mean(losses.get((arm.method, arm.lr), [0.0]))), arm) for arm in plan.campaign.arms()]
+        losses[run.arm.method, run.arm.lr, run.arm.aux_lr].append(math.nan if value is None else value)
+    means = [(float(np.mean(losses.get((arm.method, arm.lr, arm.aux_lr), [0.0]))), arm) for arm in arms]
     complete = [(mean, arm) for mean, arm in means if math.isfinite(mean)]
     names = dict.fromkeys(arm.method for _, arm in complete)
     return {name: min((pair for pair in complete if pair[1].method == name), key=itemgetter(0))[1] for name in names}

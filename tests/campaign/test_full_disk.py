@@ -14,7 +14,8 @@ from ngpt.errors import InputError, exit_code_of
 CAMPAIGN = muon_lr_sweep.CAMPAIGN
 PUBLISHED = Path(__file__).parents[2] / "reports"
 ORDER = [
-    "data/muon_lr_sweep.json", "figures/muon_lr_sweep_loss_against_lr.png", "figures/muon_lr_sweep_loss_curves.png",
+    "data/muon_lr_sweep.json", "figures/muon_lr_sweep_loss_against_lr.png",
+    "figures/muon_lr_sweep_loss_against_aux_lr.png", "figures/muon_lr_sweep_loss_curves.png",
     "figures/muon_lr_sweep_telemetry.png", "MUON_LR_SWEEP_REPORT.md", "README.md",
 ]  # fmt: skip
 """In which a report's files are written."""

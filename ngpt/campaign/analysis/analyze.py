@@ -10,7 +10,7 @@ import numpy as np
 from ngpt.campaign.analysis.pace import Pace, pace_of
 from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, sample_mean, steps_to_reach
 from ngpt.campaign.analysis.verdict import Answer, Simplicity, judge_campaign, judge_simplicity
-from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.definition import Campaign, Method, rates_text
 
 BOOTSTRAP_SEED = 20241001
 
@@ -25,8 +25,17 @@ class MethodSummary:
     method: Method
     tuning: Array
     """metric on the tuning seeds, (seeds, rates); NaN where a run has no result"""
+    aux_tuning: Array
+    """the same at the chosen hidden rate, (seeds, auxiliary rates); no rates if that is not tuned"""
     chosen_lr: float | None
+    chosen_aux_lr: float | None
+    """None also where the auxiliary rate is not tuned"""
     optimum: LrOptimum | None
+    aux_optimum: LrOptimum | None
+    tuning_runs: int
+    """runs of both stages of tuning"""
+    tuning_hours: float
+    """time of these runs, training and validation"""
     comparison: Array
     """metric at the chosen rate on the comparison seeds, (seeds,)"""
     speedup: Array
@@ -41,6 +50,11 @@ class MethodSummary:
     """(steps, mean over the comparison seeds) by quantity"""
     pace: Pace | None
     """against its baseline, where runs end by the clock"""
+
+    @property
+    def chosen(self) -> str:
+        """The rates that tuning chose, as shown to people."""
+        return "–" if self.chosen_lr is None else rates_text(self.chosen_lr, self.chosen_aux_lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +94,9 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     names = [method.name for method in campaign.methods]
     columns = {name: np.array([values.get((name, seed), math.nan) for seed in seeds], np.float64) for name in names}
     table = np.stack(list(columns.values()), axis=1)
-    answers, winner = judge_campaign(campaign, table, {row["method"]: row["lr"] for row in final}, rng)
+    rates = {row["method"]: row["lr"] for row in final}
+    aux_rates = {row["method"]: row["aux_lr"] for row in final if campaign.aux_lrs}
+    answers, winner = judge_campaign(campaign, table, rates, rng, aux_rates=aux_rates)
 
     training, undecayed = data["training"], None
     if training.get("budget_seconds") is not None:
@@ -98,7 +114,7 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
         ],
         noise_floors={name: mean.sd for name in campaign.baselines if (mean := sample_mean(columns[name])) is not None},
         paired_noise=float(np.sqrt(np.mean(np.square(spreads)))) if spreads else None,
-        idle=_idle_arms(rows), counts=dict(counts),
+        idle=_idle_arms(campaign, rows), counts=dict(counts),
         complete=len(rows) == data["planned_runs"] and counts["done"] + counts["diverged"] == len(rows),
     )  # fmt: skip
 
@@ -108,11 +124,16 @@ def _summary(
     rng: np.random.Generator,
 ) -> MethodSummary:  # fmt: skip
     mine, rule = [row for row in rows if row["method"] == method.name], campaign.rule
-    tuned = {(row["lr"], row["seed"]): row.get(rule.metric, math.nan) for row in mine if row["stage"] == "tuning"}
-    seeds = sorted({seed for _, seed in tuned})
-    tuning = np.array([[tuned.get((lr, seed), math.nan) for lr in method.lrs] for seed in seeds])
-    complete = len(tuning) and np.isfinite(tuning).all(axis=0).any()
+    tuning_rows = [row for row in mine if row["stage"] in ("tuning", "auxiliary")]
+    tuning = _tuned([row for row in mine if row["stage"] == "tuning"], "lr", method.lrs, rule.metric)
     final = [row for row in mine if row["stage"] == "comparison"]
+    lr = next((row["lr"] for row in (*final, *mine[::-1]) if row["stage"] in ("comparison", "auxiliary")), None)
+    aux_tuning = _tuned([row for row in tuning_rows if row["lr"] == lr], "aux_lr", campaign.aux_lrs, rule.metric)
+
+    def best(lrs: tuple[float, ...], table: Array) -> LrOptimum | None:
+        complete = table.size and np.isfinite(table).all(axis=0).any()
+        return best_lr(lrs, table, rng, tolerance=rule.smallest_effect) if complete else None
+
     baseline = campaign.baseline_of(method)
     base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
     speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
@@ -121,14 +142,24 @@ def _summary(
               if "tokens_per_second" in base.get(seed, {})}  # fmt: skip
     shares = [share / ratios.get(row["seed"], math.nan) for share, row in zip(speedups, final, strict=True)]
     return MethodSummary(
-        method=method, tuning=tuning, chosen_lr=final[0]["lr"] if final else None,
-        optimum=best_lr(method.lrs, tuning, rng, tolerance=rule.smallest_effect) if complete else None,
+        method=method, tuning=tuning, aux_tuning=aux_tuning, chosen_lr=final[0]["lr"] if final else None,
+        chosen_aux_lr=final[0]["aux_lr"] if final and campaign.aux_lrs else None,
+        optimum=best(method.lrs, tuning), aux_optimum=best(campaign.aux_lrs, aux_tuning),
+        tuning_runs=len(tuning_rows),
+        tuning_hours=sum(row.get("train_seconds", 0.0) + row.get("eval_seconds", 0.0) for row in tuning_rows) / 3600,
         comparison=comparison, speedup=np.array(speedups), time_share=np.array(shares),
         tokens_per_second=float(np.median(list(speeds.values()))) if speeds else None,
         tokens_per_second_ratio=float(np.median(list(ratios.values()))) if ratios else None,
         telemetry=_mean_telemetry(final),
         pace=pace_of(final, list(base.values()), undecayed_seconds=undecayed) if undecayed is not None else None,
     )  # fmt: skip
+
+
+def _tuned(rows: list[Row], rate: str, grid: tuple[float, ...], metric: str) -> Array:
+    """Return the metric at each rate of a grid, (seeds, rates); NaN where a run has no result."""
+    found = {(row[rate], row["seed"]): row.get(metric, math.nan) for row in rows if grid}
+    seeds = sorted({seed for _, seed in found})
+    return np.array([[found.get((value, seed), math.nan) for value in grid] for seed in seeds])
 
 
 def share_of_steps(row: Row, base: Row | None) -> float:
@@ -149,14 +180,15 @@ def _mean_telemetry(rows: list[Row]) -> dict[str, tuple[Array, Array]]:
     return {name: (step, curve.mean(axis=0)) for name, curve in curves.items()}
 
 
-def _idle_arms(rows: list[Row]) -> list[tuple[str, str]]:
-    """Return arms of one stage and seed with equal weights, to the bit, after the first step and at the end."""
-    seen: dict[tuple[str, int, str], str] = {}
+def _idle_arms(campaign: Campaign, rows: list[Row]) -> list[tuple[str, str]]:
+    """Return arms of one seed with equal weights, to the bit, after the first step and at the end."""
+    seen: dict[tuple[bool, int, str], str] = {}
     idle = set()
     for row in rows:
         digest = row.get("first_sha256", "") + row.get("final_sha256", "")
         if "final_sha256" in row:
-            key, name = (row["stage"], row["seed"], digest), f"{row['method']}, lr {row['lr']:g}"
+            key = (row["stage"] == "pretraining", row["seed"], digest)
+            name = f"{row['method']}, {rates_text(row['lr'], row['aux_lr'] if campaign.aux_lrs else None)}"
             if seen.setdefault(key, name) != name:
                 idle.add((seen[key], name))
     return sorted(idle)

@@ -93,25 +93,36 @@ def judge(
 
 def judge_campaign(
     campaign: Campaign, table: np.ndarray, rates: Mapping[str, float], rng: np.random.Generator, *,
-    resamples: int = 10_000,
+    aux_rates: Mapping[str, float] | None = None, resamples: int = 10_000,
 ) -> tuple[list[Answer], str | None]:  # fmt: skip
     """Judge every contrast of a campaign, those of one question under one error rate, and name the winner.
 
     The winner is the method with the largest gain among those *supported* against their baseline, where a lower metric
     is predicted; None if there is none.
 
-    table: (S, K), `rule.metric` on each comparison seed of each method at its chosen rate; S may be 0. rates: each
-    method's chosen rate. rng, resamples: for the bootstrap intervals, which decide nothing; 0 for none.
+    table: (S, K), `rule.metric` on each comparison seed of each method at its chosen rates; S may be 0. rates: each
+    method's chosen hidden rate. aux_rates: the same for the auxiliary rate, where it is tuned. rng, resamples: for the
+    bootstrap intervals, which decide nothing; 0 for none.
     """
     contrasts = campaign.contrasts()
-    at_edge = {m.name for m in campaign.methods if len(m.lrs) > 1 and rates.get(m.name) in (m.lrs[0], m.lrs[-1])}
+    at_edge = {
+        method.name: [
+            method.name + suffix
+            for grid, chosen, suffix in (
+                (method.lrs, rates.get(method.name), ""),
+                (campaign.aux_lrs, (aux_rates or {}).get(method.name), " (auxiliary)"),
+            )
+            if len(grid) > 1 and chosen in (grid[0], grid[-1])
+        ]
+        for method in campaign.methods
+    }
     answers = []
     for question in dict.fromkeys(contrast.question for contrast in contrasts):
         asked = [contrast for contrast in contrasts if contrast.question == question]
         weights = np.array([[c.weights.get(method.name, 0.0) for method in campaign.methods] for c in asked])
         found = compare(table, weights, rng, resamples=resamples)
         for contrast, result in zip(asked, found, strict=True):
-            edge = {label: [name for name in contrast.methods_that_could_overturn(label) if name in at_edge]
+            edge = {label: [text for name in contrast.methods_that_could_overturn(label) for text in at_edge[name]]
                     for label in get_args(Label)}  # fmt: skip
             verdict = judge(
                 contrast.rule, result.difference, n_missing=result.n_missing, distinguishable=result.distinguishable,

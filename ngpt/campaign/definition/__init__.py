@@ -1,6 +1,6 @@
 """Statements made before any run: question, methods, contrasts and rule; and the plan of the runs."""
 
-from ngpt.campaign.definition.campaign import Arm, Campaign, Contrast, Method
+from ngpt.campaign.definition.campaign import Arm, Campaign, Contrast, Method, rates_text
 from ngpt.campaign.definition.rule import Direction, Rule
 
-__all__ = ["Arm", "Campaign", "Contrast", "Direction", "Method", "Rule"]
+__all__ = ["Arm", "Campaign", "Contrast", "Direction", "Method", "Rule", "rates_text"]

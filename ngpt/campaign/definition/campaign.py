@@ -12,14 +12,14 @@ from ngpt.presets import resolve
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """An update rule and the learning rates at which it is tried; each (method, rate) is an arm."""
+    """An update rule and the rates at which it is tried; each (method, hidden rate, auxiliary rate) is an arm."""
 
     name: str
     """as shown in tables and figures"""
     fields: Mapping[str, Any]
     """configuration fields that define the method, named as in `ngpt.config`"""
     lrs: tuple[float, ...]
-    """grid of --lr, increasing; a single rate if the rate is part of the method"""
+    """grid of --lr, the hidden rate, increasing; a single rate if it is part of the method"""
     family: str = ""
     """each method is compared with the baseline of its family"""
     position: float | None = None
@@ -61,19 +61,34 @@ class Arm:
 
     method: str
     lr: float
+    """rate of the hidden matrices"""
+    aux_lr: float | None = None
+    """rate of everything else, where the campaign tunes it; None: the configuration's"""
     fields: Mapping[str, Any]
 
     @property
     def name(self) -> str:
         """Name shown to people."""
-        return f"{self.method}, lr {self.lr:g}"
+        return f"{self.method}, {rates_text(self.lr, self.aux_lr)}"
+
+
+def rates_text(lr: float, aux_lr: float | None) -> str:
+    """Return the rates of an arm, as shown to people.
+
+    >>> rates_text(0.03, None), rates_text(0.03, 0.005)
+    ('lr 0.03', 'lr 0.03, aux 0.005')
+    """
+    return f"lr {lr:g}" + ("" if aux_lr is None else f", aux {aux_lr:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign(Experiment):
-    """Methods, each tuned over a grid of the same size on some seeds and compared at its chosen rate on others.
+    """Methods, each tuned over grids of the same size on some seeds and compared at its chosen rates on others.
 
-    `question` is answered by `rule` for each method against the baseline of its family.
+    Tuning has two stages on the same seeds: the hidden rate, at the auxiliary rate that `fields` states; then, with
+    `aux_lrs`, the auxiliary rate at the hidden rate just chosen. A method whose hidden rate is part of the method skips
+    the first stage, not the second. `question` is answered by `rule` for each method against the baseline of its
+    family.
     """
 
     methods: tuple[Method, ...]
@@ -86,8 +101,11 @@ class Campaign(Experiment):
     """contrasts of other questions, shown after it"""
     axis: str = ""
     """what `Method.position` measures, with its unit, if the methods are a scan"""
+    aux_lrs: tuple[float, ...] = ()
+    """grid of --aux-lr, the auxiliary rate, for every method, increasing; contains `fields["aux_lr"]`. Empty: that rate
+    is not tuned"""
     tuning_seeds: int = 3
-    """seeds per arm on which each method's rate is chosen"""
+    """seeds per arm on which each method's rates are chosen"""
     comparison_seeds: int = 5
     """further seeds on which the methods are compared, each at its chosen rate; at least `rule.seeds`"""
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -106,6 +124,11 @@ class Campaign(Experiment):
         sizes = {len(method.lrs) for method in self.methods} - {1}
         check(len(sizes) <= 1, f"{self.name}: every method is tuned over a grid of the same size, or not at all")
         check(self.comparison_seeds >= self.rule.seeds, f"{self.name}: the rule asks for {self.rule.seeds} seeds")
+        default = self.fields.get("aux_lr")
+        why = f"{self.name}: the grid of the auxiliary rate must contain fields['aux_lr'], which is {default}"
+        check(not self.aux_lrs or default in self.aux_lrs, why)
+        own = [method.name for method in self.methods if self.aux_lrs and "aux_lr" in method.fields]
+        check(not own, f"{self.name}: the auxiliary rate is tuned, so {own} cannot state one")
 
     @property
     def _identity(self) -> tuple[Any, ...]:
@@ -113,7 +136,8 @@ class Campaign(Experiment):
         contrasts = [(sorted(c.weights.items()), c.rule, questions.index(c.question)) for c in self.contrasts()]
         sources = [sorted(m.pretraining.items()) for m in self.methods if m.pretraining is not None]
         simpler = [method.name for method in self.methods if method.leaves_out]
-        return (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler)
+        tuned = [self.aux_lrs] if self.aux_lrs else []
+        return (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler, *tuned)
 
     def baseline_of(self, method: Method) -> str:
         """Return the name of the baseline of the method's family, which may be the method itself."""
@@ -129,11 +153,21 @@ class Campaign(Experiment):
         return [*self.leading, *plain, *self.further]
 
     def arms(self) -> list[Arm]:
-        """Return every method at every rate of its grid."""
-        return [Arm(method=m.name, lr=lr, fields={**m.fields, "lr": lr}) for m in self.methods for lr in m.lrs]
+        """Return every method at every hidden rate of its grid, at the auxiliary rate of `fields`."""
+        default = self.fields["aux_lr"] if self.aux_lrs else None
+        return [self._arm(method, lr, default) for method in self.methods for lr in method.lrs]
+
+    def auxiliary_arms(self, chosen: Mapping[str, Arm]) -> list[Arm]:
+        """Return every chosen arm at every auxiliary rate of the grid; empty if there is no such grid."""
+        methods = {method.name: method for method in self.methods}
+        return [self._arm(methods[name], arm.lr, aux_lr) for name, arm in chosen.items() for aux_lr in self.aux_lrs]
+
+    def _arm(self, method: Method, lr: float, aux_lr: float | None) -> Arm:
+        tuned = {} if aux_lr is None else {"aux_lr": aux_lr}
+        return Arm(method=method.name, lr=lr, aux_lr=aux_lr, fields={**method.fields, "lr": lr, **tuned})
 
     def tuned_arms(self) -> list[Arm]:
-        """Return the arms among which a rate is chosen."""
+        """Return the arms among which a hidden rate is chosen."""
         tuned = {method.name for method in self.methods if len(method.lrs) > 1}
         return [arm for arm in self.arms() if arm.method in tuned]
 

@@ -17,7 +17,8 @@ from ngpt.sources import Stamp, changed_file
 ASSUMED_FLOPS = 1e10
 """floating-point operations per second of one CPU core, for `--dry-run` before any run has finished"""
 
-Stage = Literal["pretraining", "tuning", "comparison"]
+Stage = Literal["pretraining", "tuning", "auxiliary", "comparison"]
+"""tuning: of the hidden rate; auxiliary: of the auxiliary rate"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,15 @@ class PlannedRun:
     run_id: str
 
     @classmethod
-    def of(cls, stage: Stage, method: str, seed: int, config: RunConfig, **more: Any) -> Self:
-        """Return a run whose data are those that `config` names, with `more` fields of a subclass."""
-        arm, identity = Arm(method=method, lr=config.optim.lr, fields={}), run_id(config, digest_of(config.data))
+    def of(
+        cls, stage: Stage, method: str, seed: int, config: RunConfig, *, aux_lr: float | None = None, **more: Any
+    ) -> Self:  # fmt: skip
+        """Return a run whose data are those that `config` names, with `more` fields of a subclass.
+
+        aux_lr: as in `Arm`, for the run's name.
+        """
+        arm = Arm(method=method, lr=config.optim.lr, aux_lr=aux_lr, fields={})
+        identity = run_id(config, digest_of(config.data))
         return cls(stage=stage, arm=arm, seed=seed, config=config, run_id=identity, **more)
 
     @property
@@ -44,12 +51,18 @@ class PlannedRun:
     @property
     def labels(self) -> dict[str, Any]:
         """Labels that say in the collected data what the run is for."""
-        return {"stage": self.stage, "method": self.arm.method, "lr": self.arm.lr, "seed": self.seed}
+        rates = {"lr": self.arm.lr, "aux_lr": self.config.optim.resolved_aux_lr}
+        return {"stage": self.stage, "method": self.arm.method, **rates, "seed": self.seed}
 
     @property
     def key(self) -> str:
         """Key of the run's command in the collected data."""
-        return f"{self.arm.method}|{self.arm.lr}|{self.seed}"
+        return key_of(self.labels)
+
+
+def key_of(row: Mapping[str, Any]) -> str:
+    """Return the key of a collected run's command; data from before auxiliary rates were tuned have none in it."""
+    return "|".join(str(row[name]) for name in ("method", "lr", "aux_lr", "seed") if name in row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +92,12 @@ class Plan(AnyPlan):
     def _seeds(self, stage: Stage) -> range:
         """Return the seeds of a stage: none that compares also chooses a rate, and no two numbers of them share one.
 
+        Both rates are chosen on the same seeds.
+
         Repeating an inconclusive comparison with more seeds is therefore a new comparison.
         """
         n = self.comparison_seeds
-        return range(self.tuning_seeds) if stage == "tuning" else range(10_000 * n, 10_000 * n + n)
+        return range(10_000 * n, 10_000 * n + n) if stage == "comparison" else range(self.tuning_seeds)
 
     def pretraining_runs(self, stage: Stage) -> list[PlannedRun]:
         """Return the runs whose weights those of `stage` start from, each once; empty if all start from scratch."""
@@ -98,15 +113,25 @@ class Plan(AnyPlan):
         """Return every tuned arm on every tuning seed; seed by seed, so that an interrupted campaign is balanced."""
         return self._runs("tuning", self.campaign.tuned_arms())
 
+    def auxiliary_runs(self, chosen: Mapping[str, Arm]) -> list[PlannedRun]:
+        """Return each method's chosen arm at the auxiliary rates that `tuning_runs` leaves out, on the same seeds."""
+        done = {run.run_id for run in self.tuning_runs()}
+        return [run for run in self._runs("auxiliary", self.campaign.auxiliary_arms(chosen)) if run.run_id not in done]
+
     def comparison_runs(self, chosen: Mapping[str, Arm]) -> list[PlannedRun]:
         """Return each method's chosen arm on the comparison seeds."""
         return self._runs("comparison", list(chosen.values()))
+
+    def auxiliary_rates(self, method: Method) -> int:
+        """Return at how many auxiliary rates a method has still to run once its hidden rate is tuned."""
+        return max(0, len(self.campaign.aux_lrs) - (len(method.lrs) > 1))
 
     def count(self) -> int:
         """Return the number of runs in all stages."""
         methods = self.campaign.methods
         sources = len(self.pretraining_runs("tuning")) + len(self.pretraining_runs("comparison"))
-        return self.tuning_seeds * len(self.campaign.tuned_arms()) + self.comparison_seeds * len(methods) + sources
+        tuning = len(self.campaign.tuned_arms()) + sum(self.auxiliary_rates(method) for method in methods)
+        return self.tuning_seeds * tuning + self.comparison_seeds * len(methods) + sources
 
     def _runs(self, stage: Stage, arms: list[Arm]) -> list[PlannedRun]:
         runs: list[PlannedRun] = []

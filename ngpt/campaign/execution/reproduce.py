@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.definition.plan import PlannedRun, key_of
 from ngpt.campaign.execution.execute import execute, finished_record
 from ngpt.command import parse
 from ngpt.errors import require
@@ -14,7 +14,7 @@ from ngpt.errors import require
 
 def _flags(data: dict[str, Any], row: dict[str, Any]) -> tuple[list[str], str | None]:
     """Return the command line of a published run, and the id of the run whose weights it starts from."""
-    flags = shlex.split(data["commands"][f"{row['method']}|{row['lr']}|{row['seed']}"])
+    flags = shlex.split(data["commands"][key_of(row)])
     return flags, Path(flags[flags.index("--init-from") + 1]).name if "--init-from" in flags else None
 
 
@@ -22,7 +22,7 @@ def _run(data: dict[str, Any], row: dict[str, Any], sources: Mapping[str, Path])
     """Return the published run as a run of the present code, with its initial weights taken from `sources`."""
     flags, source = _flags(data, row)
     config = parse(flags if source is None else [*flags, "--init-from", str(sources[source])])[0]
-    return PlannedRun.of(row["stage"], row["method"], row["seed"], config)
+    return PlannedRun.of(row["stage"], row["method"], row["seed"], config, aux_lr=row.get("aux_lr"))
 
 
 def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary
+from ngpt.campaign.analysis.statistics import LrOptimum
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.report.style import (
     COLORS,
@@ -44,6 +45,7 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
     kinds: dict[str, Callable[[], Figure | None]] = {
         "effects": lambda: _effects(analysis), "scan": lambda: _scan(campaign, analysis),
         "loss_against_lr": lambda: _loss_against_lr(campaign, analysis, looks),
+        "loss_against_aux_lr": lambda: _loss_against_aux_lr(campaign, analysis, looks),
         "loss_curves": lambda: _loss_curves(analysis, data, looks),
         "pace": lambda: _pace(campaign, analysis, data, looks),
         "telemetry": lambda: _telemetry(analysis, looks), "automata": lambda: _automata(data.get("automata", {})),
@@ -146,31 +148,47 @@ def _mean_telemetry(name: str, summary: MethodSummary) -> np.ndarray:
 
 
 def _loss_against_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Look]) -> Figure:
-    few = len(analysis.summaries) < 4
+    curves = [(s.method.name, s.method.lrs, s.tuning, s.optimum) for s in analysis.summaries]
+    return _loss_against_rate(campaign, curves, looks, "learning rate of the hidden matrices")
+
+
+def _loss_against_aux_lr(campaign: Campaign, analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
+    curves = [(s.method.name, campaign.aux_lrs, s.aux_tuning, s.aux_optimum) for s in analysis.summaries]
+    if not any(table.size for _, _, table, _ in curves):
+        return None
+    label = "auxiliary learning rate, each method at its chosen hidden rate"
+    return _loss_against_rate(campaign, curves, looks, label)
+
+
+def _loss_against_rate(
+    campaign: Campaign, curves: list[tuple[str, tuple[float, ...], np.ndarray, LrOptimum | None]],
+    looks: dict[str, Look], label: str,
+) -> Figure:  # fmt: skip
+    """Draw loss against a rate: of each method its name, its grid, its results (seeds, rates) and its optimum."""
+    few, xlabel = len(curves) < 4, label
     figure, axes = subplots(7.0 if few else 9.0, 4.2)
-    for summary in analysis.summaries:
-        if not len(summary.tuning):
+    for name, grid, tuning, o in curves:
+        if not len(tuning):
             continue
-        look = looks[summary.method.name]
-        lrs = np.array(summary.method.lrs)
-        whole = np.isfinite(summary.tuning).all(axis=0)
-        table = summary.tuning[:, whole]
-        label = f"{summary.method.name} ({len(table)} tuning seeds)"
+        look = looks[name]
+        lrs = np.array(grid)
+        whole = np.isfinite(tuning).all(axis=0)
+        table = tuning[:, whole]
+        label = f"{name} ({len(table)} tuning seeds)"
         axes.errorbar(lrs[whole], table.mean(axis=0), yerr=_interval(table), marker="o", capsize=3, label=label, **look)
         axes.plot(lrs[whole], table.T, ".", color=look["color"], alpha=0.35, markersize=4)
         for lr in lrs[~whole]:
             axes.plot(lr, 1.0, "x", color=look["color"], transform=axes.get_xaxis_transform(), clip_on=False)
-        o = summary.optimum
         if few and o is not None and not o.at_edge:
             axes.axvline(o.lr, color=look["color"], linestyle=":", linewidth=1)
             if o.lr_low is not None and o.lr_high is not None:
                 axes.axvspan(o.lr_low, o.lr_high, color=look["color"], alpha=0.08, linewidth=0)
     lines = "; dotted: fitted optimum, shaded: its range over resampled seeds" if few else ""
     axes.set(
-        xscale="log", xlabel="learning rate of the hidden matrices", title=f"Mean and 95% interval over seeds{lines}",
+        xscale="log", xlabel=xlabel, title=f"Mean and 95% interval over seeds{lines}",
         ylabel=f"{campaign.rule.metric} [{campaign.rule.unit}]",
     )  # fmt: skip
-    _name_rates(axes, sorted({lr for summary in analysis.summaries for lr in summary.method.lrs}))
+    _name_rates(axes, sorted({lr for _, grid, _, _ in curves for lr in grid}))
     _legend(axes)
     return figure
 
@@ -192,7 +210,7 @@ def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look
         rows = [row for row in compared if row["method"] == summary.method.name]
         if not rows:
             continue
-        label = f"{summary.method.name}, lr {summary.chosen_lr:g} ({len(rows)} seeds)"
+        label = f"{summary.method.name}, {summary.chosen} ({len(rows)} seeds)"
         for axes, kind in ((left, "train"), (right, "val")):
             _band(axes, [row[kind] for row in rows], looks[summary.method.name], label)
     left.set(xlabel="step", ylabel="training loss [nats per token]")
@@ -254,7 +272,7 @@ def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
         for summary in analysis.summaries:
             if name in summary.telemetry:
                 step, mean = summary.telemetry[name]
-                label = f"{summary.method.name}, lr {summary.chosen_lr:g}"
+                label = f"{summary.method.name}, {summary.chosen}"
                 axes.plot(step, mean, marker="o", markersize=3, label=label, **looks[summary.method.name])
         scale = "log" if name != "radial_share_hidden" else "linear"
         axes.set(xlabel="step", yscale=scale, title=LABELS[name])

@@ -40,6 +40,8 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=partial(_command_of, data), rates=most_rates, budget=data["training"].get("budget_seconds"),
         tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in summaries},
+        aux_cells={s.method.name: _cells(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr) for s in summaries},
+        costs_known=any("aux_lr" in row for row in data["runs"]),
     )  # fmt: skip
     return path, analysis
 
@@ -60,12 +62,17 @@ def _tuning_cells(summary: MethodSummary, columns: int) -> list[str]:
     """Return the tuning result of each rate of a method's grid; the chosen rate in bold, missing runs counted."""
     if len(summary.method.lrs) == 1 < columns:
         return [f"{summary.method.lrs[0]:g}, not tuned"] + ["–"] * (columns - 1)
+    return _cells(summary.method.lrs, summary.tuning, summary.chosen_lr)
+
+
+def _cells(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None) -> list[str]:
+    """Return the tuning result (seeds, rates) of each rate of a grid."""
     cells = []
-    for index, lr in enumerate(summary.method.lrs):
-        values = summary.tuning[:, index] if len(summary.tuning) else np.empty(0)
+    for index, lr in enumerate(grid):
+        values = tuning[:, index] if len(tuning) else np.empty(0)
         runs = "" if np.isfinite(values).all() else f" ({counted(values)} runs)"
         cell = f"{lr:g}: {mean_sd(values)}{runs}"
-        cells.append(f"**{cell}**" if lr == summary.chosen_lr else cell)
+        cells.append(f"**{cell}**" if lr == chosen else cell)
     return cells
 
 
@@ -85,9 +92,11 @@ def tally(answers: list[Answer]) -> str:
     return f"Of {len(answers)} comparisons, " + ", ".join(parts[:-1]) + f" and {parts[-1]}."
 
 
-def _command_of(data: dict[str, Any], method: str, lr: float) -> str:
-    """Return the command of a method's run at a rate, on the first seed that has one."""
-    flags = next(flags for key, flags in data["commands"].items() if key.startswith(f"{method}|{lr}|"))
+def _command_of(data: dict[str, Any], summary: MethodSummary) -> str:
+    """Return the command of a method's run at its chosen rates, on the first seed that has one."""
+    rates = [rate for rate in (summary.chosen_lr, summary.chosen_aux_lr) if rate is not None]
+    start = "|".join(map(str, [summary.method.name, *rates])) + "|"
+    flags = next(flags for key, flags in data["commands"].items() if key.startswith(start))
     return f"python train_architectural.py {flags} --threads 1 --out single".replace("  ", " ")
 
 

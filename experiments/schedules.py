@@ -1,0 +1,94 @@
+"""Which schedule of the rate gives Muon, geodesic Muon and Adam their best loss at one length of training."""
+
+import math
+from typing import Any
+
+from ngpt.campaign.analysis.analyze import Analysis
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+
+PRESET = "tiny"
+MUON_RATES = (0.012, 0.024, 0.048)
+FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "Muon": ({"optimizer": "muon"}, MUON_RATES),
+    "geodesic Muon": ({"optimizer": "muon", "geodesic_muon": "lr-norm"}, MUON_RATES),
+    "Adam": ({"optimizer": "adam"}, (0.004, 0.008, 0.016)),
+}
+"""Configuration fields and grid of hidden rates of each family."""
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "linear": {"schedule": "linear"},
+    "wsd 0.5": {"schedule": "wsd", "decay_share": 0.5},
+    "wsd 0.2": {"schedule": "wsd", "decay_share": 0.2},
+    "cosine": {"schedule": "cosine"},
+    "sqrt": {"schedule": "sqrt"},
+    "sqrt 0.5": {"schedule": "sqrt", "decay_share": 0.5},
+}
+"""Schedules from the simplest to the least simple; a number is the share of the run in which the rate decays."""
+BASELINE = "wsd 0.2"
+TIE = 0.005
+"""nats per token within which two schedules are as good as each other"""
+RULE = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.01, unit="nats per token", seeds=5)
+
+
+def named(family: str, schedule: str) -> str:
+    """Return the name of a method."""
+    return f"{family}, {schedule}"
+
+
+def over_families(schedule: str) -> Contrast:
+    """Return the mean over the families of a schedule minus the baseline."""
+    share = 1 / len(FAMILIES)
+    return Contrast(
+        name=f"{schedule} against {BASELINE}, mean of the families",
+        weights={
+            named(family, name): sign * share for family in FAMILIES for name, sign in ((schedule, 1), (BASELINE, -1))
+        },
+        question=f"Which schedules beat {BASELINE} on average over the three families?",
+        rule=RULE,
+    )
+
+
+def ladder_schedule(analysis: Analysis) -> str | None:
+    """Return the schedule for the ladder of presets by the rule in the claim; None where a run is missing."""
+    losses = {summary.method.name: float(summary.comparison.mean()) for summary in analysis.summaries}
+    means = {name: sum(losses[named(family, name)] for family in FAMILIES) / len(FAMILIES) for name in SCHEDULES}
+    if any(math.isnan(mean) for mean in means.values()):
+        return None
+    return next(name for name, mean in means.items() if mean <= min(means.values()) + TIE)
+
+
+CAMPAIGN = Campaign(
+    name="schedules",
+    title="Schedules of the learning rate for Muon, geodesic Muon and Adam on gated nGPT",
+    question=f"Does a schedule beat {BASELINE}, the one of the first campaigns, for its own family of steps?",
+    claim=r"""
+        All schedules end at zero, and all rates of a run, hidden and auxiliary, follow the same one. With r from 0 to 1
+        the progress within the decay, *linear*, *cosine* and *sqrt* multiply the rates by $1 - r$,
+        $(1 + \cos \pi r)/2$ and $1 - \sqrt{r}$ over the whole run; *wsd 0.2*, *wsd 0.5* and *sqrt 0.5* keep them
+        constant and let them fall in the last 20% or 50%, the first two linearly. The peak of the hidden rate is
+        chosen for every method from its family's three, a factor of two apart and placed by pilot runs with *linear*
+        (`rung-1`, seed 100); the peak of the auxiliary rate is the preset's for all, so a schedule that would like
+        another one is at a disadvantage.
+
+        Two shapes are left out because they nearly repeat these: $(1 - r)^{1.2}$ is nowhere further than 0.07 from
+        *linear*, and the logarithmic decay with $\rho = 0.1$ nowhere further than 0.07 from *sqrt*. A constant rate is
+        left out because its loss, that of an iterate which noise still moves, is not comparable.
+
+        Prediction: a decay over half of the run or all of it beats one over the last fifth, by 0.01 nats or more, in
+        every family. The smallest effect that matters is half of the one used to compare steps, because a schedule
+        costs nothing, and a difference of 0.01 between schedules could be mistaken for one between steps.
+
+        What follows, fixed before the runs: the ladder of presets takes the schedule whose final loss on the comparison
+        seeds, averaged over the three families at their chosen rates, is lowest. Schedules within 0.005 nats of the
+        lowest are tied; of these the first is taken in the order linear, wsd 0.5, wsd 0.2, cosine, sqrt, sqrt 0.5.
+        `ladder_schedule` in the experiment's file computes it.
+    """,
+    methods=tuple(
+        Method(name=named(family, name), fields={**fields, **schedule}, lrs=rates, family=family)
+        for family, (fields, rates) in FAMILIES.items()
+        for name, schedule in SCHEDULES.items()
+    ),
+    baselines=tuple(named(family, BASELINE) for family in FAMILIES),
+    rule=RULE,
+    leading=tuple(over_families(schedule) for schedule in SCHEDULES if schedule != BASELINE),
+    preset=PRESET,
+)
