@@ -100,7 +100,7 @@ def simple_muon(dtype: torch.dtype, **options: Any) -> Build:
     def build(parameters: list[nn.Parameter], dims: list[int]) -> SimpleMuon:
         of_dim = {dim: [p for p, its in zip(parameters, dims, strict=True) if its == dim] for dim in (-1, 0)}
         groups = [{"params": some, "sphere_dim": dim} for dim, some in of_dim.items()]
-        return SimpleMuon(groups, **MUON, ns_steps=ITERATIONS, polar_dtype=dtype, **options)
+        return SimpleMuon(groups, ns_steps=ITERATIONS, polar_dtype=dtype, **{**MUON, **options})
 
     return build
 

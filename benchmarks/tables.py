@@ -10,7 +10,14 @@ from ngpt.files import read_json
 
 def speed_tables() -> str:
     """Return all tables on speed as markdown."""
-    on_cpus = [campaign_tables(), contention_table(), *optimizer_tables(), *training_tables(), *path_tables()]
+    on_cpus = [
+        campaign_tables(),
+        contention_table(),
+        *optimizer_tables(),
+        *option_tables(),
+        *training_tables(),
+        *path_tables(),
+    ]
     return "\n\n".join([*on_cpus, gpu_table()]) + "\n"
 
 
@@ -82,6 +89,29 @@ def optimizer_tables() -> list[str]:
                 gain = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_faster"])
                 cells.append(f"{gain}, {row['share_of_floor']:.0%}")
             lines.append(f"| {contender} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    return tables
+
+
+def option_tables() -> list[str]:
+    """Return one table per file of results on what an option costs beside the linear step."""
+    tables = []
+    for path in sorted(FOLDER.glob("step_options_cpu_*.json")):
+        results = read_json(path)
+        machine, rows = results["measured_on"], results["rows"]
+        widths = list(dict.fromkeys(row["width"] for row in rows))
+        found = {(row["option"], row["width"]): row["times_linear"] for row in rows}
+        lines = [
+            f"An option's step: time relative to the linear step. {machine['device']}, {machine['threads']} "
+            f"thread{'s' * (machine['threads'] > 1)}, polar products in {results['dtype']}; medians of "
+            f"{results['median_of']} interleaved steps (`{results['command']}`).",
+            "",
+            "| option | " + " | ".join(f"{width} wide" for width in widths) + " |",
+            "|---" * (1 + len(widths)) + "|",
+        ]
+        for option in dict.fromkeys(row["option"] for row in rows):
+            cells = ("{median:.2f} [{low:.2f}, {high:.2f}]".format(**found[option, width]) for width in widths)
+            lines.append(f"| {option} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return tables
 

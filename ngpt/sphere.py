@@ -53,8 +53,8 @@ def tangent(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
     right tangent for a weight that has drifted off the sphere between two projections.
     """
     x_wide = _wide(x)
-    along = inner(x, v, dim=dim) / x_wide.square().sum(dim=dim, keepdim=True).clamp_min(UNIT_TINY**2)
-    return (_wide(v) - along * x_wide).to(v.dtype)
+    along = inner(x, v, dim=dim) / inner(x, x, dim=dim).clamp_min(UNIT_TINY**2)
+    return torch.addcmul(_wide(v), x_wide, along, value=-1).to(v.dtype)
 
 
 def retract(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
@@ -83,24 +83,45 @@ def geodesic(x: Tensor, u: Tensor, theta: Tensor | float, *, dim: int) -> Tensor
     length = norm(u, dim=dim)
     theta = torch.where(length > UNIT_TINY, torch.as_tensor(theta, dtype=length.dtype, device=length.device), 0.0)
     towards = _wide(u) / length.clamp_min(UNIT_TINY)
-    excess = inner(x, x, dim=dim) - 1
-    root = (1 + excess).sqrt().clamp_min(UNIT_TINY)
-    too_long = excess / (root * (1 + root))  # 1 - 1 / |x|; for |x| near 1, with half the rounding of that quotient
-    shrink = torch.where(theta != 0, 2 * torch.sin(theta / 2).square() + torch.cos(theta) * too_long, 0.0)
+    shrink = _shrink(inner(x, x, dim=dim), theta)
     return (_wide(x) + (towards * torch.sin(theta) - shrink * _wide(x))).to(x.dtype)
+
+
+def _shrink(square: Tensor, theta: Tensor) -> Tensor:
+    """Return 1 - cos(theta) / |x| for |x|^2 = `square`, without cancellation; 0 where theta is 0."""
+    excess = square - 1
+    divisor = (square.sqrt() + square).clamp_min(UNIT_TINY)
+    too_long = excess / divisor  # 1 - 1 / |x|; for |x| near 1, with half the rounding of that quotient
+    versine = 2 * torch.sin(theta / 2).square()
+    return torch.where(theta != 0, torch.addcmul(versine, 1 - versine, too_long), 0.0)
 
 
 def turn(x: Tensor, v: Tensor, rate: Tensor | float, *, fixed_angle: bool, dim: int) -> Tensor:
     """Rotate x along the geodesic in the direction of u, the tangent part of an ambient v.
 
-    The angle is `rate` radians with `fixed_angle`, else rate |u|. Where u is zero, or only the rounding of a v parallel
-    to x, x stays.
+    The angle is `rate` radians with `fixed_angle`, else rate |u|; a negative rate turns the other way. Where u is zero,
+    or only the rounding of a v parallel to x, x stays.
+
+    The same as `tangent` twice, because the rounding of a near-radial v is not tangent, and then `geodesic`, in a
+    third of the passes over memory. The second tangent u - r x, r = <x, u> / <x, x>, is never formed:
+    |u - r x|^2 = |u|^2 - r <x, u>, without cancellation as r is a rounding, and r joins the factor of x. Likewise
+    |v|^2 = |u|^2 + <x, v>^2 / <x, x>.
     """
-    u = tangent(x, tangent(x, v, dim=dim), dim=dim)  # twice: the rounding of a near-radial v is not tangent
-    length = norm(u, dim=dim)
-    directed = length > NOISE * torch.finfo(length.dtype).eps * norm(v, dim=dim)
-    theta = torch.ones_like(length) * rate if fixed_angle else rate * length
-    return geodesic(x, u, torch.where(directed, theta, 0.0), dim=dim)
+    wide, square = _wide(x), inner(x, x, dim=dim)
+    divisor = square.clamp_min(UNIT_TINY**2)
+    radial = inner(x, v, dim=dim)
+    along = radial / divisor
+    u = torch.addcmul(_wide(v), wide, along, value=-1)
+    rest = inner(x, u, dim=dim)
+    r, u_square = rest / divisor, inner(u, u, dim=dim)
+    length_square = torch.addcmul(u_square, r, rest, value=-1)
+    rounding = torch.addcmul(u_square, along, radial) * (NOISE * torch.finfo(u.dtype).eps) ** 2
+    directed = length_square > rounding.clamp_min(UNIT_TINY**2)
+    length = length_square.clamp_min(UNIT_TINY**2).sqrt()
+    theta = rate * (directed.to(length.dtype) if fixed_angle else directed * length)
+    stretch = torch.sin(theta) / length
+    back = torch.addcmul(_shrink(square, theta), stretch, r)
+    return (wide + torch.addcmul(stretch * u, wide, back, value=-1)).to(x.dtype)
 
 
 def log(x: Tensor, y: Tensor, *, dim: int) -> Tensor:
@@ -122,6 +143,19 @@ def transport(x: Tensor, u: Tensor, theta: Tensor | float, v: Tensor, *, dim: in
     e = _wide(u) / length.clamp_min(UNIT_TINY)
     along = inner(e, v, dim=dim)
     return (_wide(v) + along * (e * (torch.cos(theta) - 1) - _wide(x) * torch.sin(theta))).to(v.dtype)
+
+
+def rotate(x: Tensor, y: Tensor, v: Tensor, *, dim: int, radial: bool = True) -> Tensor:
+    """Turn an ambient v as the plane of x and y turns when x goes to y: v - 2 (<z, v> / <z, z>) z + 2 <x, v> y.
+
+    z = x + y. Two reflections, along x and along z, are this rotation. Of a tangent v it is `transport` from x to y.
+    Without `radial` the part of v along x, which becomes <x, v> y, is dropped. The rotation to an antipodal point is
+    not unique; the result is then finite.
+    """
+    z = _wide(x) + _wide(y)
+    across = inner(z, v, dim=dim) * (2 / inner(z, z, dim=dim).clamp_min(UNIT_TINY**2))
+    along = inner(x, v, dim=dim) * (2 if radial else 1)
+    return torch.addcmul(torch.addcmul(_wide(v), z, across, value=-1), _wide(y), along).to(v.dtype)
 
 
 def angle(x: Tensor, y: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:

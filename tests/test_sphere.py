@@ -208,3 +208,55 @@ def test_gradients_agree_with_finite_differences(name: str, dim: int) -> None:
     leaves = [value.requires_grad_() for value in arguments(name, geometry((3, 4), dim, torch.float64))]
     function: Callable[..., Tensor] = getattr(sphere, name)
     assert torch.autograd.gradcheck(lambda *values: function(*values, dim=dim), leaves)
+
+
+# --- the fused rotations ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fixed_angle", [True, False])
+@pytest.mark.parametrize("share", [1.0, 1e-3])
+@pytest.mark.parametrize("size", [1e-14, 1.0, 1e14])
+@pytest.mark.parametrize(
+    ("dtype", "v_dtype"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.float32, torch.bfloat16)],
+    ids=str,
+)
+@pytest.mark.parametrize(("shape", "dim"), LAYOUTS)
+def test_turn_is_two_tangents_and_a_geodesic(
+    shape: tuple[int, ...], dim: int, dtype: torch.dtype, v_dtype: torch.dtype, size: float, share: float,
+    fixed_angle: bool,
+) -> None:  # fmt: skip
+    """For tiny and huge directions, zero ones, and such that are radial but for a part in a thousand."""
+    g = geometry(shape, dim, torch.float64)
+    x = g["x"].to(dtype)
+    v = (size * (g["x"] + share * sphere.project(g["u"], dim=dim))).to(v_dtype)
+    v.select(0 if dim == -1 else -1, 1).zero_()
+    x_64, v_64 = sphere.project(x.double(), dim=dim), v.double()
+    u = sphere.tangent(x_64, sphere.tangent(x_64, v_64, dim=dim), dim=dim)
+    rate = -0.3 if fixed_angle else 0.3 / (size * share)
+    theta = rate * (torch.ones_like(g["theta"]) if fixed_angle else sphere.norm(u, dim=dim))
+    want = sphere.geodesic(x_64, u, theta, dim=dim)
+    got = sphere.turn(x, v, rate, fixed_angle=fixed_angle, dim=dim)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=arithmetic(dtype) / share)
+    assert (sphere.norm(got.double(), dim=dim) - 1).abs().max() < 4 * EPS[dtype]
+    idle = v_64.abs().sum(dim=dim, keepdim=True) == 0
+    assert idle.any() and torch.equal(torch.where(idle, got, x), x), "a zero direction moves nothing to the bit"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "dim"), LAYOUTS)
+def test_rotate_takes_x_to_y_and_is_the_transport_of_a_tangent(
+    shape: tuple[int, ...], dim: int, dtype: torch.dtype
+) -> None:
+    g = geometry(shape, dim, dtype)
+    x, y, v = g["x"], g["y"], g["v"]
+    allowed = 16 * EPS[dtype] * float(v.abs().max())
+    torch.testing.assert_close(sphere.rotate(x, y, x, dim=dim), y, rtol=0, atol=allowed)
+    u, flat = sphere.log(x, y, dim=dim), sphere.tangent(x, v, dim=dim)
+    want = sphere.transport(x, u, sphere.norm(u, dim=dim), flat, dim=dim)
+    if dtype != torch.bfloat16:
+        for radial in (True, False):
+            torch.testing.assert_close(sphere.rotate(x, y, flat, dim=dim, radial=radial), want, rtol=0, atol=allowed)
+        torch.testing.assert_close(sphere.rotate(x, y, v, dim=dim, radial=False), want, rtol=0, atol=allowed)
+    assert torch.isfinite(sphere.rotate(x, -x, v, dim=dim)).all()

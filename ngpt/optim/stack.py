@@ -15,6 +15,10 @@ from torch import Tensor
 from ngpt import kernels
 from ngpt.optim import rule, steps
 
+ALONE_FROM = 2**15
+"""Matrices with at least this many entries are moved one by one on a CPU. Stacks save calls, which is what the move of
+smaller matrices costs; of larger ones the passes over memory count, which are faster within a cache."""
+
 
 @dataclass
 class Stack:
@@ -56,6 +60,11 @@ class Stack:
         if steps.moves_in_place(self.parameters[0], self.group):
             for W_i, O_i in zip(self.parameters, O, strict=True):
                 rule.apply(W_i, O_i, {}, self.group)
+            return
+        first = self.parameters[0]
+        if self.count == 1 or (first.device.type == "cpu" and first.numel() >= ALONE_FROM):
+            for W_i, O_i, state_i in zip(self.parameters, O, self.states, strict=True):
+                rule.apply(W_i[None], O_i[None], {key: value[None] for key, value in state_i.items()}, self.group)
             return
         W = torch.stack(self.parameters)
         with self._stacked("momentum_buffer", needed=self.group["momentum_transport"] != "none") as state:
