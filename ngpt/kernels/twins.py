@@ -3,9 +3,8 @@
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from ngpt import sphere
 
@@ -95,64 +94,6 @@ def unit(x: Tensor) -> Tensor:
     return cast(Tensor, _Unit.apply(x))
 
 
-class _ResidualStep(torch.autograd.Function):
-    """y = N(z), z = h + a d, d = N(f) - h, with a backward pass that reads h and f no more."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, h: Tensor, f: Tensor, a: Tensor) -> Tensor:
-        inverse_f = sphere.inverse_length(f, dim=-1)
-        x = f * inverse_f
-        d = x - h
-        y = torch.addcmul(h, d, a)
-        inverse_z = sphere.inverse_length(y, dim=-1)
-        y.mul_(inverse_z)
-        ctx.save_for_backward(x, inverse_f, d, a, y, inverse_z)
-        ctx.dtypes = h.dtype, f.dtype  # type: ignore[attr-defined]
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, inverse_f, d, a, y, inverse_z = ctx.saved_tensors
-        dz = _without(dy, y).mul_(inverse_z)
-        da = (dz * d).flatten(0, -2).sum(dim=0)
-        dx = dz * a
-        dh = dz.sub_(dx)
-        return dh.to(ctx.dtypes[0]), _without(dx, x).mul_(inverse_f).to(ctx.dtypes[1]), da
-
-
-def _without(g: Tensor, y: Tensor) -> Tensor:
-    """Return g - <g, y> y along the last dimension, for unit y."""
-    return torch.addcmul(g, y, (g * y).sum(dim=-1, keepdim=True), value=-1)
-
-
 def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
-    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable once."""
-    return cast(Tensor, _ResidualStep.apply(h, f, a))
-
-
-class _Gated(torch.autograd.Function):
-    """u SiLU(g) for (u, g) in one tensor; the gradients of both are written to one as well."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, ug: Tensor) -> Tensor:
-        u, g = ug.chunk(2, dim=-1)
-        gate = F.silu(g)
-        ctx.save_for_backward(ug, gate)
-        return u * gate
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        ug, gate = ctx.saved_tensors
-        u, g = ug.chunk(2, dim=-1)
-        d_ug = torch.empty_like(ug)
-        du, dg = d_ug.chunk(2, dim=-1)
-        torch.mul(dy, gate, out=du)
-        torch.ops.aten.silu_backward(dy * u, g, grad_input=dg)
-        return d_ug
-
-
-def gated(ug: Tensor) -> Tensor:
-    """Return u SiLU(g), (..., F), for u and g side by side (..., 2 F); differentiable once."""
-    return cast(Tensor, _Gated.apply(ug))
+    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable."""
+    return unit(torch.lerp(h, unit(f), a))

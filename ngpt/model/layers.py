@@ -15,7 +15,7 @@ from ngpt import kernels
 from ngpt.config import ModelConfig
 from ngpt.kernels.attention import causal_attention
 from ngpt.kernels.dense import linear
-from ngpt.kernels.twins import gated, unit
+from ngpt.kernels.twins import unit
 from ngpt.model.roles import Declared, Role
 
 
@@ -143,7 +143,8 @@ class SwiGLU(nn.Module):
         if self.s_u is not None and self.s_g is not None:
             # scales multiply the rows of W, which has fewer elements than the activations: s * (W x) = (s * W) x
             W_u, W_g = W_u * self.s_u().unsqueeze(-1), W_g * self.s_g().unsqueeze(-1)
-        return self.down(gated(linear(h_BTD, torch.cat([W_u, W_g]))))
+        u_BTF, g_BTF = linear(h_BTD, torch.cat([W_u, W_g])).chunk(2, dim=-1)
+        return self.down(u_BTF * F.silu(g_BTF))
 
 
 class PaperResidual(nn.Module):
