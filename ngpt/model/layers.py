@@ -139,11 +139,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        W_u, W_g = self.u.weight, self.g.weight
-        if self.s_u is not None and self.s_g is not None:
-            # scales multiply the rows of W, which has fewer elements than the activations: s * (W x) = (s * W) x
-            W_u, W_g = W_u * self.s_u().unsqueeze(-1), W_g * self.s_g().unsqueeze(-1)
-        u_BTF, g_BTF = linear(h_BTD, torch.cat([W_u, W_g])).chunk(2, dim=-1)
+        u_BTF = self.u(h_BTD, None if self.s_u is None else self.s_u())
+        g_BTF = self.g(h_BTD, None if self.s_g is None else self.s_g())
         return self.down(u_BTF * F.silu(g_BTF))
 
 
