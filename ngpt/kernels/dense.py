@@ -29,14 +29,14 @@ def onednn_runs() -> bool:
 
 def linear(x: Tensor, W: Tensor) -> Tensor:
     """Return x W', (..., N), for x (..., M) and W (N, M), as torch.nn.functional.linear; differentiable once."""
-    if x.device.type == "cpu" and x.dtype == W.dtype == torch.float32 and onednn_runs() and _eager():
+    if _eager_on_cpu(x) and x.dtype == W.dtype == torch.float32 and x.ndim > 1 and x.numel() and onednn_runs():
         y: Tensor = _Linear.apply(x, W)  # type: ignore[no-untyped-call]
         return y
     return F.linear(x, W)
 
 
-def _eager() -> bool:
-    return not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+def _eager_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
 
 
 def times_transposed(A: Tensor, B: Tensor) -> Tensor:
