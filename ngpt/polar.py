@@ -157,7 +157,7 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
     more = [kernels.padding(side, X.dtype, X.device) for side in (m, n)]
     if any(more):  # zero rows and columns stay zero and change nothing else
         X = F.pad(X, (0, more[1], 0, more[0]))
-    if len(X) > 1 and kernels.one_by_one(m, X.device):
+    if len(X) > 1 and (kernels.one_by_one(m, X.device) or kernels.products(m, X.dtype, X.device) is kernels.dense):
         X = torch.stack([_iterated(matrix, rows) for matrix in X])
     else:
         X = _iterated(X.squeeze(0), rows).reshape(X.shape)
@@ -168,11 +168,10 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
 def _iterated(X: Tensor, rows: Sequence[Row]) -> Tensor:
     """Apply the rows to one wide matrix (m, n) or to a stack of them, (N, m, n)."""
     run = kernels.products(X.size(-2), X.dtype, X.device)
-    add_product = torch.addmm if X.ndim == 2 else torch.baddbmm
     for a, b, c in rows:
         A = run.xxt(X)
         B = run.ba_plus_cAA(A, b, c, check=False) if c else b * A
-        X = add_product(X, B, X, beta=a)
+        X = run.aX_plus_BX(X, B, a)
     return X
 
 

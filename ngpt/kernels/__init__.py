@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ngpt.kernels import twins
+from ngpt.kernels import dense, twins
 
 FROM_ROWS = 2048
 """Fewest rows for which the symmetric kernels run. Not measured here yet, for want of a GPU; NVIDIA's
@@ -22,7 +22,7 @@ Emerging-Optimizers report them slower than cuBLAS up to 512 rows and 1.5 to 1.7
 ALONE_FROM_ROWS = 512
 """Matrices with at least this many rows keep a CPU busy by themselves. A batched product takes 1.00 to 1.19 times as
 long as one product at a time, with the same bits (EPYC; 512 to 1,024 rows, float32 and bfloat16); smaller matrices are
-faster as a batch."""
+faster as a batch, except by oneDNN (`dense`)."""
 
 LONGEST = 8192
 """Longest vector that fits in the registers of a program; torch handles longer ones"""
@@ -37,6 +37,8 @@ CAPABILITY = (8, 0)
 
 def products(rows: int, dtype: torch.dtype, device: torch.device) -> ModuleType:
     """Return the module that computes products of matrices with `rows` rows (the shorter side)."""
+    if device.type == "cpu" and dtype == torch.float32 and rows >= dense.FROM_ROWS and dense.onednn_runs():
+        return dense
     if rows < FROM_ROWS or dtype not in (torch.bfloat16, torch.float16) or not triton_runs(device):
         return twins
     from ngpt.kernels import symmetric
@@ -45,7 +47,7 @@ def products(rows: int, dtype: torch.dtype, device: torch.device) -> ModuleType:
 
 
 def one_by_one(rows: int, device: torch.device) -> bool:
-    """Return whether matrices with `rows` rows (the shorter side) multiply faster one at a time than as a batch."""
+    """Return whether matrices with `rows` rows (the shorter side) keep a CPU busy one at a time."""
     return device.type == "cpu" and rows >= ALONE_FROM_ROWS
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
 from ngpt.kernels.launch import FUSED
+from ngpt.kernels.twins import aX_plus_BX as aX_plus_BX  # a plain product
 from ngpt.kernels.twins import check_symmetric
 
 

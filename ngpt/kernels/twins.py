@@ -28,6 +28,12 @@ def ba_plus_cAA(A: Tensor, b: float, c: float, *, check: bool = True) -> Tensor:
     return torch.baddbmm(flat, flat, flat, beta=b, alpha=c).reshape(A.shape)
 
 
+def aX_plus_BX(X: Tensor, B: Tensor, a: float) -> Tensor:  # noqa: N802 (the field's name)
+    """Return a X + B X for X (M, K) or (N, M, K) and square B."""
+    add_product = torch.addmm if X.ndim == 2 else torch.baddbmm
+    return add_product(X, B, X, beta=a)
+
+
 def check_symmetric(A: Tensor, *, values: bool) -> None:
     """Raise ValueError unless A (..., M, M) is square and, with `values`, bitwise equal to its transpose."""
     if A.ndim < 2 or A.size(-2) != A.size(-1):

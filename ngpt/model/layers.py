@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ngpt import kernels
 from ngpt.config import ModelConfig
+from ngpt.kernels.attention import causal_attention
+from ngpt.kernels.dense import linear
 from ngpt.kernels.twins import unit
 from ngpt.model.roles import Declared, Role
 
@@ -29,7 +31,7 @@ class Linear(Declared):
 
         The scale multiplies the rows of W, which has fewer elements than the activations: (s * W) x = s * (W x).
         """
-        return F.linear(x, self.weight if scale is None else self.weight * scale.unsqueeze(-1))
+        return linear(x, self.weight if scale is None else self.weight * scale.unsqueeze(-1))
 
 
 class Embedding(Declared):
@@ -106,15 +108,16 @@ class Attention(nn.Module):
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         W_qkv = torch.cat([self.q.weight, self.k.weight, self.v.weight])
-        qkv = rearrange(F.linear(h_BTD, W_qkv), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
-        qk, v = self.rope(qkv[:2]), qkv[2]
+        qkv = rearrange(linear(h_BTD, W_qkv), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
+        qk, v = qkv.split([2, 1])
+        qk, v = self.rope(qk), v.squeeze(0)
         if self.s_qk is None:
-            q, k = qk
+            q, k = qk.unbind()
         else:
-            q, k = unit(qk)
+            q, k = unit(qk).unbind()
             # <s q, s k> = <s^2 q, k>: the shared scale is applied once, squared, to q
             q = rearrange(self.s_qk() ** 2, "(H K) -> H 1 K", H=self.n_head) * q
-        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, scale=self.softmax_scale)
+        y = causal_attention(q.to(v.dtype), k.to(v.dtype), v, self.softmax_scale)
         return self.o(rearrange(y, "B H T K -> B T (H K)"))
 
 

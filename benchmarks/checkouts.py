@@ -1,0 +1,77 @@
+"""Training steps of several checkouts side by side: each in a process of its own, one after another, step by step.
+
+A process runs `python benchmarks/checkouts.py` in its checkout and imports that checkout's code. It reads lines of JSON
+from standard input: the fields of a configuration, then numbers of steps; it answers each with a line.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+Fields = dict[str, Any]
+"""Configuration fields; those that an older checkout does not have may not be among them."""
+
+
+class Worker:
+    """A model in training in a process of its own, with the code of a checkout."""
+
+    def __init__(self, checkout: Path, fields: Fields, vocabulary: int, threads: int) -> None:
+        """Start the process; it takes a few steps and waits."""
+        environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], cwd=checkout, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.description = self._ask({"fields": fields, "vocabulary": vocabulary, "threads": threads})
+
+    def seconds(self, steps: int) -> list[float]:
+        """Take `steps` steps; return the seconds of each."""
+        answer: list[float] = self._ask(steps)
+        return answer
+
+    def _ask(self, question: Any) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(question), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of a checkout has ended with exit code {self.process.wait()}")
+        return json.loads(answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve() -> None:
+    """Answer questions until standard input ends."""
+    sys.path[0] = os.getcwd()  # instead of this file's folder: the checkout's own code
+    import torch
+
+    from benchmarks.training_throughput import Arrangement
+    from ngpt.presets import resolve
+    from ngpt.training import environment
+
+    asked = json.loads(sys.stdin.readline())
+    device = torch.device("cpu")
+    environment.prepare(device, asked["threads"])
+    made = Arrangement(resolve("tiny", **asked["fields"]), asked["vocabulary"], device, graphs=False)
+    answer({"flops": made.flops(), "losses": made.losses})
+    for line in sys.stdin:
+        answer([sum(made.step().values()) for _ in range(json.loads(line))])
+
+
+def answer(content: Any) -> None:
+    """Print one line."""
+    print(json.dumps(content), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,84 @@
+"""Products by oneDNN: against float64, with gradients, for all strides; and where they run."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import drawn, laid_out
+from torch import Tensor
+
+from ngpt import kernels
+from ngpt.kernels import dense, twins
+from ngpt.polar import orthogonalize
+
+CPU = torch.device("cpu")
+ONEDNN = pytest.mark.skipif(not dense.onednn_runs(), reason="needs a processor with AVX512")
+
+
+def close(found: Tensor, exact: Tensor) -> None:
+    """Check to a few roundings of a sum of products with entries near 1."""
+    largest = max([1.0, *exact.abs().flatten().tolist()])
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=4e-6 * largest)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 1), (5, 64), (2, 3, 48), (0, 16), (2, 16, 33)])
+@pytest.mark.parametrize("rows", [1, 17, 96])
+def test_linear_and_its_gradients(shape: tuple[int, ...], rows: int) -> None:
+    x, W, dy = drawn(*shape, seed=1), drawn(rows, shape[-1], seed=2), drawn(*shape[:-1], rows, seed=3)
+    leaves = [tensor.requires_grad_() for tensor in (x, W)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, W)]
+    y, y_exact = dense.linear(*leaves), F.linear(*exact)
+    assert y.shape == dy.shape and y.dtype == torch.float32
+    close(y, y_exact)
+    y.backward(dy)
+    y_exact.backward(dy.double())
+    for leaf, reference in zip(leaves, exact, strict=True):
+        assert leaf.grad is not None and reference.grad is not None
+        close(leaf.grad, reference.grad)
+        assert leaf.grad.is_contiguous()
+
+
+@ONEDNN
+def test_products_of_any_strides() -> None:
+    for name, A, _ in laid_out(drawn(20, 33)):
+        for other, B, _ in laid_out(drawn(9, 33, seed=1)):
+            found = dense.times_transposed(A, B)
+            assert torch.allclose(found, A @ B.mT, atol=1e-4), f"{name} times {other}"
+
+
+@pytest.mark.parametrize("change", ["no AVX512", "float64", "autocast", "compiling"])
+def test_elsewhere_pytorch_multiplies(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    def refuse(*_: Tensor) -> Tensor:
+        raise AssertionError("oneDNN was called")
+
+    monkeypatch.setattr(dense, "times_transposed", refuse)
+    monkeypatch.setattr(dense, "onednn_runs", lambda: change != "no AVX512")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: change == "compiling")
+    dtype = torch.float64 if change == "float64" else torch.float32
+    x, W = drawn(4, 8).to(dtype).requires_grad_(), drawn(6, 8, seed=1).to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
+        y = dense.linear(x, W)
+        assert torch.equal(y, F.linear(x, W))
+    y.sum().backward()
+    assert kernels.products(4096, torch.bfloat16, CPU) is kernels.products(64, torch.float32, CPU) is twins
+    assert kernels.products(96, torch.float64, CPU) is twins
+    assert kernels.products(96, torch.float32, torch.device("meta")) is twins
+
+
+@ONEDNN
+@pytest.mark.parametrize("shape", [(96, 96), (3, 96, 130), (2, 200, 97)])
+def test_polar_factors_by_both_kinds_of_products(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    G = drawn(*shape)
+    assert kernels.products(96, torch.float32, CPU) is dense
+    exact = orthogonalize(G.double(), method="newton-schulz", steps=5, dtype=torch.float64)
+    found = orthogonalize(G, method="newton-schulz", steps=5)
+    monkeypatch.setattr(dense, "FROM_ROWS", 10**9)
+    plain = orthogonalize(G, method="newton-schulz", steps=5)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(plain.double(), exact, rtol=0, atol=1e-5)
+
+
+def test_a_product_that_is_not_symmetric_is_refused() -> None:
+    with pytest.raises(ValueError, match="square"):
+        dense.ba_plus_cAA(drawn(3, 4), 1.0, 1.0)
+    with pytest.raises(ValueError, match="symmetric"):
+        dense.ba_plus_cAA(drawn(4, 4), 1.0, 1.0)
