@@ -9,7 +9,7 @@ from typing import Any
 
 from ngpt.campaign.definition.experiment import Experiment
 
-FIRST_REGIME: Mapping[str, Any] = {"schedule": "wsd", "decay_share": 0.2}
+FIRST_REGIME: Mapping[str, Any] = {"schedule": "wsd", "decay_share": 0.2, "logit_scale_init": 1.0}
 
 
 def is_of_first_regime(experiment: Experiment) -> bool:

@@ -78,5 +78,5 @@ GATES = Gates(
         saving is specific to the length of the race: a pilot of 600 steps (seed 0) saved about a quarter. A rate tuned
         for Muon, which the plan does not ask for, is the subject of `muon_lr_sweep`.
     """,
-    fields={"batch_size": 3, "schedule": "cosine", "lr_floor": 1e-4},
+    fields={"batch_size": 3, "schedule": "cosine", "lr_floor": 1e-4, "logit_scale_init": 1.0},
 )

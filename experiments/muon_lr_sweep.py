@@ -32,7 +32,8 @@ CAMPAIGN = Campaign(
     aux_lrs=(0.0025, 0.005, 0.01, 0.02),
     baselines=("Adam",),
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
-    fields={"schedule": "linear", "steps": 400, "aux_lr": 0.005, "aux_lr_ratio": None},
+    fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None},
+    at_preset={"tiny": {"steps": 400}},
     published=dict.fromkeys(
         [("fineweb10b", "155m"), ("fineweb10b", "155m-literal")],
         "6.775 (Adam, lr 0.0005) and 6.425 (Muon, lr 0.003), one seed each, dnhkng/nGPT-muon at 5a9ab2e",

@@ -6,7 +6,7 @@ from typing import Any
 from ngpt.campaign.analysis.analyze import Analysis
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
-PRESET = "tiny"
+PRESET = "rung-1"
 MUON_RATES = (0.012, 0.024, 0.048)
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "Muon": ({"optimizer": "muon"}, MUON_RATES),

@@ -110,6 +110,8 @@ class Campaign(Experiment):
     """further seeds on which the methods are compared, each at its chosen rate; at least `rule.seeds`"""
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """figures published elsewhere and their source, by the data and the preset with which the report shows them"""
+    at_preset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """configuration fields of every run at a preset, by its name, beside `fields`"""
     budget_seconds: float | None = None
     """training time of every run, if runs end by the clock rather than after a number of steps"""
 
@@ -136,8 +138,15 @@ class Campaign(Experiment):
         contrasts = [(sorted(c.weights.items()), c.rule, questions.index(c.question)) for c in self.contrasts()]
         sources = [sorted(m.pretraining.items()) for m in self.methods if m.pretraining is not None]
         simpler = [method.name for method in self.methods if method.leaves_out]
-        tuned = [self.aux_lrs] if self.aux_lrs else []
-        return (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler, *tuned)
+        added = [part for part in (self.aux_lrs, sorted(self._of_presets())) if part]
+        return (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler, *added)
+
+    def _of_presets(self) -> list[tuple[str, str, Any]]:
+        return [(preset, *item) for preset, fields in self.at_preset.items() for item in fields.items()]
+
+    def fields_at(self, preset: str) -> dict[str, Any]:
+        """Return the configuration fields that all runs at a preset have in common."""
+        return {**self.fields, **self.at_preset.get(preset, {})}
 
     def baseline_of(self, method: Method) -> str:
         """Return the name of the baseline of the method's family, which may be the method itself."""
@@ -174,7 +183,7 @@ class Campaign(Experiment):
     def configure(self, arm: Arm, seed: int, overrides: Mapping[str, Any], preset: str) -> RunConfig:
         """Return the configuration of one run. `overrides` come from the command line and apply to every arm."""
         budget = {} if self.budget_seconds is None else {"time_budget_seconds": self.budget_seconds}
-        return resolve(preset, seed=seed, **{**self.fields, **budget, **overrides, **arm.fields})
+        return resolve(preset, seed=seed, **{**self.fields_at(preset), **budget, **overrides, **arm.fields})
 
     def configure_pretraining(self, method: Method, seed: int, preset: str) -> RunConfig:
         """Return the configuration of the run whose weights the method's run of this seed starts from.
@@ -182,4 +191,4 @@ class Campaign(Experiment):
         It does not depend on the command line, whose data and steps apply to the runs that follow.
         """
         assert method.pretraining is not None
-        return resolve(preset, seed=seed, **{**self.fields, **method.fields, **method.pretraining})
+        return resolve(preset, seed=seed, **{**self.fields_at(preset), **method.fields, **method.pretraining})
