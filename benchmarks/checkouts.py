@@ -1,7 +1,8 @@
-"""Training steps of several checkouts side by side: each in a process of its own, one after another, step by step.
+"""Training steps of another checkout's code beside this one's: `training_throughput.py --against CHECKOUT`.
 
-A process runs `python benchmarks/checkouts.py` in its checkout and imports that checkout's code. It reads lines of JSON
-from standard input: the fields of a configuration, then numbers of steps; it answers each with a line.
+Each checkout has a process of its own, and they take turns. A process runs `python benchmarks/checkouts.py` in its
+checkout and imports that checkout's code. It reads lines of JSON from standard input: the fields of a configuration,
+then numbers of steps; it answers each with a line.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,6 +50,28 @@ class Worker:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
+
+
+def compare(before: Path, fields: Fields, vocabulary: int, *, threads: int, rounds: int) -> dict[str, Any]:
+    """Return the seconds of a step of the code in `before` and of this checkout's, round by round, and its operations.
+
+    A round is about a quarter of a second of steps of each, and gives their median.
+    """
+    here = Path(__file__).parents[1]
+    with Worker(before, fields, vocabulary, threads) as old, Worker(here, fields, vocabulary, threads) as new:
+        steps = max(2, round(0.25 / median(new.seconds(5))))
+        seconds: dict[str, list[float]] = {"before": [], "after": []}
+        for number in range(rounds):
+            pair = [("before", old), ("after", new)]
+            for name, worker in pair[:: -1 if number % 2 else 1]:
+                seconds[name].append(median(worker.seconds(steps)))
+        return {"seconds": seconds, "flops": new.description["flops"], "same_model": same_losses(old, new)}
+
+
+def same_losses(old: Worker, new: Worker) -> bool:
+    """Return whether the first three losses agree to 1e-4: the same model on the same batches."""
+    pairs = zip(old.description["losses"], new.description["losses"], strict=True)
+    return all(abs(one - other) < 1e-4 for one, other in pairs)
 
 
 def serve() -> None:

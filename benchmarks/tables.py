@@ -16,6 +16,7 @@ def speed_tables() -> str:
         *optimizer_tables(),
         *option_tables(),
         *training_tables(),
+        *against_tables(),
         *path_tables(),
     ]
     return "\n\n".join([*on_cpus, gpu_table()]) + "\n"
@@ -134,6 +135,26 @@ def training_tables() -> list[str]:
             slower = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_slower_than_first"])
             shares = " | ".join(f"{share:.1%}" for share in row["share_of_time"].values())
             lines.append(f"| {row['arrangement']} | {slower} | {row['share_of_floor']:.0%} | {shares} |")
+        tables.append("\n".join(lines))
+    return tables
+
+
+def against_tables() -> list[str]:
+    """Return one table per device on training steps of this code relative to an earlier one's."""
+    tables = []
+    for path in sorted(FOLDER.glob("training_against_*.json")):
+        results = read_json(path)
+        machine = results["measured_on"]
+        lines = [
+            f"Training steps, this code against an earlier one's, {machine['threads']} thread: {machine['device']} "
+            f"(`{results['command']}`).",
+            "",
+            "| preset | step | tokens per second relative to before | floor, share of the time |",
+            "|---|---|---|---|",
+        ]
+        for row in results["rows"]:
+            faster = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["speedup"])
+            lines.append(f"| `{row['preset']}` | {row['rule']} | {faster} | {row['share_of_floor']:.0%} |")
         tables.append("\n".join(lines))
     return tables
 

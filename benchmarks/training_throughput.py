@@ -3,7 +3,8 @@
 Compares eager and compiled, with and without CUDA graphs, Muon and Adam, on random tokens. Each step is the trainer's
 own (`ngpt.training.step`), with schedule, batch, the host reading loss and norm, and lazy projection. On a CPU, whose
 speed varies, the arrangements alternate step by step; on a GPU they run one after another, each with all the memory.
-`--whole-run` adds the throughput given in the record of a run.
+`--whole-run` adds the throughput given in the record of a run. `--against CHECKOUT` compares with the code of another
+checkout instead, at several presets.
 
 The floor: 6 operations per token and weight of a matrix product, 12 n_layer n_embd seq_len per token for attention, and
 Muon's iterations once per step, at the measured rate of large square products.
@@ -24,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
+from benchmarks.checkouts import compare
 from benchmarks.measure import matmul_rate, order, prepare, ratio
 from benchmarks.saved import FOLDER, save
-from ngpt.config import RunConfig, Runtime
+from ngpt.config import RunConfig, Runtime, flatten
 from ngpt.data.batches import Batches, Windows
 from ngpt.data.shards import write_shard
 from ngpt.data.tokenizers import BYTES_VOCAB, GPT2_VOCAB
@@ -36,6 +38,7 @@ from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import environment
+from ngpt.training.environment import commit
 from ngpt.training.sharding import ParameterSharding
 from ngpt.training.step import Feed, TrainingStep
 from ngpt.training.trainer import train
@@ -176,6 +179,35 @@ def whole_run(config: RunConfig, vocabulary: int, threads: int) -> dict[str, Any
     return {name: getattr(record, name) for name in kept}
 
 
+COMPARED = ("tiny", "rung-1", "rung-2", "trinity")
+"""Presets at which two checkouts are compared."""
+
+RULES: dict[str, dict[str, Any]] = {"Muon": {}, "Muon, geodesic": {"geodesic_muon": "lr-norm"}}
+RULES |= {"Adam": {"optimizer": "adam"}}
+
+
+def against(options: argparse.Namespace, machine: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Compare with the code in `options.against`; return what is saved, and print a line for each comparison."""
+    rows = []
+    for preset, (rule, own) in itertools.product(COMPARED, RULES.items()):
+        config = resolve(preset, **own)
+        names = ["n_layer", "n_embd", "n_head", "seq_len", "alpha", "batch_size"]
+        names += ["ns_steps"] if config.optim.optimizer == "muon" else []
+        fields = own | {name: value for name, value in flatten(config).items() if name in names}
+        found = compare(options.against, fields, BYTES_VOCAB, threads=options.threads, rounds=options.rounds)
+        seconds, tokens = found["seconds"], config.train.batch_size * config.model.seq_len
+        row = {"preset": preset, "rule": rule, "tokens_a_step": tokens} | found
+        row["speedup"] = dataclasses.asdict(ratio(seconds["before"], seconds["after"]))
+        row["share_of_floor"] = sum(found["flops"]) / rate / median(seconds["after"])
+        row["tokens_per_second"] = tokens / median(seconds["after"])
+        print("{preset:8} {rule:15} {tokens_per_second:9,.0f} tokens/s".format(**row), end="")
+        print("  {median:.2f} [{low:.2f}, {high:.2f}] x before".format(**row["speedup"]), end="")
+        print(f"  floor {row['share_of_floor']:4.0%}  same model: {found['same_model']}")
+        rows.append(row)
+    command = f"python benchmarks/training_throughput.py --against <checkout of {commit(options.against)}>"
+    return {"command": command, "measured_on": machine, "rate": rate, "rows": rows}
+
+
 def main(arguments: list[str]) -> int:
     """Train every arrangement, print a table, and save everything."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -186,15 +218,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s, as in campaigns)")
     parser.add_argument("--whole-run", action="store_true", help="also make a whole run")
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
+    parser.add_argument("--against", type=Path, help="compare with the code of this checkout, on a CPU")
     options = parser.parse_args(arguments)
     if options.rounds < 2:
         parser.error("--rounds must be at least 2")
+    if options.against is not None and not (options.against / "benchmarks/training_throughput.py").is_file():
+        parser.error(f"--against {options.against}: no checkout with benchmarks/training_throughput.py")
     device = environment.choose_device(options.device)
     options.preset = options.preset or ("155m" if device.type == "cuda" else "tiny")
     if options.batch_size is None and device.type == "cuda":
         options.batch_size = 2**15 // resolve(options.preset).model.seq_len
     machine = prepare(device, options.threads)
     environment.prepare(device, options.threads)
+    if options.against is not None:
+        rate = matmul_rate(torch.float32, device, threads=options.threads)
+        path = options.json or FOLDER / "training_against_cpu.json"
+        save(str(path.resolve().with_suffix("")), against(options, machine, rate))
+        return 0
     chosen = arrangements(options, device)
     config = next(iter(chosen.values()))[0]
     vocabulary = GPT2_VOCAB if config.data.tokenizer == "gpt2" else BYTES_VOCAB

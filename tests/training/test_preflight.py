@@ -12,6 +12,7 @@ from ngpt import polar
 from ngpt.command import main
 from ngpt.cost import duration, hidden_entries, hidden_shapes, parameter_count, pass_operations, polar_operations
 from ngpt.data.corpus import load_corpus
+from ngpt.kernels import attention, dense
 from ngpt.model import build_model
 from ngpt.model.loss import cross_entropy
 from ngpt.model.roles import Role, parameter_specs
@@ -23,8 +24,10 @@ VOCAB = 300
 
 
 @pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gpt", "gated-literal"])
-def test_the_operations_are_those_that_pytorch_counts(arch: str) -> None:
-    """With attention as plain products, causal half included: those are what PyTorch counts."""
+def test_the_operations_are_those_that_pytorch_counts(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With attention as plain products, causal half included, and none by oneDNN: those are what PyTorch counts."""
+    monkeypatch.setattr(dense, "onednn_runs", lambda: False)
+    monkeypatch.setattr(attention, "LONGEST", 0)
     config = resolve(arch=arch, n_embd=48, n_head=4, n_layer=2, seq_len=32, batch_size=2)
     model = build_model(config.model, VOCAB, seed=0)
     ids = torch.zeros(2, 32, dtype=torch.long)
