@@ -81,9 +81,10 @@ def same_losses(folder: Path, expected: tuple[Any, ...]) -> None:
     assert [row["step"] for row in found] == [row["step"] for row in rows]
     for row, other in zip(found, rows, strict=True):
         assert set(other) <= set(row)
-        turned = ("rotation_hidden_rad", "rotation_spread_head")
-        for name in ("loss", "val_loss", "grad_norm", "logit_scale_mean", *turned):
-            assert name not in other or row[name] == pytest.approx(other[name], rel=10 * TOLERANCE), (row, other)
+        tolerances = dict.fromkeys(("loss", "val_loss", "grad_norm", "logit_scale_mean"), 10 * TOLERANCE)
+        tolerances |= dict.fromkeys(("rotation_hidden_rad", "rotation_spread_head"), 50 * TOLERANCE)
+        for name, tolerance in tolerances.items():
+            assert name not in other or row[name] == pytest.approx(other[name], rel=tolerance), (name, row, other)
         for name in ("loss", "val_loss"):
             assert name not in other or row[name] == pytest.approx(other[name], rel=TOLERANCE), (row, other)
 
