@@ -53,7 +53,8 @@ STEPS: dict[str, dict[str, Any]] = {
     "linear": {},
     "geodesic lr": {"geodesic_muon": "lr", "momentum_transport": "parallel"},
     "geodesic lr-norm": {"geodesic_muon": "lr-norm", "tangent": "before"},
-    "normuon, cautious decay": {"normuon": "short-axis", "weight_decay": 1.0, "cautious_wd": True},
+    # a sign that rounding turns changes an entry by lr times this decay
+    "normuon, cautious decay": {"normuon": "short-axis", "weight_decay": 0.1, "cautious_wd": True},
     "adam": {"optimizer": "adam"},
     "ngpt": {"arch": "ngpt"},
     "gpt": {"arch": "gpt", "lr": 0.005, "aux_lr": 0.002},
@@ -81,10 +82,9 @@ def same_losses(folder: Path, expected: tuple[Any, ...]) -> None:
     assert [row["step"] for row in found] == [row["step"] for row in rows]
     for row, other in zip(found, rows, strict=True):
         assert set(other) <= set(row)
-        tolerances = dict.fromkeys(("loss", "val_loss", "grad_norm", "logit_scale_mean"), 10 * TOLERANCE)
-        tolerances |= dict.fromkeys(("rotation_hidden_rad", "rotation_spread_head"), 50 * TOLERANCE)
-        for name, tolerance in tolerances.items():
-            assert name not in other or row[name] == pytest.approx(other[name], rel=tolerance), (name, row, other)
+        turned = ("rotation_hidden_rad", "rotation_spread_head")
+        for name in ("loss", "val_loss", "grad_norm", "logit_scale_mean", *turned):
+            assert name not in other or row[name] == pytest.approx(other[name], rel=10 * TOLERANCE), (row, other)
         for name in ("loss", "val_loss"):
             assert name not in other or row[name] == pytest.approx(other[name], rel=TOLERANCE), (row, other)
 
