@@ -33,7 +33,7 @@ WORTH_MEASURING = 0.15
 """Longest step, in seconds as `REACHED` predicts it, of which a few are made to measure it"""
 
 MEASURED_SECONDS, WARM_UP = 1.5, 2
-"""How long steps are measured, and after how many"""
+"""Seconds for which steps are timed, and the number of steps before them that are not"""
 
 WORTH_SAYING = 60.0
 """Shortest run, in seconds, whose length is announced"""
@@ -75,7 +75,7 @@ def announcement(config: RunConfig, vocab_size: int, *, steps: int) -> list[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What one run costs."""
+    """The cost of one run, in lines for people and in seconds."""
 
     lines: list[str]
     """for people: parameters, tokens, operations, time"""

@@ -256,7 +256,7 @@ def once_projected(W: Tensor, O: Tensor, lr: float, mode: Any, *, dim: int) -> T
 
 @pytest.mark.parametrize("mutation", [once_projected, no_tangent, straight])
 def test_a_step_that_leaves_the_sphere_is_seen(mutation: Move) -> None:
-    assert largest_drift(0.3, "lr", -1, move=mutation, count=200) > 2e-5
+    assert largest_drift(0.3, "lr", -1, move=mutation, count=500) > 5e-5
 
 
 def test_simple_muon_stays_on_the_sphere_for_ten_thousand_steps() -> None:

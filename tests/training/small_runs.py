@@ -24,6 +24,7 @@ from ngpt.command import main
 from ngpt.config import RunConfig, Runtime
 from ngpt.errors import exit_code_of
 from ngpt.flags import to_flags
+from ngpt.kernels import dense
 from ngpt.optim.muon import SimpleMuon
 from ngpt.presets import resolve
 from ngpt.training import metrics, sharding, trainer
@@ -181,6 +182,8 @@ def command(
 ) -> None:
     """Run the command in this process, with its standard error in a file."""
     os.environ |= environment
+    if "PLAIN_PRODUCTS" in environment:
+        dense.onednn_runs = lambda: False  # type: ignore[assignment]
     if "SHARDED_DIM" in environment:
         sharding.FullyShardedParameters.__init__.__kwdefaults__["dim"] = int(environment["SHARDED_DIM"])
     if "BROKEN_AT" in environment:
