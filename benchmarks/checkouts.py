@@ -47,9 +47,7 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
 
 def compare(before: Path, fields: Fields, vocabulary: int, *, threads: int, rounds: int) -> dict[str, Any]:

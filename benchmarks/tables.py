@@ -66,6 +66,11 @@ def contention_table() -> str:
     return "\n".join(lines)
 
 
+def interval(ratio: dict[str, float]) -> str:
+    """Return the median of a ratio with its 95% interval, as `benchmarks.measure.Ratio` is saved."""
+    return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**ratio)
+
+
 def optimizer_tables() -> list[str]:
     """Return one table per file of results on one optimizer step against peers: CPU, by threads, and GPU."""
     tables = []
@@ -87,7 +92,7 @@ def optimizer_tables() -> list[str]:
             cells = []
             for width in widths:
                 row = rows[contender, width]
-                gain = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_faster"])
+                gain = interval(row["times_faster"])
                 cells.append(f"{gain}, {row['share_of_floor']:.0%}")
             lines.append(f"| {contender} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
@@ -111,7 +116,7 @@ def option_tables() -> list[str]:
             "|---" * (1 + len(widths)) + "|",
         ]
         for option in dict.fromkeys(row["option"] for row in rows):
-            cells = ("{median:.2f} [{low:.2f}, {high:.2f}]".format(**found[option, width]) for width in widths)
+            cells = (interval(found[option, width]) for width in widths)
             lines.append(f"| {option} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return tables
@@ -132,7 +137,7 @@ def training_tables() -> list[str]:
             "|---|---|---|---|---|---|",
         ]
         for row in rows:
-            slower = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["times_slower_than_first"])
+            slower = interval(row["times_slower_than_first"])
             shares = " | ".join(f"{share:.1%}" for share in row["share_of_time"].values())
             lines.append(f"| {row['arrangement']} | {slower} | {row['share_of_floor']:.0%} | {shares} |")
         tables.append("\n".join(lines))
@@ -153,7 +158,7 @@ def against_tables() -> list[str]:
             "|---|---|---|---|",
         ]
         for row in results["rows"]:
-            faster = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["speedup"])
+            faster = interval(row["speedup"])
             lines.append(f"| `{row['preset']}` | {row['rule']} | {faster} | {row['share_of_floor']:.0%} |")
         tables.append("\n".join(lines))
     return tables
