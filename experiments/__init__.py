@@ -11,10 +11,12 @@ from experiments import (
     nca_pretraining,
     projection_frequency,
     schedules,
+    sensitivity,
 )
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.engine import Study
 from ngpt.campaign.gates.command import GatesStudy
+from ngpt.campaign.sensitivity.command import SensitivityStudy
 
 CAMPAIGNS = [
     muon_lr_sweep.CAMPAIGN,
@@ -27,5 +29,9 @@ CAMPAIGNS = [
 ]
 """Campaigns that compare methods, in the order of the index."""
 
-INDEX: list[Study[Any]] = [*map(CampaignStudy, CAMPAIGNS), GatesStudy(integration_gates.GATES)]
+INDEX: list[Study[Any]] = [
+    *map(CampaignStudy, CAMPAIGNS),
+    SensitivityStudy(sensitivity.STUDY),
+    GatesStudy(integration_gates.GATES),
+]
 """All campaigns and the gates, in the order of the index."""

@@ -1,9 +1,12 @@
 """Which schedule of the rate gives Muon, geodesic Muon and Adam their best loss at one length of training."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from ngpt.campaign.analysis.analyze import Analysis
+import numpy as np
+from numpy.typing import NDArray
+
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 PRESET = "rung-1"
@@ -53,13 +56,18 @@ def over_families(schedule: str) -> Contrast:
     )
 
 
-def ladder_schedule(analysis: Analysis) -> str | None:
+def ladder_schedule(losses: Mapping[str, NDArray[np.float64]]) -> str | None:
     """Return the schedule for the ladder of presets by the rule in the claim; None where a run is missing."""
-    losses = {summary.method.name: float(summary.comparison.mean()) for summary in analysis.summaries}
-    means = {name: sum(losses[named(family, name)] for family in FAMILIES) / len(FAMILIES) for name in SCHEDULES}
+    means = {name: float(np.mean([losses[named(family, name)].mean() for family in FAMILIES])) for name in SCHEDULES}
     if any(math.isnan(mean) for mean in means.values()):
         return None
     return next(name for name, mean in means.items() if mean <= min(means.values()) + TIE)
+
+
+def follow_up(losses: Mapping[str, NDArray[np.float64]]) -> str:
+    """Return what the ladder takes, as a sentence."""
+    chosen = ladder_schedule(losses)
+    return f"By the rule below, the ladder of presets takes **{chosen}**." if chosen else ""
 
 
 CAMPAIGN = Campaign(
@@ -98,5 +106,5 @@ CAMPAIGN = Campaign(
     rule=RULE,
     leading=tuple(over_families(schedule) for schedule in SCHEDULES if schedule != BASELINE),
     preset=PRESET,
-    tuning_seeds=2,
+    follow_up=follow_up,
 )

@@ -29,6 +29,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.campaign.report"},
     {"ngpt.campaign.engine"},
     {"ngpt.campaign.command", "ngpt.campaign.gates"},
+    {"ngpt.campaign.sensitivity"},
     {"experiments"},
     {"runners", "train_architectural", "benchmarks"},
     {"experiments.regenerate_docs"},

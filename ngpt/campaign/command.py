@@ -19,7 +19,6 @@ from ngpt.campaign.definition import Arm, Campaign
 from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
-from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
 from ngpt.campaign.report.markdown import effect_of, signed, write_report
@@ -40,6 +39,9 @@ class CampaignStudy(Study[Plan]):
 
     reports_partial_results = True
 
+    seeds_help = "seeds per arm to choose rates (%(default)s); to compare: at least {}"
+    """help of --seeds, where {} stands for the number of comparison seeds"""
+
     def __init__(self, campaign: Campaign) -> None:
         self.experiment: Campaign = campaign
 
@@ -47,7 +49,7 @@ class CampaignStudy(Study[Plan]):
         campaign = self.experiment
         parser = options.common_parser(
             campaign.question, preset=campaign.preset, seeds=campaign.tuning_seeds,
-            seeds_help=f"seeds per arm to choose rates (%(default)s); to compare: at least {campaign.comparison_seeds}",
+            seeds_help=self.seeds_help.format(campaign.comparison_seeds),
         )  # fmt: skip
         if campaign.budget_seconds is None:
             parser.add_argument("--steps", type=int, help="steps of a run; default: the preset's")
@@ -102,7 +104,8 @@ class CampaignStudy(Study[Plan]):
             if number := plan.auxiliary_rates(method):
                 print(f"  auxiliary  {plan.tuning_seeds} seeds of {method.name} at {number} of the rates {rates}")
         for method in campaign.methods:
-            print(f"  comparison  {plan.comparison_seeds} seeds of {method.name} at the rate that tuning chooses")
+            where = " at the rate that tuning chooses" if len(method.lrs) > 1 or campaign.aux_lrs else ""
+            print(f"  comparison  {plan.comparison_seeds} seeds of {method.name}{where}")
         config = campaign.configure(campaign.arms()[0], 0, plan.overrides, plan.preset)
         cost = options.cost_of_a_run(config)
         if done:
@@ -156,7 +159,7 @@ class CampaignStudy(Study[Plan]):
 
     def reproduce(self, plan: Plan, given: argparse.Namespace, jobs: int) -> int:
         """Compare with the published data unless --reports is given."""
-        published = read_data(self.experiment, options.reports_folder(given))
+        published = self.read(options.reports_folder(given))
         return 0 if reproduce(published, plan.data_digest, jobs=jobs, **options.device_settings(given.device)) else 1
 
     def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:

@@ -1,8 +1,11 @@
 """A campaign as an experiment file states it: question, methods with their grids, baselines, rule. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.rule import Rule, check
@@ -112,6 +115,8 @@ class Campaign(Experiment):
     """figures published elsewhere and their source, by the data and the preset with which the report shows them"""
     at_preset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """configuration fields of every run at a preset, by its name, beside `fields`"""
+    follow_up: Callable[[Mapping[str, NDArray[np.float64]]], str] | None = field(default=None, repr=False)
+    """losses on the comparison seeds by method -> what follows from them by a rule in `claim`, as a sentence"""
     budget_seconds: float | None = None
     """training time of every run, if runs end by the clock rather than after a number of steps"""
 

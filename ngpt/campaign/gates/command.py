@@ -13,7 +13,7 @@ from typing import Any
 
 from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import Batch, Study
-from ngpt.campaign.execution.collect import Metrics, read_data
+from ngpt.campaign.execution.collect import Metrics
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.options import common_parser, cost_of_a_run, overrides_of
 from ngpt.campaign.gates.definition import Gates, OptimizerName, TaskName
@@ -163,7 +163,7 @@ class GatesStudy(Study[GatePlan]):
 
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:
         """Write report and figure; the experiment passes if every gate does."""
-        path, judged = write_gates_report(self.experiment, read_data(self.experiment, reports), reports)
+        path, judged = write_gates_report(self.experiment, self.read(reports), reports)
         lines = [*(gate.line for gate in judged), f"{self.name}: {overall(judged)}"]
         return path, lines, all(gate.passed for gate in judged)
 

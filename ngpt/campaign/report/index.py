@@ -20,6 +20,10 @@ class Indexed(ABC):
         """Name of the experiment."""
         return self.experiment.name
 
+    def read(self, reports: Path) -> dict[str, Any]:
+        """Return the collected data in `reports`, as `read_data` does."""
+        return read_data(self.experiment, reports)
+
     @abstractmethod
     def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
         """Return question, name, verdict, effect with its unit, and seeds of every answer, question by question."""
@@ -66,7 +70,7 @@ def _collected(studies: Sequence[Indexed], reports: Path) -> tuple[list[tuple[In
     for study in studies:
         if data_path(reports, study.name).exists():
             try:
-                found.append((study, read_data(study.experiment, reports)))
+                found.append((study, study.read(reports)))
             except OutdatedDataError:
                 outdated.append(f"{study.experiment.report_name} (`python runners/{study.name}.py` rebuilds it)")
     why = "\nNot listed, because the experiment's file has changed since the data were collected: "

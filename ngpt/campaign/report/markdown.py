@@ -38,9 +38,10 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         published=campaign.published.get((data["data"], data["preset"])),
         columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in summaries)},
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
-        command_of=partial(_command_of, data), rates=most_rates, budget=data["training"].get("budget_seconds"),
+        command_of=partial(command_of, data), rates=most_rates, budget=data["training"].get("budget_seconds"),
         tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in summaries},
         aux_cells={s.method.name: _cells(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr) for s in summaries},
+        follow_up=campaign.follow_up and campaign.follow_up({s.method.name: s.comparison for s in summaries}),
         costs_known=any("aux_lr" in row for row in data["runs"]),
     )  # fmt: skip
     return path, analysis
@@ -92,7 +93,7 @@ def tally(answers: list[Answer]) -> str:
     return f"Of {len(answers)} comparisons, " + ", ".join(parts[:-1]) + f" and {parts[-1]}."
 
 
-def _command_of(data: dict[str, Any], summary: MethodSummary) -> str:
+def command_of(data: dict[str, Any], summary: MethodSummary) -> str:
     """Return the command of a method's run at its chosen rates, on the first seed that has one."""
     rates = [rate for rate in (summary.chosen_lr, summary.chosen_aux_lr) if rate is not None]
     start = "|".join(map(str, [summary.method.name, *rates])) + "|"

@@ -1,0 +1,57 @@
+"""What else limits Muon, geodesic Muon and Adam: the loss against every setting that has a default."""
+
+from experiments.schedules import FAMILIES
+from ngpt.campaign.definition import Rule
+from ngpt.campaign.sensitivity.definition import Knob, Sensitivity
+
+MUONS = ("Muon", "geodesic Muon")
+
+
+def halved_and_doubled(value: float) -> tuple[float, ...]:
+    """Return half and twice a value."""
+    return value / 2, value * 2
+
+
+def memory_halved_and_doubled(momentum: float) -> tuple[float, ...]:
+    """Return the decays of moving averages over half and twice as many steps, 1 / (1 - decay)."""
+    return 1 - 2 * (1 - momentum), 1 - (1 - momentum) / 2
+
+
+def one_less_and_one_more(logit: float) -> tuple[float, ...]:
+    """Return the logits of gates whose odds are e times smaller and larger."""
+    return logit - 1, logit + 1
+
+
+STUDY = Sensitivity(
+    name="sensitivity",
+    title="Sensitivity of Muon, geodesic Muon and Adam to their settings on gated nGPT",
+    question="Which defaults are off?",
+    claim=r"""
+        Every method runs at the defaults of its preset, and again with one setting moved. Both rates are also moved
+        together. Nothing is tuned: a difference is what a user who keeps the default leaves on the table.
+
+        - *Hidden rate*, *auxiliary rate*, *alpha* (the initial residual step) and *logit scale* (its initial value) are
+          halved and doubled. The auxiliary rate is that of AdamW for embedding, head, gates and scalars.
+        - *Momentum* of Muon and *beta1* of Adam are moved so that the average covers half and twice as many steps.
+          Adam's applies to all its parameters.
+        - *Gate* is the initial logit of the gates, lowered and raised by 1: they start at 27% or 73% instead of half
+          open.
+
+        Prediction: no default is off. If one is, and it belongs to the preset rather than to the text, it is mended and
+        the study repeated, so that campaigns on the ladder compare steps rather than how well a preset suits them.
+    """,
+    methods={name: fields for name, (fields, _) in FAMILIES.items()},
+    surface=(
+        Knob(name="hidden rate", field="lr", moved=halved_and_doubled),
+        Knob(name="auxiliary rate", field="aux_lr", moved=halved_and_doubled),
+    ),
+    knobs=(
+        Knob(name="momentum", field="momentum", moved=memory_halved_and_doubled, methods=MUONS),
+        Knob(name="beta1", field="adam_beta1", moved=memory_halved_and_doubled, methods=("Adam",)),
+        Knob(name="alpha", field="alpha", moved=halved_and_doubled),
+        Knob(name="logit scale", field="logit_scale_init", moved=halved_and_doubled),
+        Knob(name="gate", field="gate_init", moved=one_less_and_one_more),
+    ),
+    rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
+    preset="rung-1",
+)
