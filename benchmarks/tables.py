@@ -17,6 +17,7 @@ def speed_tables() -> str:
         *option_tables(),
         *training_tables(),
         *against_tables(),
+        *nvidia_tables(),
         *path_tables(),
     ]
     return "\n\n".join([*on_cpus, gpu_table()]) + "\n"
@@ -160,6 +161,28 @@ def against_tables() -> list[str]:
         for row in results["rows"]:
             faster = interval(row["speedup"])
             lines.append(f"| `{row['preset']}` | {row['rule']} | {faster} | {row['share_of_floor']:.0%} |")
+        tables.append("\n".join(lines))
+    return tables
+
+
+def nvidia_tables() -> list[str]:
+    """Return one table per device on the paper's model beside NVIDIA's."""
+    tables = []
+    for path in sorted(FOLDER.glob("nvidia_ngpt_*.json")):
+        results = read_json(path)
+        machine = results["measured_on"]
+        lines = [
+            f"Forward and backward of `ngpt` and of NVIDIA's public model, {machine['threads']} thread"
+            f"{'s' * (machine['threads'] > 1)}, float32, eager, interleaved: {machine['device']} "
+            f"(`{results['command']}`). NVIDIA's is made for a GPU; here it has PyTorch's attention.",
+            "",
+            "| layers x width, tokens a step | speedup over NVIDIA's | floor, share of the time | NVIDIA's |",
+            "|---|---|---|---|",
+        ]
+        for row in results["rows"]:
+            theirs, ours = (f"{row['share_of_floor'][name]:.0%}" for name in ("NVIDIA", "ngpt"))
+            size = f"{row['layers']} x {row['width']}, {row['tokens']:,}"
+            lines.append(f"| {size} | {interval(row['times_faster'])} | {ours} | {theirs} |")
         tables.append("\n".join(lines))
     return tables
 
