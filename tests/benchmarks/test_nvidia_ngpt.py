@@ -31,7 +31,8 @@ class GPTConfig:
 class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
-        shape = ModelConfig(arch="ngpt", n_layer=config.n_layer, n_embd=config.n_embd, n_head=config.n_head, seq_len=config.block_size)
+        sizes = dict(n_layer=config.n_layer, n_embd=config.n_embd, n_head=config.n_head, seq_len=config.block_size)
+        shape = ModelConfig(arch="ngpt", **sizes)
         self.inner = build_model(shape, config.vocab_size + {more}, seed=0)
 
     def forward(self, idx, targets):

@@ -102,6 +102,22 @@ def test_runs_of_unequal_length_are_shown_as_far_as_all_have_come(tmp_path: Path
     assert "## Steps and time" not in report(made_up(), tmp_path / "plain")
 
 
+@pytest.mark.parametrize(
+    ("schedule", "share", "ends"),
+    [("wsd", 0.2, True), ("sqrt", 0.5, True), ("linear", 1.0, False), ("constant", 0.2, False), ("various", 0.2, False)],
+)
+def test_only_a_rate_that_is_constant_at_first_has_a_time_before_it_decays(
+    tmp_path: Path, schedule: str, share: float, ends: bool
+) -> None:
+    data = made_up()
+    for r in data["runs"]:
+        r["val"] = curve(0.04 if r["method"] == "Muon" else 0.06, 0.01, 0.0)
+    data["training"] |= {"budget_seconds": 10.0, "schedule": schedule, "decay_share": share}
+    text = report(data, tmp_path)
+    assert ("latest common time before the rate decays" in text) == ends
+    assert (f"{schedule} schedule with decay over the last {100 * share:.0f}% of the run" in text) == ends
+
+
 # --- simplicity ------------------------------------------------------------------------------------------------------
 
 RULE = Rule(metric="final_val_bpb", predicted="lower", smallest_effect=0.02, unit="bits per byte", seeds=5)

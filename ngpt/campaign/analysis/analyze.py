@@ -11,6 +11,7 @@ from ngpt.campaign.analysis.pace import Pace, pace_of
 from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, sample_mean, steps_to_reach
 from ngpt.campaign.analysis.verdict import Answer, Simplicity, judge_campaign, judge_simplicity
 from ngpt.campaign.definition import Campaign, Method, rates_text
+from ngpt.config import DECAYING
 
 BOOTSTRAP_SEED = 20241001
 
@@ -100,8 +101,7 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
 
     training, undecayed = data["training"], None
     if training.get("budget_seconds") is not None:
-        decay_share = training["decay_share"] if training["schedule"] == "wsd" else 0.0
-        undecayed = training["budget_seconds"] * (1 - decay_share)
+        undecayed = training["budget_seconds"] * (1 - training["decay_share"] if ends_with_decay(training) else 1)
     plain = [answer for answer in answers if answer.contrast.question == campaign.question]
     spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
     counts = Counter(row["status"] for row in rows)
@@ -117,6 +117,11 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
         idle=_idle_arms(campaign, rows), counts=dict(counts),
         complete=len(rows) == data["planned_runs"] and counts["done"] + counts["diverged"] == len(rows),
     )  # fmt: skip
+
+
+def ends_with_decay(training: dict[str, Any]) -> bool:
+    """Return whether the rates of all runs are constant for a while and then decay, as the collected data say."""
+    return training["schedule"] in DECAYING["schedule"] and 0 < training["decay_share"] < 1
 
 
 def _summary(

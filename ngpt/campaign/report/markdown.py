@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze
+from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay
 from ngpt.campaign.analysis.statistics import sample_mean
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.definition import Campaign
@@ -42,7 +42,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in summaries},
         aux_cells={s.method.name: _cells(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr) for s in summaries},
         follow_up=campaign.follow_up and campaign.follow_up({s.method.name: s.comparison for s in summaries}),
-        costs_known=any("aux_lr" in row for row in data["runs"]),
+        ends_with_decay=ends_with_decay(data["training"]), costs_known=any("aux_lr" in row for row in data["runs"]),
     )  # fmt: skip
     return path, analysis
 

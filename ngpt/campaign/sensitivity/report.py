@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ngpt.campaign.analysis.analyze import Analysis, analyze
+from ngpt.campaign.analysis.analyze import Analysis, analyze, ends_with_decay
 from ngpt.campaign.analysis.verdict import Verdict
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.report.markdown import command_of, effect_of, signed, write_markdown
@@ -38,7 +38,8 @@ def write_sensitivity_report(
         most_values=max(len(scan.values) for scan in findings.scans),
         cost=_cost, judged_costs=sum(len(one.verdicts) for one in findings.compromises),
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
-        at_defaults=at_defaults, command_of=partial(command_of, data),
+        ends_with_decay=ends_with_decay(data["training"]), at_defaults=at_defaults,
+        command_of=partial(command_of, data),
     )  # fmt: skip
     return path, analysis, findings
 
