@@ -104,7 +104,7 @@ def test_runs_of_unequal_length_are_shown_as_far_as_all_have_come(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("schedule", "share", "ends"),
-    [("wsd", 0.2, True), ("sqrt", 0.5, True), ("linear", 1.0, False), ("constant", 0.2, False), ("various", 0.2, False)],
+    [("wsd", 0.2, True), ("sqrt", 0.5, True), ("linear", 1.0, False), ("constant", 0.2, False), ("various", 1, False)],
 )
 def test_only_a_rate_that_is_constant_at_first_has_a_time_before_it_decays(
     tmp_path: Path, schedule: str, share: float, ends: bool
