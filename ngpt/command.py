@@ -63,6 +63,8 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
             options["type"] = _reader(str, optional=True, choices=choices)
         elif choices:
             options["choices"] = choices
+        elif field.metadata.get("words"):
+            options |= {"nargs": "*", "metavar": "KEY=VALUE"}
         else:
             members = {*(get_args(hint) or (hint,))}
             words = [word for one in members if get_origin(one) is Literal for word in get_args(one)]
@@ -103,6 +105,7 @@ def parse(arguments: list[str] | None = None) -> tuple[RunConfig, Runtime]:
     Unknown flags and malformed values end the process with one line and code 2; refused values raise InputError.
     """
     given = vars(build_parser().parse_args(arguments))
+    given |= {name: " ".join(words) for name, words in given.items() if isinstance(words, list)}
     of_runtime = [field.name for field in dataclasses.fields(Runtime) if field.name in given]
     runtime = Runtime(**{name: given.pop(name) for name in of_runtime})
     return resolve(**given), runtime

@@ -29,7 +29,7 @@ from ngpt.refusals import (
     or_word,
     refusals_of,
 )
-from ngpt.registry import OPTIMIZERS
+from ngpt.registry import OPTIMIZERS, is_optimizer
 
 Arch = Literal["gated-ngpt", "ngpt", "gpt", "gated-literal"]
 Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz-literal", "newton-schulz", "you", "polar-express", "svd"]
@@ -55,6 +55,7 @@ def option(
     argument: str | None = None,
     reads_weights: bool | tuple[Any, ...] = True,
     unit_vectors: bool = False,
+    words: bool = False,
 ) -> Any:
     """Declare a field of a configuration dataclass, as `dataclasses.field` does; `ngpt.refusals` reads the rest.
 
@@ -64,6 +65,7 @@ def option(
     step: whether it is a step option, a keyword argument of SimpleMuon, called `argument` there if not as the field.
     reads_weights: the values of a step option at which the step depends on the weights; True: all but the default.
     unit_vectors: whether it needs unit vectors at those values.
+    words: whether its flag takes several words, joined by spaces.
     """
 
     def reads(value: Any) -> bool:
@@ -71,7 +73,8 @@ def option(
 
     facts = {"bounds": bounds, "needs": (MUON if step else {}) | dict(needs or {}), "choices": choices, "step": step}
     return dataclasses.field(
-        default=default, metadata=facts | {"argument": argument, "reads": reads, "unit_vectors": unit_vectors}
+        default=default,
+        metadata=facts | {"argument": argument, "reads": reads, "unit_vectors": unit_vectors, "words": words},
     )
 
 
@@ -145,8 +148,10 @@ class DataConfig(_Section):
 class OptimConfig(_Section):
     """The optimizer of the hidden matrices; embeddings, head, gates and scalars always use AdamW."""
 
-    optimizer: str = option("muon", choices=tuple(OPTIMIZERS))
-    """the optimizer of the hidden matrices"""
+    optimizer: str = option("muon", (is_optimizer, f"must be {', '.join(OPTIMIZERS)}, module:Class or file.py:Class"))
+    """the optimizer of the hidden matrices: muon, adam, or any class, as package.module:Class or path/file.py:Class"""
+    optimizer_args: str = option("", words=True)
+    """arguments of the class that --optimizer names, as key=value"""
     lr: float = option(0.03, POSITIVE)
     """learning rate of the hidden matrices; for Muon, the length of the step of a unit row of the polar factor"""
     aux_lr: float = option(0.005, POSITIVE, needs={"aux_lr_ratio": (None,)})

@@ -7,8 +7,12 @@ import textwrap
 from typing import Any
 
 from ngpt.config import RunConfig, flatten
+from ngpt.foreign import is_class
 from ngpt.presets import resolve
 from ngpt.refusals import flag_name
+
+WORDS = {"optimizer_args"}
+"""fields whose flags take several words"""
 
 
 @functools.cache
@@ -33,6 +37,7 @@ def to_flags(config: RunConfig) -> list[str]:
     for decider in ("arch", "optimizer", "data", "schedule"):  # first those on which other defaults depend
         if flat[decider] != flatten(resolve(config.preset, **chosen))[decider]:
             chosen[decider] = flat[decider]
+            chosen |= {"lr": flat["lr"]} if decider == "optimizer" and is_class(flat["optimizer"]) else {}
     base = flatten(resolve(config.preset, **chosen))
     chosen |= {name: value for name, value in flat.items() if base[name] != value and name not in ("preset", "seed")}
     flags = [] if config.preset == "tiny" else ["--preset", config.preset]
@@ -41,6 +46,9 @@ def to_flags(config: RunConfig) -> list[str]:
             flags.append(flag_name(name) if value else flag_name("no_" + name))
         else:
             text = "none" if value is None else f"{value}"
+            if name in WORDS:
+                flags += [flag_name(name), *text.split()]
+                continue
             flags += [f"{flag_name(name)}={text}"] if text.startswith("-") else [flag_name(name), text]
     return flags + (["--seed", str(config.seed)] if config.seed else [])
 

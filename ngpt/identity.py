@@ -14,6 +14,7 @@ from ngpt.code import code_digest
 from ngpt.config import RunConfig
 from ngpt.errors import require
 from ngpt.files import read_json
+from ngpt.foreign import is_class, origin_of
 
 
 def run_digest(config: RunConfig, data_digest: str, initial_weights: str | None = None) -> str:
@@ -23,6 +24,8 @@ def run_digest(config: RunConfig, data_digest: str, initial_weights: str | None 
     """
     content = dataclasses.asdict(config)
     del content["seed"], content["preset"], content["data"]["data"], content["data"]["shards"]
+    if is_class(config.optim.optimizer):  # the class counts, not its path
+        content["optim"]["optimizer"] = origin_of(config.optim.optimizer).identity
     if config.train.init_from is not None:  # the weights count, not their path
         record = Path(config.train.init_from) / "record.json"
         weights = initial_weights or read_json(record).get("weights_sha256", {}).get("final")
@@ -34,4 +37,5 @@ def run_digest(config: RunConfig, data_digest: str, initial_weights: str | None 
 
 def run_id(config: RunConfig, data_digest: str) -> str:
     """Return the name of the run's folder, such as `muon-3f9c2a71d0-s0`."""
-    return f"{config.optim.optimizer}-{run_digest(config, data_digest)[:10]}-s{config.seed}"
+    name = origin_of(config.optim.optimizer).name if is_class(config.optim.optimizer) else config.optim.optimizer
+    return f"{name}-{run_digest(config, data_digest)[:10]}-s{config.seed}"

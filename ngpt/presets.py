@@ -8,8 +8,9 @@ from typing import Any, Literal
 from ngpt.config import DECAYING, SECTIONS, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, flatten
 from ngpt.cost import hidden_entries
 from ngpt.errors import require
+from ngpt.foreign import canonical
 from ngpt.refusals import check, is_automaton
-from ngpt.registry import OPTIMIZERS
+from ngpt.registry import entry, is_optimizer
 from ngpt.sources import source_of
 
 WIDTH_PER_LAYER, HEAD_WIDTH = 32, 32
@@ -98,8 +99,11 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
     values: dict[str, Any] = {**PRESETS[preset], **overrides}
     values.setdefault("arch", ModelConfig.arch)
     values.setdefault("optimizer", OptimConfig.optimizer)
-    if "lr" not in overrides and values["optimizer"] in OPTIMIZERS:
-        values["lr"] = OPTIMIZERS[values["optimizer"]].default_lr[preset]
+    if "lr" not in overrides and is_optimizer(values["optimizer"]):
+        rates = entry(values["optimizer"]).default_lr
+        require(preset in rates, f"--optimizer {values['optimizer']} has no default rate: give --lr")
+        values["lr"] = rates[preset]
+    values["optimizer_args"] = canonical(values.get("optimizer_args", ""))
     if values["optimizer"] == "muon":
         values.setdefault("polar_dtype", values.get("dtype", TrainConfig.dtype))
     if "alpha" not in overrides and values["arch"] == "ngpt":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ngpt.errors import require
+from ngpt.foreign import is_class
 
 Bound = tuple[Callable[[Any], bool], str]
 POSITIVE: Bound = (lambda value: 0 < value < 2**63, "must be positive and below 2**63")
@@ -193,6 +194,11 @@ REFUSALS: tuple[Refusal, ...] = (
             "unknown {adjust_lr_fn=}", drop_in=True),
     _refuse(lambda polar_dtype: str(polar_dtype).removeprefix("torch.") not in _POLAR_DTYPES,
             "{polar_dtype} must be one of " + f"{', '.join(_POLAR_DTYPES)}: " + "{=polar_dtype}", drop_in=True),
+    # classes that the user names
+    _refuse(lambda optimizer, optimizer_args: optimizer_args and not is_class(optimizer),
+            "{optimizer_args} has no effect with {optimizer=}, whose options are flags"),
+    _refuse(lambda optimizer, weight_decay: weight_decay and is_class(optimizer),
+            "{weight_decay} has no effect with {optimizer=}; if the class has decay, {optimizer_args} set it"),
     # options of Muon that would do nothing, or nothing of their own
     _muon(lambda match_step, geodesic_muon, cautious_wd, weight_decay:
           match_step != "none" and _fixed(geodesic_muon, cautious_wd, weight_decay),

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ngpt.foreign import is_class, load_class
+
 
 def load(entry_point: str) -> Any:
     """Import and return what "package.module:name" stands for."""
@@ -25,11 +27,14 @@ class OptimizerEntry:
     factory: str
     """entry point of a function (groups of matrices with their `sphere_dim`, OptimConfig, device) -> optimizer"""
     state_types: str
-    """entry point of a function optimizer -> {parameter: {key: (shape, dtype)}}: the state that a step leaves"""
+    """entry point of a function optimizer -> {parameter: {key: (shape, dtype)}}: the state that a step leaves; none for
+    classes that the user names, whose state is what their state_dict() holds"""
     default_lr: Mapping[str, float]
     """rate of the hidden matrices by preset, where --lr is not given"""
     stays_on_sphere: Callable[[Any], bool]
     """whether its step with the options of an OptimConfig keeps unit vectors, which then need no projection"""
+    capturable: bool = True
+    """whether its step can be captured in a CUDA graph"""
 
 
 RUNGS = ("rung-1", "rung-2", "rung-3", "rung-4")
@@ -52,6 +57,27 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         stays_on_sphere=lambda optim: optim.geodesic_muon is not None,
     ),
 }
+
+
+FOREIGN = OptimizerEntry(
+    kind="torch.optim:Optimizer",
+    factory="ngpt.optim.foreign:build",
+    state_types="",
+    default_lr={},
+    stays_on_sphere=lambda optim: bool(getattr(load_class(optim.optimizer), "stays_on_sphere", False)),
+    capturable=False,
+)
+"""The entry of every class that --optimizer names"""
+
+
+def is_optimizer(value: str) -> bool:
+    """Return whether --optimizer may have this value: a name listed here, or one of a class, which may not exist."""
+    return value in OPTIMIZERS or is_class(value)
+
+
+def entry(optimizer: str) -> OptimizerEntry:
+    """Return the entry of what --optimizer names: an optimizer listed here, or a class."""
+    return OPTIMIZERS.get(optimizer, FOREIGN)
 
 
 def entry_of(optimizer: Any) -> OptimizerEntry:

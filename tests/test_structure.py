@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS: list[set[str]] = [
     {"ngpt.errors", "ngpt.machine"},
-    {"ngpt.files", "ngpt.refusals", "ngpt.registry", "ngpt.code"},
+    {"ngpt.files", "ngpt.code"},
+    {"ngpt.foreign"},
+    {"ngpt.refusals", "ngpt.registry"},
     {"ngpt.config", "ngpt.sources"},
     {"ngpt.cost"},
     {"ngpt.presets"},
@@ -51,8 +53,8 @@ ONLY: dict[tuple[str, str], set[str]] = {
 """Where a part, or one file of it, may know another part only by some of its modules."""
 
 WITHOUT_TORCH = [
-    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.sources", "ngpt.cost", "ngpt.presets", "ngpt.flags",
-    "ngpt.identity", "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking",
+    "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.foreign", "ngpt.sources", "ngpt.cost", "ngpt.presets",
+    "ngpt.flags", "ngpt.identity", "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking",
     "ngpt.trackers", "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
     "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace", "ngpt.campaign.report.markdown",
     "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",

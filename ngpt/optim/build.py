@@ -13,7 +13,7 @@ from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
 from ngpt.optim.sharded import shard_layout
-from ngpt.registry import OPTIMIZERS, entry_of, load
+from ngpt.registry import FOREIGN, entry, entry_of, load
 
 Group = dict[str, Any]
 
@@ -32,6 +32,16 @@ class Optimizers:
         """Both optimizers by name."""
         return {"hidden": self.hidden, "aux": self.aux}
 
+    @property
+    def foreign(self) -> torch.optim.Optimizer | None:
+        """The optimizer of the hidden matrices if its class was named by the user."""
+        return self.hidden if entry(self.config.optim.optimizer) is FOREIGN else None
+
+    @property
+    def known(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers of the registry, by name."""
+        return {name: optimizer for name, optimizer in self.all.items() if optimizer is not self.foreign}
+
     def schedule(self, *, step: int, progress: float) -> float:
         """Set rates and momentum for the step after `step` finished ones and return the rate of the hidden matrices.
 
@@ -41,7 +51,7 @@ class Optimizers:
         factor = lr_factor(optim, step=step, progress=progress)
         for group in self.hidden.param_groups:
             _set(group, "lr", optim.lr * factor)
-            if "momentum" in group:
+            if optim.optimizer == "muon":
                 _set(group, "momentum", momentum_at(optim, step=step))
         for group in self.aux.param_groups:
             _set(group, "lr", optim.resolved_aux_lr * factor)
@@ -86,15 +96,15 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
 
     optim, device = config.optim, others[0].device
-    entry = OPTIMIZERS[optim.optimizer]
+    chosen = entry(optim.optimizer)
     groups: list[Group] = [
         {"params": [parameter for name, parameter in matrices.items() if specs[name].sphere_dim == dim],
          "sphere_dim": dim}
         for dim in dims
     ]  # fmt: skip
-    hidden = load(entry.factory)(groups, optim, device)
+    hidden = load(chosen.factory)(groups, optim, device)
     aux = adamw(others, optim, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
-    leaving = {role for role in Role if role != Role.HIDDEN or not entry.stays_on_sphere(optim)}
+    leaving = {role for role in Role if role != Role.HIDDEN or not chosen.stays_on_sphere(optim)}
     first = 1 if config.model.starts_unprojected else None
     projection = LazyProjection(parameters, specs, every=optim.lazy_proj_freq, first=first, roles=leaving)
     if config.model.starts_unprojected and _needs_unit_vectors(optim):

@@ -18,6 +18,7 @@ from ngpt.config import is_a
 from ngpt.errors import InputError, as_input_error, require
 from ngpt.files import replaced_atomically, require_readable
 from ngpt.model.roles import ParameterSpec, Role
+from ngpt.optim import foreign
 from ngpt.optim.build import state_types
 from ngpt.optim.sharded import copy_full_, shard_like
 from ngpt.training.record import WEIGHTS, RunRecord, record_of
@@ -39,6 +40,8 @@ class CheckpointState:
     """by role, as in `LazyProjection`"""
     logit_scale: dict[str, float]
     """as in `ngpt.training.telemetry.LogitScale`"""
+    foreign: Any
+    """state of an optimizer of the user's, beside its tensors (`ngpt.optim.foreign`); None without one"""
 
 
 def parse_checkpoint_state(state: dict[str, Any], path: Path) -> CheckpointState:
@@ -51,7 +54,7 @@ def parse_checkpoint_state(state: dict[str, Any], path: Path) -> CheckpointState
     scale = state["logit_scale"]
     if not is_a(scale, dict[str, float]) or not set(scale) <= LogitScale.STATE:
         raise InputError(f"{path}: not the checkpoint of a run: logit scale {scale!r:.60}")
-    return CheckpointState(record_of(state["record"], str(path)), skipped, drift, scale)
+    return CheckpointState(record_of(state["record"], str(path)), skipped, drift, scale, state["foreign"])
 
 
 def tensors_sha256(tensors: Tensors) -> str:
@@ -143,6 +146,32 @@ def unpack_state(
             for index, (p, of) in enumerate(types[label].items())
         }
         optimizers[label].load_state_dict(content)
+
+
+def pack_foreign(optimizer: torch.optim.Optimizer | None) -> tuple[dict[str, Tensor], Any]:
+    """Return the state of an optimizer of the user's as tensors `foreign.<number>`, and what refers to them.
+
+    Raises InputError for a state that cannot be saved.
+    """
+    if optimizer is None:
+        return {}, None
+    try:
+        return foreign.pack("foreign", optimizer)
+    except foreign.UnsavableError as error:
+        what = f"{type(optimizer).__name__}: its state cannot be saved as tensors and plain values: {error}"
+        raise InputError(what) from error
+
+
+def unpack_foreign(
+    path: Path, tensors: Tensors, optimizer: torch.optim.Optimizer | None, content: Any
+) -> dict[str, Tensor]:  # fmt: skip
+    """Load what `pack_foreign` returned; return the other tensors. Raises InputError, naming the file, if it is not."""
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("foreign.")}
+    require((optimizer is None) == (content is None), f"{path}: not the checkpoint of a run with this optimizer")
+    if optimizer is not None:
+        with as_input_error(f"{path}: does not fit {type(optimizer).__name__}", Exception):
+            foreign.unpack(optimizer, own, content)
+    return {name: tensor for name, tensor in tensors.items() if name not in own}
 
 
 @torch.no_grad()

@@ -62,6 +62,8 @@ class RunRecord:
     where nothing was found"""
     orthogonalizer: str | None = None
     """Muon only: which code computes its matrix products, and in which precision"""
+    optimizer_origin: str | None = None
+    """where the optimizer's class comes from, if the user named one: package and version, or file and digest"""
     engine: str | None = None
     """how steps were run: eager or compiled, by CUDA graphs or not, on how many ranks"""
     versions: dict[str, str] = field(default_factory=dict)

@@ -17,11 +17,14 @@ from ngpt.data.batches import Batches
 from ngpt.data.corpus import Corpus, load_corpus
 from ngpt.errors import InputError, require
 from ngpt.files import write_json
+from ngpt.foreign import is_class, origin_of
 from ngpt.identity import run_digest, run_id
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
+from ngpt.optim.trial import require_fit
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
+from ngpt.registry import entry
 from ngpt.training import checkpoint, environment, preflight
 from ngpt.training.checkpoint import CheckpointState, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.clock import RunClock
@@ -92,6 +95,10 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
     first = f"the first {corpus.context} tokens"
     require(corpus.context <= seq_len, f"--data {config.data.data}: --seq-len must reach beyond {first}")
+    optimizer = config.optim.optimizer
+    if is_class(optimizer):
+        require(ranks.count == 1, f"--optimizer {optimizer}: classes named by the user run in one process only")
+        require_fit(optimizer, config.optim.lr, config.optim.optimizer_args)
     require(size % ranks.count == 0, f"--batch-size {size} cannot be split equally among {ranks.count} ranks")
 
 
@@ -182,6 +189,9 @@ class Run:
         if config.optim.optimizer == "muon":
             record.orthogonalizer = kernels.describe(getattr(torch, config.optim.polar_dtype), device)
             self._note(f"orthogonalizer: {record.orthogonalizer}")
+        if is_class(config.optim.optimizer):
+            record.optimizer_origin = origin_of(config.optim.optimizer).text
+            self._note(f"optimizer: {record.optimizer_origin}")
         self.fallback = Fallback(self.sharding, self.optimizers, record)
         every = config.train.telemetry_every
         self.telemetry = Telemetry(self.model, specs, self.optimizers.projection, self.sharding, every=every)
@@ -190,7 +200,10 @@ class Run:
         self.training_step = TrainingStep(
             self.model, self.optimizers, Feed(batches, device), self.autocast, self.sharding,
             compiled=config.train.compile,
-            graphs=self.runtime.cuda_graphs and device.type == "cuda" and self.ranks.count == 1,
+            graphs=(
+                self.runtime.cuda_graphs and device.type == "cuda" and self.ranks.count == 1
+                and entry(config.optim.optimizer).capturable
+            ),
         )  # fmt: skip
         record.engine = self.training_step.describe()
         record.parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -199,9 +212,12 @@ class Run:
             tensors, state = self.checkpoint
             self.checkpoint = None
             self.skipped_in_a_row = state.skipped_in_a_row
+            tensors = checkpoint.unpack_foreign(
+                self.folder / CHECKPOINT, tensors, self.optimizers.foreign, state.foreign
+            )
             checkpoint.unpack_state(
                 self.folder / CHECKPOINT, self.sharding.owned_tensors(tensors), self.sharding.owned,
-                self.optimizers.all, self.fallback.weights, finite=not self.skipped_in_a_row,
+                self.optimizers.known, self.fallback.weights, finite=not self.skipped_in_a_row,
             )  # fmt: skip
             drift = {Role(role): torch.tensor(value) for role, value in state.seen_drift.items()}
             self.optimizers.projection.seen_drift = drift
@@ -237,9 +253,11 @@ class Run:
 
     def _save(self) -> None:
         scale = self.telemetry.logit_scale.state
-        state = CheckpointState(self.record, self.skipped_in_a_row, self.telemetry.seen_drift(), scale)
-        packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.all, self.fallback.weights)
-        tensors = self.sharding.gather(packed)
+        packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.known, self.fallback.weights)
+        of_foreign, foreign = checkpoint.pack_foreign(self.optimizers.foreign)
+        drift = self.telemetry.seen_drift()
+        state = CheckpointState(self.record, self.skipped_in_a_row, drift, scale, foreign)
+        tensors = self.sharding.gather(packed | of_foreign)
         if self.ranks.is_first:
             write_tensors(self.folder / CHECKPOINT, tensors, dataclasses.asdict(state))
         self._write_record()

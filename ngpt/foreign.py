@@ -1,0 +1,181 @@
+"""An optimizer class that the user names: where it comes from, what of it is part of a run's identity. No torch.
+
+`--optimizer package.module:Class` is imported; `--optimizer path/file.py:Class` is read once, and what was read is what
+runs and what the identity states.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ngpt.code import plain_code
+from ngpt.errors import InputError, require
+
+CLASS = re.compile(r"(?P<where>[^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
+"""`package.module:Class` or `path/file.py:Class`"""
+
+ARGUMENT = re.compile(r"(?P<key>[A-Za-z_]\w*)=(?P<value>\S+)")
+"""`key=value`, where the value has no space in it"""
+
+
+def is_class(optimizer: str) -> bool:
+    """Return whether --optimizer names a class rather than an optimizer of the registry."""
+    return CLASS.fullmatch(optimizer) is not None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a class comes from."""
+
+    name: str
+    """name of the class"""
+    identity: str
+    """what stands for it in the identity of a run: package, version and place, or a digest of its files"""
+    text: str
+    """the same for people"""
+    files: tuple[Path, ...] = ()
+    """the file that holds it and the files beside it that this one imports, if it was named by its path"""
+
+
+@functools.cache
+def origin_of(optimizer: str) -> Origin:
+    """Return where a class comes from, without importing it. Raises InputError if it is not there."""
+    found = CLASS.fullmatch(optimizer)
+    assert found is not None
+    where, name = found["where"], found["name"]
+    if where.endswith(".py"):
+        path = Path(where)
+        require(path.is_file(), f"--optimizer {optimizer}: no such file: {path}")
+        files = tuple(_with_imports(path.resolve(), optimizer))
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file.relative_to(files[0].parent)}\n{plain_code(_content(file))}\n".encode())
+        return Origin(name, f"{name} {digest.hexdigest()}", f"{where}, SHA-256 {digest.hexdigest()[:16]}", files)
+    package, _, _ = where.partition(".")
+    version = _version(package)
+    if version is None:
+        spec = importlib.util.find_spec(package)
+        require(spec is not None, f"--optimizer {optimizer}: no package {package} is installed")
+        assert spec is not None
+        why = f"--optimizer {optimizer}: {package} is not an installed package; name the file: path/file.py:{name}"
+        raise InputError(why)
+    return Origin(name, f"{where}:{name} {version}", f"{where}:{name} of {package} {version}")
+
+
+def _version(package: str) -> str | None:
+    """Return the version of the distribution that holds a top-level package; None if there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        names = importlib.metadata.packages_distributions().get(package, [])
+        return " ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names))) or None
+
+
+_contents: dict[Path, bytes] = {}
+"""Files as they were when first read"""
+
+
+def _content(file: Path) -> bytes:
+    if file not in _contents:
+        _contents[file] = file.read_bytes()
+    return _contents[file]
+
+
+def _with_imports(file: Path, optimizer: str) -> list[Path]:
+    """Return a file, and after it the files of its folder that it imports, directly or through others."""
+    found, folder = [file], file.parent
+    for one in found:
+        try:
+            tree = ast.parse(_content(one))
+        except SyntaxError as error:
+            raise InputError(f"--optimizer {optimizer}: {one}, line {error.lineno}: {error.msg}") from error
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            beside = [folder / f"{name.partition('.')[0]}.py" for name in names]
+            found += [path for path in dict.fromkeys(beside) if path.is_file() and path not in found]
+    return [file, *sorted(found[1:])]
+
+
+@functools.cache
+def load_class(optimizer: str) -> type:
+    """Import and return a class. Raises InputError, naming what is wrong, if it is not there or not an optimizer."""
+    origin, found = origin_of(optimizer), CLASS.fullmatch(optimizer)
+    assert found is not None
+    try:
+        module = _module_of(origin) if origin.files else importlib.import_module(found["where"])
+    except ModuleNotFoundError as error:
+        raise InputError(f"--optimizer {optimizer}: {error}") from error
+    except Exception as error:  # whatever a user's file does when it is imported
+        place = _place_of(error, origin)
+        raise InputError(f"--optimizer {optimizer}: {place}{type(error).__name__}: {error}") from error
+    kind = getattr(module, found["name"], None)
+    require(kind is not None, f"--optimizer {optimizer}: there is no {found['name']} in {found['where']}")
+    import torch  # imported late: a wrong name need not wait for it
+
+    sound = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    require(sound, f"--optimizer {optimizer}: {found['name']} is not a subclass of torch.optim.Optimizer")
+    assert isinstance(kind, type)
+    return kind
+
+
+def _module_of(origin: Origin) -> ModuleType:
+    """Return the module that the bytes of the first file make; the files that it imports must not have changed."""
+    path = origin.files[0]
+    name = f"ngpt_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # where pickle and dataclasses look for it
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    exec(compile(_content(path), str(path), "exec"), module.__dict__)
+    for file in origin.files[1:]:
+        require(file.read_bytes() == _content(file), f"{file} has changed since this process started: start it again")
+    return module
+
+
+def _place_of(error: BaseException, origin: Origin) -> str:
+    """Return the last line of the user's files in a traceback, as `file, line N: `."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in origin.files]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """Parse `key=value key=value`; a value that is no Python literal is a string.
+
+    >>> arguments_of("betas=(0.9,0.95) mode=fast nesterov=True")
+    {'betas': (0.9, 0.95), 'mode': 'fast', 'nesterov': True}
+    """
+    found: dict[str, Any] = {}
+    for word in text.split():
+        pair = ARGUMENT.fullmatch(word)
+        if pair is None:
+            raise InputError(f"--optimizer-args takes key=value, without spaces around = or in the value: {word}")
+        require(pair["key"] not in found, f"--optimizer-args gives {pair['key']} twice")
+        require(pair["key"] != "lr", "--optimizer-args: the rate is given by --lr")
+        try:
+            found[pair["key"]] = ast.literal_eval(pair["value"])
+        except (ValueError, SyntaxError):
+            found[pair["key"]] = pair["value"]
+    return found
+
+
+def canonical(text: str) -> str:
+    """Return arguments in one spelling, sorted, so that what means the same is the same run.
+
+    >>> canonical("eps=1e-08  betas=(.9,0.95)")
+    'betas=(0.9,0.95) eps=1e-08'
+    """
+    arguments = arguments_of(text)
+    shown = {key: value if isinstance(value, str) else repr(value).replace(" ", "") for key, value in arguments.items()}
+    return " ".join(f"{key}={shown[key]}" for key in sorted(shown))

@@ -1,0 +1,189 @@
+"""A trial of an optimizer class on a few small matrices, before a run trusts it with a model.
+
+Most of what makes a class unfit here shows in a handful of steps: a step that needs a closure, a state that a resumed
+run would not have, numbers drawn from the global random generator, a rate that is read only once. Each check returns
+None, or why the class is refused, in words for its author. What only makes it a poor optimizer is left to campaigns.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ngpt.errors import InputError
+from ngpt.optim.foreign import UnsavableError, construct, message_of, pack, unpack
+
+SHAPES = ((12, 8), (8, 12), (8, 8), (12, 8))
+"""Shapes of the matrices of the trial, two of them equal, as in a model"""
+
+STEPS = 6
+"""Steps of a trial; half of them are repeated from a saved state"""
+
+
+@dataclass
+class Trial:
+    """An optimizer on matrices of its own, with gradients that depend on nothing but the step."""
+
+    optimizer: torch.optim.Optimizer
+    matrices: list[Tensor]
+
+    def step(self, number: int, *, lr: float | None = None) -> None:
+        """Make one step, at another rate if given."""
+        draw = torch.Generator().manual_seed(1000 + number)
+        for W in self.matrices:
+            W.grad = torch.randn(W.shape, generator=draw)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] if lr is None else lr
+        self.optimizer.step()
+
+    def weights(self) -> list[Tensor]:
+        """Return copies of the matrices."""
+        return [W.detach().clone() for W in self.matrices]
+
+
+def trial(optimizer: str, lr: float, arguments: str) -> Trial:
+    """Build an optimizer on the matrices of the trial: rows of unit length in the first half, columns in the second."""
+    draw, half = torch.Generator().manual_seed(0), len(SHAPES) // 2
+    matrices: list[Tensor] = [torch.nn.Parameter(torch.randn(shape, generator=draw)) for shape in SHAPES]
+    with torch.no_grad():
+        for number, W in enumerate(matrices):
+            W.div_(W.norm(dim=-1 if number < half else -2, keepdim=True))
+    groups = [{"params": matrices[:half], "sphere_dim": -1}, {"params": matrices[half:], "sphere_dim": -2}]
+    return Trial(construct(optimizer, groups, lr, arguments), list(matrices))
+
+
+def refusal(optimizer: str, lr: float, arguments: str) -> str | None:
+    """Return why a class cannot train here, in one line; None if nothing was found. Restores the random state."""
+    state = torch.get_rng_state()
+    try:
+        for check in CHECKS:
+            if (reason := check(lambda: trial(optimizer, lr, arguments), lr)) is not None:
+                return reason
+    finally:
+        torch.set_rng_state(state)
+    return None
+
+
+def require_fit(optimizer: str, lr: float, arguments: str) -> None:
+    """Raise InputError if a class cannot train here."""
+    reason = refusal(optimizer, lr, arguments)
+    if reason is not None:
+        raise InputError(f"--optimizer {optimizer}: {reason}")
+
+
+Make = Callable[[], Trial]
+
+
+def steps_without_a_closure(make: Make, lr: float) -> str | None:
+    """Refuse a class whose step() does not run: gradients are there, and there is no closure."""
+    one = make()
+    try:
+        for number in range(STEPS):
+            one.step(number)
+    except Exception as error:  # whatever the class raises
+        return f"its step() fails: {message_of(error)}"
+    return None
+
+
+def moves_its_matrices(make: Make, lr: float) -> str | None:
+    """Refuse a class that leaves a matrix where it was, or changes its shape or dtype, or makes it infinite."""
+    one = make()
+    before = one.weights()
+    for number in range(STEPS):
+        one.step(number)
+    for old, new in zip(before, one.matrices, strict=True):
+        if old.shape != new.shape or old.dtype != new.dtype:
+            return f"it turns a matrix of {tuple(old.shape)}, {old.dtype} into {tuple(new.shape)}, {new.dtype}"
+        if not new.isfinite().all():
+            return f"after {STEPS} steps on random gradients a matrix is not finite"
+        if old.equal(new):
+            return f"{STEPS} steps leave a matrix of {tuple(old.shape)} as it was"
+    return None
+
+
+def reads_the_rate_at_every_step(make: Make, lr: float) -> str | None:
+    """Refuse a class that no schedule reaches: one sets `group["lr"]` before every step."""
+    ends = []
+    for factor in (1.0, 0.5):
+        one = make()
+        for number in range(STEPS):
+            one.step(number, lr=lr * (factor if number else 1.0))
+        ends.append(one.weights())
+    if all(a.equal(b) for a, b in zip(*ends, strict=True)):
+        return 'it does not read group["lr"] at every step, so no schedule reaches it'
+    return None
+
+
+def draws_no_global_random_numbers(make: Make, lr: float) -> str | None:
+    """Refuse a class that draws from PyTorch's global generator, whose state a resumed run does not have."""
+    ends = []
+    for seed in (1, 2):
+        one = make()
+        torch.manual_seed(seed)
+        for number in range(STEPS):
+            one.step(number)
+        ends.append(one.weights())
+    if not all(a.equal(b) for a, b in zip(*ends, strict=True)):
+        return ("equal steps differ: it draws from a global random generator, which a resumed run does not restore; "
+                "draw from torch.Generator().manual_seed(step) instead")  # fmt: skip
+    return None
+
+
+def resumes_from_its_state(make: Make, lr: float) -> str | None:
+    """Refuse a class that does not go on to the bit where a new one has its saved state."""
+    whole, first = make(), make()
+    for number in range(STEPS):
+        whole.step(number)
+    for number in range(STEPS // 2):
+        first.step(number)
+    try:
+        tensors, content = pack("hidden", first.optimizer)
+    except UnsavableError as error:
+        return f"its state cannot be saved as tensors and plain values: {error}"
+    second = make()
+    with torch.no_grad():
+        for W, end in zip(second.matrices, first.weights(), strict=True):
+            W.copy_(end)
+    saved = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    try:
+        unpack(second.optimizer, saved, copy.deepcopy(content))
+        for number in range(STEPS // 2, STEPS):
+            second.step(number)
+    except Exception as error:  # whatever the class raises
+        return f"it does not go on from its state_dict(): {message_of(error)}"
+    if not all(a.equal(b) for a, b in zip(whole.weights(), second.weights(), strict=True)):
+        return "it does not go on from its state_dict() to the bit: some of its state is kept elsewhere"
+    return None
+
+
+def needs_no_modes(make: Make, lr: float) -> str | None:
+    """Refuse a class with other weights for validation: nobody calls its eval()."""
+    optimizer = make().optimizer
+    modes = [name for name in ("train", "eval") if callable(getattr(optimizer, name, None))]
+    if len(modes) == 2:
+        return "it has train() and eval(): it validates with other weights than it trains, and the trainer has one set"
+    return None
+
+
+CHECKS: tuple[Callable[[Make, float], str | None], ...] = (
+    needs_no_modes, steps_without_a_closure, moves_its_matrices, reads_the_rate_at_every_step,
+    draws_no_global_random_numbers, resumes_from_its_state,
+)  # fmt: skip
+
+
+def along_the_gradient(optimizer: str, lr: float, arguments: str) -> float:
+    """Return the cosine between a class's moves and its gradients while these stay the same; negative if it descends.
+
+    Summed over a few steps, since momentum and preconditioners need some.
+    """
+    one = trial(optimizer, lr, arguments)
+    before = one.weights()
+    for _ in range(STEPS):
+        one.step(0)
+    moves = torch.cat([(new - old).flatten() for old, new in zip(before, one.weights(), strict=True)])
+    gradients = torch.cat([W.grad.flatten() for W in one.matrices if W.grad is not None])
+    return float(torch.cosine_similarity(moves, gradients, dim=0))
+
+
