@@ -86,7 +86,7 @@ CAMPAIGN = Campaign(
 
         Two shapes are left out because they nearly repeat these: $(1 - r)^{1.2}$ is nowhere further than 0.07 from
         *linear*, and the logarithmic decay with $\rho = 0.1$ nowhere further than 0.07 from *sqrt*. A constant rate is
-        left out because its loss, that of an iterate which noise still moves, is not comparable.
+        left out because its final weights still carry the noise that a decay removes.
 
         Prediction: a decay over half of the run or all of it beats one over the last fifth, by 0.01 nats or more, in
         every family. The smallest effect that matters is half of the one used to compare steps, because a schedule

@@ -1,4 +1,4 @@
-"""What else limits Muon, geodesic Muon and Adam: the loss against every setting that has a default."""
+"""How the loss of Muon, geodesic Muon and Adam depends on the settings that a campaign does not tune."""
 
 from experiments.schedules import FAMILIES
 from ngpt.campaign.definition import Rule
@@ -27,8 +27,9 @@ STUDY = Sensitivity(
     title="Sensitivity of Muon, geodesic Muon and Adam to their settings on gated nGPT",
     question="Which defaults are off?",
     claim=r"""
-        Every method runs at the defaults of its preset, and again with one setting moved. Both rates are also moved
-        together. Nothing is tuned: a difference is what a user who keeps the default leaves on the table.
+        Every method runs at the defaults of its preset, and again with one setting moved; the two rates are also moved
+        together. Nothing is tuned: each difference is what leaving the default untuned costs, or saves. All rates fall
+        by the preset's schedule.
 
         - *Hidden rate*, *auxiliary rate*, *alpha* (the initial residual step) and *logit scale* (its initial value) are
           halved and doubled. The auxiliary rate is that of AdamW for embedding, head, gates and scalars.
@@ -37,8 +38,8 @@ STUDY = Sensitivity(
         - *Gate* is the initial logit of the gates, lowered and raised by 1: they start at 27% or 73% instead of half
           open.
 
-        Prediction: no default is off. If one is, and it belongs to the preset rather than to the text, it is mended and
-        the study repeated, so that campaigns on the ladder compare steps rather than how well a preset suits them.
+        Prediction: no default is off. If one is, the preset is corrected and the study repeated on other seeds, so that
+        campaigns on the ladder compare steps rather than how well a preset suits them.
     """,
     methods={name: fields for name, (fields, _) in FAMILIES.items()},
     surface=(

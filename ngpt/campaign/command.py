@@ -163,7 +163,7 @@ class CampaignStudy(Study[Plan]):
         return 0 if reproduce(published, plan.data_digest, jobs=jobs, **options.device_settings(given.device)) else 1
 
     def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-        return [(question, a.contrast.name, a.verdict.label, f"{effect_of(a)} {a.contrast.rule.unit}", _seeds([a]))
+        return [(question, a.contrast.name, a.verdict.label, f"{effect_of(a)} {a.contrast.rule.unit}", seeds_of([a]))
                 for question, answers in analyze(self.experiment, data).questions().items()
                 for a in answers]  # fmt: skip
 
@@ -172,7 +172,7 @@ class CampaignStudy(Study[Plan]):
         found = []
         for question, answers in analyze(self.experiment, data).questions().items():
             lines = _by_verdict(answers) if len(answers) > MAX_NAMED else [_named(answer) for answer in answers]
-            found.append((question, f"{'<br>'.join(lines)} ({answers[0].contrast.rule.unit})", _seeds(answers)))
+            found.append((question, f"{'<br>'.join(lines)} ({answers[0].contrast.rule.unit})", seeds_of(answers)))
         return found
 
 
@@ -233,7 +233,7 @@ def _by_verdict(answers: Sequence[Answer]) -> list[str]:
     return groups
 
 
-def _seeds(answers: Sequence[Answer]) -> str:
+def seeds_of(answers: Sequence[Answer]) -> str:
     """Return the number of paired seeds behind the answers."""
     numbers = {0 if answer.verdict.effect is None else answer.verdict.effect.n for answer in answers}
     return "–".join(str(number) for number in sorted({min(numbers), max(numbers)}))

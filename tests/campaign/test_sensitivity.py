@@ -19,6 +19,7 @@ from ngpt.campaign.sensitivity.command import SensitivityStudy
 from ngpt.campaign.sensitivity.definition import Knob, Point, Sensitivity
 from ngpt.campaign.sensitivity.report import write_sensitivity_report
 from ngpt.config import flatten
+from ngpt.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import SMALL
@@ -28,8 +29,10 @@ Truth = Callable[[Point], float]
 """true loss of a point"""
 
 
-def data_of(study: Sensitivity, truth: Truth, *, noise: float = 0.003, without: str = "") -> dict[str, Any]:
-    """Collected data of a study: losses are the truth, an effect of the seed, and noise. One run may be missing."""
+def data_of(
+    study: Sensitivity, truth: Truth, *, noise: float = 0.003, without: str = "", status: str = "missing"
+) -> dict[str, Any]:
+    """Collected data of a study: losses are the truth, an effect of the seed, and noise. One run may have no result."""
     draw, rows = np.random.default_rng(3), []
     effects = draw.normal(scale=0.1, size=SEEDS)
     lrs = {method.name: method.lrs[0] for method in study.at(study.preset).methods}
@@ -42,7 +45,7 @@ def data_of(study: Sensitivity, truth: Truth, *, noise: float = 0.003, without: 
                 "final_val_loss": truth(point) + effects[seed] + noise * draw.normal(),
             }  # fmt: skip
             if point.name == without and seed == 0:
-                row["status"] = "missing"
+                row["status"] = status
                 del row["final_val_loss"], row["final_sha256"]
             rows.append(row)
     environment = {"device": "cpu", "threads": 1, "commit": "abc", "python": "3", "torch": "2", "numpy": "2"}
@@ -59,15 +62,16 @@ def data_of(study: Sensitivity, truth: Truth, *, noise: float = 0.003, without: 
 
 
 def findings_of(truth: Truth, **more: Any) -> Findings:
-    return find(STUDY, analyze(STUDY.at("rung-1"), data_of(STUDY, truth, **more)), "rung-1")
+    data = data_of(STUDY, truth, **more)
+    return find(STUDY, analyze(STUDY.at("rung-1"), data), data)
 
 
 def advice(findings: Findings) -> dict[str, str]:
-    return {one.knob.name: one.advice for one in findings.compromises}
+    return {one.name: one.advice for one in findings.compromises}
 
 
 def scan_of(findings: Findings, method: str, knob: str) -> Scan:
-    return next(scan for scan in findings.scans if scan.method == method and scan.knob.name == knob)
+    return next(scan for scan in findings.scans if scan.method == method and scan.knob_names == knob)
 
 
 # --- the points ------------------------------------------------------------------------------------------------------
@@ -108,6 +112,19 @@ def test_a_study_that_makes_no_sense_is_refused() -> None:
         dataclasses.replace(STUDY, knobs=(dataclasses.replace(STUDY.knobs[0], methods=("Sophia",)),))
     with pytest.raises(ValueError, match="lower metric"):
         dataclasses.replace(STUDY, rule=dataclasses.replace(STUDY.rule, predicted="higher"))
+    with pytest.raises(ValueError, match="must differ"):
+        dataclasses.replace(STUDY, knobs=(STUDY.knobs[0], dataclasses.replace(STUDY.knobs[1], name="momentum")))
+    with pytest.raises(ValueError, match="of all methods"):
+        dataclasses.replace(STUDY, surface=(STUDY.knobs[0], STUDY.surface[1]), knobs=())
+    for moved in (lambda value: (value,), lambda value: (), lambda value: (2 * value, 2 * value)):
+        with pytest.raises(ValueError, match="other values, each once"):
+            dataclasses.replace(STUDY, knobs=(dataclasses.replace(STUDY.knobs[2], moved=moved),)).at("rung-1")
+
+
+def test_a_value_that_is_refused_is_refused_before_any_run(tmp_path: Path) -> None:
+    beyond = dataclasses.replace(MINI, knobs=(Knob(name="beta1", field="adam_beta1", moved=lambda value: (1.5,)),))
+    with pytest.raises(InputError, match="--adam-beta1 must lie in"):
+        engine.carry_out(SensitivityStudy(beyond), ["--dry-run", "--out", str(tmp_path)])
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
@@ -115,7 +132,7 @@ def test_a_study_that_makes_no_sense_is_refused() -> None:
 
 def test_where_all_values_are_equal_every_default_is_fine_and_one_value_serves() -> None:
     findings = findings_of(lambda point: 2.0)
-    assert {scan.state for scan in findings.scans} == {"fine"}
+    assert {scan.state for scan in findings.judged} == {"fine"} and len(findings.judged) == 21
     assert set(advice(findings).values()) == {"one value serves"} and findings.complete
 
 
@@ -128,10 +145,12 @@ def opposite(point: Point) -> float:
 def test_where_methods_want_opposite_values_the_knob_is_to_be_tuned_per_method() -> None:
     findings = findings_of(opposite)
     alpha = scan_of(findings, "Adam", "alpha")
-    assert (alpha.state, alpha.best, alpha.at_edge, alpha.foremost_value) == ("off", 0.45, True, 0.45)
+    assert alpha.best is not None
+    assert (alpha.state, alpha.best.values, alpha.at_edge(alpha.best)) == ("off", (0.45,), True)
     assert scan_of(findings, "geodesic Muon", "alpha").state == "fine"
     assert advice(findings) == {
-        "hidden rate": "one value serves", "auxiliary rate": "one value serves", "momentum": "one value serves",
+        "hidden rate (Muon, geodesic Muon)": "one value serves", "auxiliary rate": "one value serves",
+        "momentum (Muon, geodesic Muon)": "one value serves",
         "alpha": "tune per method", "logit scale": "one value serves", "gate": "one value serves",
     }  # fmt: skip
 
@@ -167,16 +186,45 @@ def test_only_methods_with_the_same_values_of_a_knob_share_it() -> None:
 def test_a_missing_run_leaves_open_what_needs_it() -> None:
     findings = findings_of(lambda point: 2.0, without="Muon, gate 1")
     gate = scan_of(findings, "Muon", "gate")
-    assert gate.state == "open" and gate.best is None and not findings.complete
+    assert gate.state == "open" and not findings.complete
     assert scan_of(findings, "Muon", "alpha").state == "fine"
     assert advice(findings)["gate"] == "open" and advice(findings)["alpha"] == "one value serves"
 
 
-def test_the_surface_holds_the_mean_differences() -> None:
-    findings = findings_of(lambda point: 2.0 + 0.1 * (point.values.get("hidden rate", 0) > 0.03), noise=0.0)
-    rows, columns, table = findings.surfaces["Muon"]
-    assert rows == (0.01, 0.02, 0.04) and len(columns) == 3
-    assert table == pytest.approx(np.array([[0.0] * 3, [0.0] * 3, [0.1] * 3]), abs=1e-12)
+def test_a_value_at_which_runs_diverge_is_worse_than_the_default() -> None:
+    """The survivors' mean is no result; neither the default nor a comparison of methods waits for it."""
+    far = "Muon, hidden rate 0.04"
+    data = data_of(STUDY, lambda point: 2.0 - 0.1 * (point.name == far), without=far, status="diverged")
+    findings = find(STUDY, analyze(STUDY.at("rung-1"), data), data)
+    rate = scan_of(findings, "Muon", "hidden rate")
+    assert rate.state == "fine" and [one.diverged for one in rate.moved] == [0, 1]
+    (shared,) = [one for one in findings.compromises if one.knob.name == "hidden rate"]
+    assert shared.advice == "one value serves" and shared.value != 0.04
+
+
+def test_of_two_better_values_the_one_that_is_shown_to_be_better_is_named(tmp_path: Path) -> None:
+    """Gate -1 is better on average but too noisy; gate 1 is better by the rule."""
+    draw = np.random.default_rng(1)
+    truth: Truth = lambda point: (  # noqa: E731
+        2.0 + (draw.normal(scale=0.2) - 0.3 if point.values == {"gate": -1} and point.method == "Muon" else 0.0)
+        - 0.03 * (point.values == {"gate": 1})
+    )  # fmt: skip
+    gate = scan_of(findings_of(truth), "Muon", "gate")
+    low, high = gate.moved
+    assert low.answer.verdict.effect is not None and high.answer.verdict.effect is not None
+    assert low.answer.verdict.effect.mean < high.answer.verdict.effect.mean
+    assert low.answer.verdict.label != "supported" and gate.best is high
+
+
+def test_the_surface_is_judged_where_both_knobs_are_moved() -> None:
+    corner = {"hidden rate": 0.04, "auxiliary rate": 0.01}
+    findings = findings_of(lambda point: 2.0 - 0.1 * (point.values == corner and point.method == "Muon"), noise=0.001)
+    surface = findings.surfaces[0]
+    assert surface.state == "off" and surface.best is not None and surface.best.values == (0.04, 0.01)
+    assert [scan.state for scan in findings.surfaces[1:]] == ["fine", "fine"]
+    assert scan_of(findings, "Muon", "hidden rate").state == "fine" and len(surface.moved) == 4
+    assert surface.grids == ((0.01, 0.02, 0.04), (0.0025, 0.005, 0.01))
+    assert surface.differences == pytest.approx(np.array([[0, 0, 0], [0, 0, 0], [0, 0, -0.1]]), abs=0.003)
 
 
 def test_the_cost_of_sharing_is_not_made_larger_by_the_choice_of_the_best_value() -> None:
@@ -200,6 +248,8 @@ def test_the_cost_of_sharing_by_hand() -> None:
     assert compromise(tables) == 1
     assert cost_of_sharing(tables) == pytest.approx(np.array([[1.0] * 3, [2.0] * 3]))
     assert cost_of_sharing(tables[[0, 0]]) == pytest.approx(np.zeros((2, 3)))
+    tables[0, 1, 1] = np.inf  # there a run diverged: the next best compromise
+    assert cost_of_sharing(tables)[:, [0, 2]] == pytest.approx(np.array([[3.0] * 2, [0.0] * 2]))
     tables[1, 2, 0] = np.nan
     assert np.isnan(cost_of_sharing(tables)).all()
 
@@ -212,10 +262,10 @@ def test_the_report_says_what_is_off_and_what_to_tune(tmp_path: Path) -> None:
     path, analysis, findings = write_sensitivity_report(STUDY, STUDY.at("rung-1"), data, tmp_path)
     assert isinstance(analysis, Analysis) and findings.complete
     text = path.read_text()
-    assert "- 2 of 18 off: some value tried is better by at least 0.02 (Muon: alpha; Adam: alpha)." in text
+    assert "- Off (some value tried is better by at least 0.02): 2 of 21; Muon: alpha; Adam: alpha." in text
     assert "- Tune per method: alpha." in text and "- Open: none." in text
     (row,) = [line for line in text.splitlines() if line.startswith("| Adam | alpha |")]
-    assert "0.225: default" in row and "**0.45: −0.0" in row and row.endswith("| **off**: 0.45 or beyond |")
+    assert "| 0.225: default |" in row and "**0.45: −0.0" in row and row.endswith("| **off**: 0.45 or beyond |")
     (row,) = [line for line in text.splitlines() if line.startswith("| alpha | 0.225 |")]
     assert row.count("**+0.0") == 2 and row.endswith("| tune per method |")
     assert "nan" not in text and "None" not in text
@@ -251,7 +301,7 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     text = (tmp_path / "out" / "reports" / "MINI_SENSITIVITY_REPORT.md").read_text()
     assert "20 runs planned: 20 done." in text and "| Adam | gate |" in text and "Incomplete" not in text
     index = (tmp_path / "out" / "reports" / "README.md").read_text()
-    assert "| Muon: gate, 1 |" in index
+    assert "| Muon: gate 1 |" in index and "| Adam: hidden rate and auxiliary rate 0.02 0.02 |" in index
     assert engine.carry_out(study, [*arguments, "--reproduce", "--reports", str(tmp_path / "out" / "reports")]) == 0
     assert "10 of 10 runs have the published weights" in capsys.readouterr().out
 

@@ -1,9 +1,10 @@
 """The numbers of a study of sensitivity, from the analysis of its campaign. Pure, no torch."""
 
 import dataclasses
-from collections import defaultdict
+import itertools
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,50 +15,66 @@ from ngpt.campaign.definition import Rule
 from ngpt.campaign.sensitivity.definition import Knob, Point, Sensitivity
 
 State = Literal["off", "fine", "open"]
+"""`off`: some value is better than the default by the rule; `fine`: the intervals rule that out for all values; `open`:
+neither is shown"""
 Advice = Literal["tune per method", "one value serves", "open"]
 
-SHARED = "Which settings does a fair comparison of these methods have to tune for each?"
+TUNING_QUESTION = "Which settings does a fair comparison of these methods have to tune for each?"
 """the question that every study of sensitivity answers beside its own"""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moved:
+    """A place to which one or two knobs were moved, against the method's defaults."""
+
+    values: tuple[float, ...]
+    answer: Answer
+    diverged: int
+    """number of seeds on which the run diverged; such a place is worse than the defaults, whatever the others say"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scan:
-    """One knob of one method, moved alone."""
+    """One knob of one method, moved alone, or the surface's two, moved together."""
 
     method: str
-    knob: Knob
-    values: tuple[float, ...]
-    """increasing"""
-    default: float
+    knobs: tuple[Knob, ...]
+    default: tuple[float, ...]
+    grids: tuple[tuple[float, ...], ...]
+    """values of each knob, increasing"""
+    moved: list[Moved]
+    """all places but the defaults; of a surface those where both knobs are moved"""
     losses: Array
-    """(seeds, values); NaN where a run has no result"""
-    answers: dict[float, Answer]
-    """by value, for all but the default: against the default"""
+    """(seeds, values) of a knob moved alone, infinite at a value where a run diverged; NaN where a run is missing"""
+    differences: Array
+    """mean difference from the defaults over the grids; NaN where a run has no result"""
     state: State
-    """`off`: some value is better than the default by the rule; `fine`: the interval of none reaches so far"""
 
     @property
-    def best(self) -> float | None:
-        """Value of the lowest mean; None if a run is missing."""
-        means = self.losses.mean(axis=0)
-        return self.values[int(means.argmin())] if np.isfinite(means).all() else None
+    def name(self) -> str:
+        """Name of the method and of what was moved: `Adam: alpha`."""
+        return f"{self.method}: {self.knob_names}"
 
     @property
-    def at_edge(self) -> bool:
-        """Return whether the best value is the first or the last, so that a better one may lie beyond."""
-        return self.best in (self.values[0], self.values[-1])
+    def knob_names(self) -> str:
+        """Names of what was moved: `alpha`, or `hidden rate and auxiliary rate`."""
+        return " and ".join(knob.name for knob in self.knobs)
 
     @property
-    def foremost_value(self) -> float | None:
-        """The value of the lowest difference to the default; None if a value has none."""
-        effects = {value: answer.verdict.effect for value, answer in self.answers.items()}
-        means = {value: effect.mean for value, effect in effects.items() if effect is not None}
-        return min(means, key=means.__getitem__) if len(means) == len(effects) else None
+    def answers(self) -> list[Answer]:
+        """The answers of all places but the defaults."""
+        return [one.answer for one in self.moved]
 
     @property
-    def foremost(self) -> Answer | None:
-        """Its answer."""
-        return None if self.foremost_value is None else self.answers[self.foremost_value]
+    def best(self) -> Moved | None:
+        """The place of the lowest difference among those that are better by the rule; else among all with one."""
+        found = [one for one in self.moved if one.answer.verdict.label == "supported"] or self.moved
+        means = {id(one): one.answer.verdict.effect.mean for one in found if one.answer.verdict.effect is not None}
+        return min((one for one in found if id(one) in means), key=lambda one: means[id(one)], default=None)
+
+    def at_edge(self, place: Moved) -> bool:
+        """Return whether a place is at an end of a grid, so that a better one may lie beyond."""
+        return any(value in (grid[0], grid[-1]) for value, grid in zip(place.values, self.grids, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +83,30 @@ class Compromise:
 
     knob: Knob
     value: float | None
-    """the value of the smallest largest loss; None if a run is missing"""
+    """the value whose largest cost over the methods is smallest; None if a run is missing"""
+    of_all: bool
+    """whether all methods share the knob"""
     verdicts: dict[str, Verdict]
-    """by method: of its loss at the compromise minus that at its own best value, both chosen on the other seeds"""
+    """by method: of its loss at the compromise minus that at its own best value, its cost, both chosen on the other
+    seeds"""
+
+    rule: Rule
+    """judges these losses; predicts a higher one"""
+
+    @property
+    def name(self) -> str:
+        """Name of the knob, and of the methods that share it unless these are all."""
+        return self.knob.name if self.of_all else f"{self.knob.name} ({', '.join(self.verdicts)})"
 
     @property
     def advice(self) -> Advice:
-        """Return whether a fair comparison has to tune the knob for each method."""
-        labels = {verdict.label for verdict in self.verdicts.values()}
-        if "supported" in labels:
+        """Return what a fair comparison has to do with the knob."""
+        if any(verdict.label == "supported" for verdict in self.verdicts.values()):
             return "tune per method"
-        return "one value serves" if labels == {"refuted"} else "open"
+        costs = [verdict.effect for verdict in self.verdicts.values()]
+        small = all(cost is not None and cost.n >= self.rule.seeds and cost.t_high < self.rule.smallest_effect
+                    for cost in costs)  # fmt: skip
+        return "one value serves" if small else "open"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,25 +114,32 @@ class Findings:
     """A study's numbers."""
 
     scans: list[Scan]
-    surfaces: dict[str, tuple[tuple[float, ...], tuple[float, ...], Array]]
-    """values of the two knobs of the surface, and the mean differences to the defaults, by method"""
+    """every knob of every method moved alone"""
+    surfaces: list[Scan]
+    """the surface's two knobs of every method moved together"""
     compromises: list[Compromise]
     complete: bool
 
+    @property
+    def judged(self) -> list[Scan]:
+        """All scans, method by method."""
+        names = dict.fromkeys(scan.method for scan in self.scans)
+        return [scan for name in names for scan in (*self.scans, *self.surfaces) if scan.method == name]
+
 
 def compromise(tables: Array) -> int:
-    """Return the index of the value at which the method that loses most loses least.
+    """Return the index of the value at which the largest cost over the methods is smallest.
 
         argmin_v max_m (L[m, v] - min_w L[m, w]),  L[m, v] = mean_s tables[m, s, v]
 
-    tables: (M methods, S seeds, V values), finite.
+    tables: (M methods, S seeds, V values), infinite at values at which runs diverge.
     """
     means = tables.mean(axis=1)
     return int((means - means.min(axis=1, keepdims=True)).max(axis=0).argmin())
 
 
 def cost_of_sharing(tables: Array) -> Array:
-    """Return what each method loses at the compromise against its own best value, (M, S), seed by seed.
+    """Return the cost of the compromise for each method, (M, S): what it loses there against its own best value.
 
         cost[m, s] = tables[m, s, v] - tables[m, s, w],  v the compromise and w the best value without seed s
 
@@ -111,7 +148,7 @@ def cost_of_sharing(tables: Array) -> Array:
     """
     methods, seeds, _ = tables.shape
     costs = np.full((methods, seeds), np.nan)
-    if np.isfinite(tables).all():
+    if not np.isnan(tables).any() and bool(np.isfinite(tables.max(axis=1).min(axis=1)).all()):
         for s in range(seeds):
             others = np.delete(tables, s, axis=1)
             own = others.mean(axis=1).argmin(axis=1)
@@ -119,63 +156,64 @@ def cost_of_sharing(tables: Array) -> Array:
     return costs
 
 
-def find(study: Sensitivity, analysis: Analysis, preset: str) -> Findings:
-    """Compute a study's numbers from its campaign's analysis at a preset."""
+def find(study: Sensitivity, analysis: Analysis, data: dict[str, Any]) -> Findings:
+    """Compute a study's numbers from its collected data and its campaign's analysis of them."""
+    preset = data["preset"]
     losses = {summary.method.name: summary.comparison for summary in analysis.summaries}
     answers = {next(name for name, weight in a.contrast.weights.items() if weight > 0): a for a in analysis.answers}
-    scans, surfaces = [], {}
-    for method in study.methods:
-        for knob in study.all_knobs(method):
-            values, default = study.values(knob, method, preset), study.default(knob, method, preset)
-            arms = {v: Point(method=method, values={knob.name: v} if v != default else {}).name for v in values}
-            judged = {value: answers[name] for value, name in arms.items() if value != default}
-            scans.append(Scan(
-                method=method, knob=knob, values=values, default=default, answers=judged,
-                losses=np.stack([losses[name] for name in arms.values()], axis=1), state=_state(study.rule, judged),
-            ))  # fmt: skip
-        surfaces[method] = _surface(study, method, preset, losses)
-    compromises = _compromises(study.rule, scans)
+    diverged = Counter(row["method"] for row in data["runs"] if row["status"] == "diverged")
+
+    def scan(method: str, *knobs: Knob) -> Scan:
+        grids = tuple(study.values(knob, method, preset) for knob in knobs)
+        default = tuple(study.default(knob, method, preset) for knob in knobs)
+        arms = {}
+        for place in itertools.product(*grids):
+            pairs = zip(knobs, place, default, strict=True)
+            values = {knob.name: value for knob, value, usual in pairs if value != usual}
+            arms[place] = Point(method=method, values=values).name
+        columns = [np.full_like(losses[name], np.inf) if diverged[name] else losses[name] for name in arms.values()]
+        moved = [
+            Moved(values=place, answer=answers[name], diverged=diverged[name]) for place, name in arms.items()
+            if all(value != usual for value, usual in zip(place, default, strict=True))
+        ]  # fmt: skip
+        differences = np.array([(losses[name] - losses[method]).mean() for name in arms.values()])
+        return Scan(
+            method=method, knobs=knobs, default=default, grids=grids, moved=moved, losses=np.stack(columns, axis=1),
+            differences=differences.reshape([len(grid) for grid in grids]), state=_state(study.rule, moved),
+        )  # fmt: skip
+
+    scans = [scan(method, knob) for method in study.methods for knob in study.all_knobs(method)]
+    surfaces = [scan(method, *study.surface) for method in study.methods]
+    compromises = _compromises(study.rule, scans, len(study.methods))
     return Findings(scans=scans, surfaces=surfaces, compromises=compromises, complete=analysis.complete)
 
 
-def _state(rule: Rule, judged: dict[float, Answer]) -> State:
-    if any(answer.verdict.label == "supported" for answer in judged.values()):
+def _state(rule: Rule, moved: list[Moved]) -> State:
+    if any(one.answer.verdict.label == "supported" for one in moved):
         return "off"
-    gains = [(answer.verdict.effect, answer.result.n_missing) for answer in judged.values()]
-    enough = all(effect is not None and effect.n >= rule.seeds and not missing for effect, missing in gains)
-    return "fine" if enough and all(e is not None and e.t_low > -rule.smallest_effect for e, _ in gains) else "open"
+    answers = [one.answer for one in moved if not one.diverged]
+    sure = all(
+        e is not None and e.n >= rule.seeds and not answer.result.n_missing and e.t_low > -rule.smallest_effect
+        for answer in answers for e in [answer.verdict.effect]
+    )  # fmt: skip
+    return "fine" if sure else "open"
 
 
-def _surface(
-    study: Sensitivity, method: str, preset: str, losses: dict[str, Array]
-) -> tuple[tuple[float, ...], tuple[float, ...], Array]:
-    first, second = study.surface
-    rows, columns = (study.values(knob, method, preset) for knob in study.surface)
-    defaults = [study.default(knob, method, preset) for knob in study.surface]
-    table = np.empty((len(rows), len(columns)))
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            pairs = zip((first.name, second.name), (row, column), defaults, strict=True)
-            point = Point(method=method, values={name: value for name, value, default in pairs if value != default})
-            table[i, j] = (losses[point.name] - losses[method]).mean()
-    return rows, columns, table
-
-
-def _compromises(rule: Rule, scans: list[Scan]) -> list[Compromise]:
+def _compromises(rule: Rule, scans: list[Scan], methods: int) -> list[Compromise]:
     """Judge every knob that methods have with the same values, under one error rate."""
-    groups: dict[tuple[str, tuple[float, ...]], list[Scan]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[tuple[float, ...], ...]], list[Scan]] = defaultdict(list)
     for scan in scans:
-        groups[scan.knob.name, scan.values].append(scan)
+        groups[scan.knob_names, scan.grids].append(scan)
     shared = [group for group in groups.values() if len(group) > 1]
     tables = [np.stack([scan.losses for scan in group]) for group in shared]
     costs = [cost_of_sharing(table) for table in tables]
-    found = [sample_mean(cost) for rows in costs for cost in rows]
-    adjusted = iter(holm([1.0 if difference is None else difference.p for difference in found]))
+    differences = [sample_mean(cost) for rows in costs for cost in rows]
+    adjusted = iter(holm([1.0 if difference is None else difference.p for difference in differences]))
     as_cost = dataclasses.replace(rule, predicted="higher")
     return [
         Compromise(
-            knob=group[0].knob,
-            value=group[0].values[compromise(table)] if np.isfinite(table).all() else None,
+            knob=group[0].knobs[0], rule=as_cost, of_all=len(group) == methods,
+            value=None if np.isnan(rows).any() else group[0].grids[0][compromise(table)],
             verdicts={
                 scan.method: judge(
                     as_cost, sample_mean(cost), n_missing=int(np.isnan(cost).sum()),

@@ -16,7 +16,7 @@ class Knob:
     """A setting that leaves its default, and the values it takes."""
 
     name: str
-    """as shown in tables and figures"""
+    """as shown in tables and figures; each knob of a study has another one"""
     field: str
     """configuration field, a number"""
     moved: Callable[[float], tuple[float, ...]]
@@ -69,6 +69,9 @@ class Sensitivity:
         check(self.rule.predicted == "lower", f"{self.name}: a better value is predicted to give a lower metric")
         unknown = {name for knob in self.all_knobs() for name in knob.methods} - set(self.methods)
         check(not unknown, f"{self.name}: knobs of unknown methods: {sorted(unknown)}")
+        names = [knob.name for knob in self.all_knobs()]
+        check(len({*names}) == len(names), f"{self.name}: names of knobs must differ: {names}")
+        check(not any(knob.methods for knob in self.surface), f"{self.name}: the surface's knobs are of all methods")
 
     def all_knobs(self, method: str | None = None) -> list[Knob]:
         """Return all knobs, or those of one method."""
@@ -77,12 +80,15 @@ class Sensitivity:
 
     def default(self, knob: Knob, method: str, preset: str) -> float:
         """Return the default of a knob for a method at a preset."""
-        return _number(resolve(preset, **{**self.fields, **self.methods[method]}), knob.field)
+        return default_value(resolve(preset, **{**self.fields, **self.methods[method]}), knob.field)
 
     def values(self, knob: Knob, method: str, preset: str) -> tuple[float, ...]:
         """Return all values of a knob for a method at a preset, the default among them, increasing."""
         default = self.default(knob, method, preset)
-        return tuple(sorted([default, *(float(f"{value:.4g}") for value in knob.moved(default))]))
+        found = sorted({default, *(float(f"{value:.6g}") for value in knob.moved(default))})
+        known = len(found) == 1 + len(knob.moved(default)) > 1
+        check(known, f"{self.name}: {knob.name} must move {default:g} to other values, each once")
+        return tuple(found)
 
     def points(self, preset: str) -> list[Point]:
         """Return the points of all methods: the defaults, the surface, and every other knob moved alone."""
@@ -111,7 +117,7 @@ class Sensitivity:
         )  # fmt: skip
 
 
-def _number(config: RunConfig, name: str) -> float:
+def default_value(config: RunConfig, name: str) -> float:
     """Return the number that a field stands for."""
     resolved = {"logit_scale_init": config.model.initial_logit_scale, "aux_lr": config.optim.resolved_aux_lr}
     return float(resolved.get(name, flatten(config)[name]))
