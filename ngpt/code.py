@@ -11,8 +11,8 @@ from typing import Any
 from ngpt.errors import require
 
 CODE = (
-    "config.py", "sphere.py", "polar.py", "ranks.py", "registry.py", "sources.py", "kernels", "data", "model", "optim",
-    "training",
+    "config.py", "foreign.py", "sphere.py", "polar.py", "ranks.py", "registry.py", "sources.py", "kernels", "data",
+    "model", "optim", "training",
 )  # fmt: skip
 """Parts of the package that can change a run's numbers"""
 

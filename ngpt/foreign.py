@@ -58,8 +58,8 @@ def origin_of(optimizer: str) -> Origin:
         require(path.is_file(), f"--optimizer {optimizer}: no such file: {path}")
         files = tuple(_with_imports(path.resolve(), optimizer))
         digest = hashlib.sha256()
-        for file in files:
-            digest.update(f"{file.relative_to(files[0].parent)}\n{plain_code(_content(file))}\n".encode())
+        for number, file in enumerate(files):  # by the names of the others they are imported
+            digest.update(f"{file.name if number else ''}\n{plain_code(_content(file))}\n".encode())
         return Origin(name, f"{name} {digest.hexdigest()}", f"{where}, SHA-256 {digest.hexdigest()[:16]}", files)
     package, _, _ = where.partition(".")
     version = _version(package)

@@ -26,9 +26,11 @@ NOT_IN_IT = {"data.data", "data.shards"}
 BY_CONTENT = {"train.init_from"}
 OTHER: dict[str, Any] = {
     "n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5, "geodesic_muon": "lr", "normuon": "rows",
-    "nan_fallback": "normuon", "optimizer": "adam", "logit_scale_init": 2.0,
+    "nan_fallback": "normuon", "optimizer": "adam", "optimizer_args": "momentum=0.9", "logit_scale_init": 2.0,
 }  # fmt: skip
-NEEDED: dict[str, dict[str, Any]] = {"cautious_wd": {"weight_decay": 0.1}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "cautious_wd": {"weight_decay": 0.1}, "optimizer_args": {"optimizer": "torch.optim:SGD", "lr": 0.1},
+}  # fmt: skip
 """What else a configuration must have for another value of a field to be accepted."""
 
 FIELDS = [f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)]
@@ -132,8 +134,8 @@ def digest_of(package: Path) -> str:
 
 STORED = {
     "syntax": "0cf572599e202f4a",
-    "muon": "04af7e5f79cf3ffd",
-    "adam": "61577d705a5e2790",
+    "muon": "252b298c8db198d0",
+    "adam": "4f8feaaa83b86248",
 }
 """Digests that every supported version of Python gives"""
 

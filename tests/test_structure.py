@@ -54,10 +54,10 @@ ONLY: dict[tuple[str, str], set[str]] = {
 
 WITHOUT_TORCH = [
     "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.foreign", "ngpt.sources", "ngpt.cost", "ngpt.presets",
-    "ngpt.flags", "ngpt.identity", "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs", "ngpt.tracking",
-    "ngpt.trackers", "ngpt.training.record", "ngpt.campaign.definition.plan", "ngpt.campaign.analysis.statistics",
-    "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace", "ngpt.campaign.report.markdown",
-    "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",
+    "ngpt.flags", "ngpt.identity", "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs",
+    "ngpt.tracking", "ngpt.trackers", "ngpt.training.record", "ngpt.campaign.definition.plan",
+    "ngpt.campaign.analysis.statistics", "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace",
+    "ngpt.campaign.report.markdown",    "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ngpt.config import OptimConfig, RunConfig, step_options
+from ngpt.errors import InputError
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
@@ -16,6 +17,9 @@ from ngpt.optim.sharded import shard_layout
 from ngpt.registry import FOREIGN, entry, entry_of, load
 
 Group = dict[str, Any]
+
+WATCHED = 3
+"""Steps after which a class of the user's is trusted to move only what it was given"""
 
 
 @dataclass
@@ -26,6 +30,8 @@ class Optimizers:
     hidden: torch.optim.Optimizer
     aux: torch.optim.AdamW
     projection: LazyProjection
+    moves: int = 0
+    """steps made by this process"""
 
     @property
     def all(self) -> dict[str, torch.optim.Optimizer]:
@@ -58,8 +64,17 @@ class Optimizers:
         return optim.lr * factor
 
     def move(self) -> None:
-        """Step both optimizers; the caller projects next."""
+        """Step both optimizers; the caller projects next.
+
+        Raises InputError if a class that the user names moves, in the first steps, what it was not given.
+        """
+        watched = self.foreign is not None and self.moves < WATCHED
+        others = [p for group in self.aux.param_groups for p in group["params"]] if watched else []
+        before = [p.detach().clone() for p in others]
         self.hidden.step()
+        if any(not p.equal(old) for p, old in zip(others, before, strict=True)):
+            raise InputError(f"--optimizer {self.config.optim.optimizer}: it moves parameters that it was not given")
+        self.moves += 1
         self.aux.step()
 
     def fall_back(self) -> None:

@@ -1,0 +1,333 @@
+"""Optimizers of classes that the user names: refused where they cannot train, and otherwise like the built-in ones."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import killed, outcome, small, start
+
+from ngpt.command import parse
+from ngpt.errors import InputError
+from ngpt.flags import to_flags
+from ngpt.foreign import arguments_of, canonical, is_class, load_class, origin_of
+from ngpt.identity import run_id
+from ngpt.optim.trial import along_the_gradient, refusal
+from ngpt.presets import resolve
+from ngpt.training.record import read_record
+
+RULES = '''
+import gc
+import torch
+from torch.optim import Optimizer
+
+
+class Good(Optimizer):
+    """A sign of the momentum, with state of several kinds."""
+
+    def __init__(self, params, lr, momentum=0.9):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "count": 0})
+
+    def direction(self, W, M, group):
+        return M.sign()
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["count"] += 1
+            for W in group["params"]:
+                state = self.state[W]
+                if not state:
+                    state |= {"pair": [torch.zeros_like(W), 0], "half": torch.zeros_like(W, dtype=torch.bfloat16)}
+                M, _ = state["pair"]
+                state["pair"][1] += 1
+                M.lerp_(W.grad, 1 - group["momentum"])
+                state["half"] += W.grad.bfloat16()
+                W -= group["lr"] * self.direction(W, M, group) / W.shape[group["sphere_dim"]] ** 0.5
+                W -= 1e-3 * group["lr"] * state["half"].float().sign() / state["pair"][1]
+
+
+class Ascending(Good):
+    def direction(self, W, M, group):
+        return -M.sign()
+
+
+class Idle(Good):
+    def step(self):
+        pass
+
+
+class Closure(Good):
+    def step(self, closure):
+        super().step()
+
+
+class Random(Good):
+    def direction(self, W, M, group):
+        return torch.randn(W.shape)
+
+
+class HiddenState(Good):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.beside = {}
+
+    def direction(self, W, M, group):
+        self.beside[W] = 0.5 * self.beside.get(W, 0) + M
+        return self.beside[W]
+
+
+class KeptRate(Good):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.lr = lr
+
+    def step(self):
+        for group in self.param_groups:
+            group["lr"] = self.lr
+        super().step()
+
+
+class Unsavable(Good):
+    def step(self):
+        super().step()
+        self.state[self.param_groups[0]["params"][0]]["seen"] = {1, 2}
+
+
+class Reshaping(Good):
+    @torch.no_grad()
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            for W in group["params"]:
+                W.data = W.data.flatten()
+
+
+class Infinite(Good):
+    def direction(self, W, M, group):
+        return M / 0
+
+
+class Modes(Good):
+    def train(self): ...
+    def eval(self): ...
+
+
+class Flat(Good):
+    def __init__(self, params, lr):
+        super().__init__([W for group in params for W in group["params"]], lr)
+        for group in self.param_groups:
+            group["sphere_dim"] = -1
+            del group["lr"]
+
+
+class Greedy(Good):
+    def step(self):
+        super().step()
+        mine = {id(W) for group in self.param_groups for W in group["params"]}
+        for other in gc.get_objects():
+            if type(other) is torch.nn.Parameter and id(other) not in mine and other.shape[-1:] == (32,):
+                other.data.mul_(0.5)
+
+
+class OnSphere(Good):
+    stays_on_sphere = True
+
+    @torch.no_grad()
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            for W in group["params"]:
+                W /= W.norm(dim=group["sphere_dim"], keepdim=True)
+
+
+NotAnOptimizer = dict
+'''
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> str:
+    """The path of the file with the classes."""
+    path = tmp_path / "my_rules.py"
+    path.write_text(RULES)
+    return str(path)
+
+
+# --- the trial -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Good", None),
+        ("OnSphere", None),
+        ("Ascending", None),  # that is for a campaign to show
+        ("Idle", r"6 steps leave a matrix of \(12, 8\) as it was"),
+        ("Closure", r"its step\(\) fails: TypeError: .*closure"),
+        ("Random", "draws from a global random generator"),
+        ("HiddenState", r"does not go on from its state_dict\(\) to the bit: some of its state is kept elsewhere"),
+        ("KeptRate", r'does not read group\["lr"\] at every step'),
+        ("Unsavable", r"cannot be saved as tensors and plain values: .*\['seen'\] is a builtins.set"),
+        ("Reshaping", "its step|turns a matrix of"),
+        ("Infinite", "is not finite"),
+        ("Modes", r"has train\(\) and eval\(\)"),
+    ],
+)
+def test_what_cannot_train_is_refused_for_the_right_reason(rules: str, name: str, reason: str | None) -> None:
+    random = torch.get_rng_state()
+    found = refusal(f"{rules}:{name}", 0.01, "")
+    assert torch.get_rng_state().equal(random)
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None and re.search(reason, found), found
+
+
+@pytest.mark.parametrize("name", ["SGD", "Muon", "Adafactor", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "ASGD"])
+def test_the_optimizers_of_pytorch_pass(name: str) -> None:
+    assert refusal(f"torch.optim:{name}", 0.01, "") is None
+    assert along_the_gradient(f"torch.optim:{name}", 0.01, "") < -0.3
+
+
+def test_a_rule_that_ascends_goes_along_the_gradient(rules: str) -> None:
+    assert along_the_gradient(f"{rules}:Ascending", 0.01, "") > 0.5
+    assert along_the_gradient(f"{rules}:Good", 0.01, "") < -0.5
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments", "reason"),
+    [
+        ("torch.optim:LBFGS", "", "LBFGS doesn't support per-parameter options"),
+        ("torch.optim:SGD", "momentun=0.9", "unexpected keyword argument 'momentun'"),
+        ("torch.optim:SGD", "momentum=fast", "--optimizer-args momentum=fast: TypeError"),
+        ("torch.optim:Nothing", "", "there is no Nothing in torch.optim"),
+        ("torch.nn:Linear", "", "Linear is not a subclass of torch.optim.Optimizer"),
+        ("no_such_package:Rule", "", "no package no_such_package is installed"),
+        ("no_such_file.py:Rule", "", "no such file: no_such_file.py"),
+        ("json:JSONDecoder", "", "json is not an installed package; name the file"),
+    ],
+)
+def test_what_cannot_be_built_says_why(optimizer: str, arguments: str, reason: str) -> None:
+    with pytest.raises(InputError, match=re.escape(reason)):
+        refusal(optimizer, 0.01, arguments)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_line(rules: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="have no rate lr"):
+        refusal(f"{rules}:Flat", 0.01, "")
+    with pytest.raises(InputError, match="NotAnOptimizer is not a subclass"):
+        load_class(f"{rules}:NotAnOptimizer")
+    bad = {"x = (\n": "line 1: ", "import torch\n1 / 0\n": "line 2: ZeroDivisionError: division by zero",
+           "import no_such_module\n": "No module named 'no_such_module'"}  # fmt: skip
+    for text, reason in bad.items():
+        path = tmp_path / f"bad{len(text)}.py"
+        path.write_text(text)
+        with pytest.raises(InputError, match=reason):
+            load_class(f"{path}:Rule")
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_pytorchs_muon_as_a_class_has_the_bits_of_the_built_in_one(data: str, tmp_path: Path) -> None:
+    built_in = small(data, optimizer="muon", polar_dtype="bfloat16", steps=6)
+    as_class = small(data, optimizer="torch.optim:Muon", optimizer_args="weight_decay=0.0", steps=6)
+    records = [start(config, tmp_path / "runs")[1] for config in (built_in, as_class)]
+    assert records[0].weights_sha256 == records[1].weights_sha256
+    assert records[1].optimizer_origin is not None and "torch.optim:Muon of torch" in records[1].optimizer_origin
+    assert records[0].optimizer_origin is None
+
+
+@pytest.mark.parametrize("optimizer", ["Good", "torch.optim:Adafactor", "torch.optim:NAdam", "torch.optim:Muon"])
+def test_killed_and_resumed_it_ends_in_the_same_bits(
+    data: str, tmp_path: Path, rules: str, optimizer: str
+) -> None:
+    config = small(data, optimizer=optimizer if is_class(optimizer) else f"{rules}:{optimizer}")
+    undisturbed = outcome(start(config, tmp_path / "undisturbed")[0])
+    folder = killed(config, tmp_path / "runs")
+    assert start(config, tmp_path / "runs", resume=True)[0] == folder
+    assert outcome(folder) == undisturbed
+
+
+def test_the_schedule_and_the_projection_reach_it(data: str, tmp_path: Path, rules: str) -> None:
+    """A class that stays on the sphere is not projected, and ends on it; another one is, and ends on it too."""
+    for name in ("OnSphere", "Good"):
+        config = small(data, optimizer=f"{rules}:{name}", schedule="linear", lazy_proj_freq=5)
+        folder, record = start(config, tmp_path / "runs")
+        assert record.status == "done" and record.run_id.startswith(f"{name}-")
+    weights = [read_record(folder).weights_sha256 for folder in (tmp_path / "runs").glob("*-s0")]
+    assert weights[0] != weights[1]
+
+
+def test_one_that_moves_other_parameters_is_stopped(data: str, tmp_path: Path, rules: str) -> None:
+    with pytest.raises(InputError, match="it moves parameters that it was not given"):
+        start(small(data, optimizer=f"{rules}:Greedy"), tmp_path / "runs")
+
+
+def test_one_that_is_refused_leaves_no_folder(data: str, tmp_path: Path, rules: str) -> None:
+    with pytest.raises(InputError, match="some of its state is kept elsewhere"):
+        start(small(data, optimizer=f"{rules}:HiddenState"), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+# --- flags and identity ----------------------------------------------------------------------------------------------
+
+
+def test_arguments_are_python_literals_or_words() -> None:
+    text = "betas=(0.9,0.95) mode=fast nesterov=True eps=1e-8 name='a'"
+    expected = {"betas": (0.9, 0.95), "mode": "fast", "nesterov": True, "eps": 1e-8, "name": "a"}
+    assert arguments_of(text) == expected == arguments_of(canonical(text))
+    assert canonical("b=1. a=.5") == canonical("a=0.50   b=1.0") == "a=0.5 b=1.0"
+    bad = {"a": "takes key=value", "a=1 a=2": "gives a twice", "lr=1": "the rate is given by --lr"}
+    for wrong, reason in bad.items():
+        with pytest.raises(InputError, match=reason):
+            canonical(wrong)
+
+
+def test_a_class_goes_through_the_command_line_and_back() -> None:
+    words = "--optimizer torch.optim:SGD --lr 0.1 --optimizer-args nesterov=True momentum=.9 --seed 3".split()
+    config, _ = parse(words)
+    assert config.optim.optimizer_args == "momentum=0.9 nesterov=True"
+    assert parse(to_flags(config))[0] == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"optimizer": "torch.optim:SGD"}, "has no default rate: give --lr"),
+        ({"optimizer": "torch.optim"}, "must be adam, muon, module:Class or file.py:Class"),
+        ({"optimizer": "muon", "optimizer_args": "a=1"}, "--optimizer-args has no effect with --optimizer muon"),
+        ({"optimizer": "torch.optim:SGD", "lr": 0.1, "weight_decay": 0.1}, "--weight-decay has no effect with"),
+        ({"optimizer": "torch.optim:SGD", "lr": 0.1, "momentum": 0.9}, "--momentum has no effect with"),
+        ({"optimizer": "torch.optim:SGD", "lr": 0.1, "geodesic_muon": "lr"}, "--geodesic-muon has no effect with"),
+    ],
+)
+def test_flags_that_do_not_go_with_a_class(fields: dict[str, object], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        resolve("tiny", **fields)
+
+
+def identity(path: Path, name: str = "Good", **fields: object) -> str:
+    origin_of.cache_clear()
+    config = resolve("tiny", **{"optimizer": f"{path}:{name}", "lr": 0.1, **fields})
+    return run_id(config, "data")
+
+
+def test_the_source_of_a_class_is_its_identity_and_not_its_place(tmp_path: Path) -> None:
+    """Comments do not count; the class, its arguments, and files beside it that it imports do."""
+    for place in ("a", "b", "c", "d", "e"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "beside.py").write_text("FACTOR = 1\n")
+        (tmp_path / place / "rule.py").write_text("import beside\n" + RULES)
+    (tmp_path / "b" / "rule.py").write_text("import beside  # a comment\n\n\n" + RULES)
+    (tmp_path / "b" / "other.py").write_text("FACTOR = 1\n")
+    (tmp_path / "c" / "rule.py").write_text("import beside\n" + RULES.replace("1e-3", "1e-4"))
+    (tmp_path / "d" / "beside.py").write_text("FACTOR = 2\n")
+    shutil.move(tmp_path / "e" / "rule.py", tmp_path / "e" / "renamed.py")
+    first = identity(tmp_path / "a" / "rule.py")
+    assert identity(tmp_path / "b" / "rule.py") == first == identity(tmp_path / "e" / "renamed.py")
+    others = [identity(tmp_path / place / "rule.py") for place in ("c", "d")]
+    others += [identity(tmp_path / "a" / "rule.py", "Ascending"), identity(tmp_path / "a" / "rule.py", lr=0.2)]
+    others += [identity(tmp_path / "a" / "rule.py", optimizer_args="momentum=0.5")]
+    assert len({first, *others}) == 6 and others[2].startswith("Ascending-")
