@@ -24,7 +24,7 @@ from ngpt.errors import InputError, require
 CLASS = re.compile(r"(?P<where>[^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 """`package.module:Class` or `path/file.py:Class`"""
 
-ARGUMENT = re.compile(r"(?P<key>[A-Za-z_]\w*)=(?P<value>\S+)")
+ARGUMENT = re.compile(r"(?P<key>(group\.)?[A-Za-z_]\w*)=(?P<value>\S+)")
 """`key=value`, where the value has no space in it"""
 
 
@@ -150,19 +150,29 @@ def _place_of(error: BaseException, origin: Origin) -> str:
     return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
 
 
-def arguments_of(text: str) -> dict[str, Any]:
-    """Parse `key=value key=value`; a value that is no Python literal is a string.
+def arguments_of(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parse `key=value group.key=value` into arguments of the class and entries of its parameter groups.
 
-    >>> arguments_of("betas=(0.9,0.95) mode=fast nesterov=True")
-    {'betas': (0.9, 0.95), 'mode': 'fast', 'nesterov': True}
+    A value that is no Python literal is a string.
+
+    >>> arguments_of("betas=(0.9,0.95) mode=fast group.use_muon=True")
+    ({'betas': (0.9, 0.95), 'mode': 'fast'}, {'use_muon': True})
     """
+    found = _parsed(text)
+    of_groups = {key.removeprefix("group."): value for key, value in found.items() if key.startswith("group.")}
+    return {key: value for key, value in found.items() if not key.startswith("group.")}, of_groups
+
+
+def _parsed(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for word in text.split():
         pair = ARGUMENT.fullmatch(word)
         if pair is None:
             raise InputError(f"--optimizer-args takes key=value, without spaces around = or in the value: {word}")
         require(pair["key"] not in found, f"--optimizer-args gives {pair['key']} twice")
-        require(pair["key"] != "lr", "--optimizer-args: the rate is given by --lr")
+        why = {"lr": "the rate is given by --lr", "params": "the matrices are the model's"}
+        reserved = pair["key"].removeprefix("group.")
+        require(reserved not in why, f"--optimizer-args {word}: {why.get(reserved)}")
         try:
             found[pair["key"]] = ast.literal_eval(pair["value"])
         except (ValueError, SyntaxError):
@@ -176,6 +186,6 @@ def canonical(text: str) -> str:
     >>> canonical("eps=1e-08  betas=(.9,0.95)")
     'betas=(0.9,0.95) eps=1e-08'
     """
-    arguments = arguments_of(text)
+    arguments = _parsed(text)
     shown = {key: value if isinstance(value, str) else repr(value).replace(" ", "") for key, value in arguments.items()}
     return " ".join(f"{key}={shown[key]}" for key in sorted(shown))

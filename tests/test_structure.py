@@ -47,6 +47,7 @@ ONLY: dict[tuple[str, str], set[str]] = {
     ("ngpt.optim", "ngpt.model"): {"ngpt.model.roles"},
     **{(part, "ngpt.training"): {"ngpt.training.record"} for part in CAMPAIGN},
     ("ngpt.campaign.execution.options", "ngpt.training"): {"ngpt.training.preflight"},
+    ("ngpt.campaign.engine", "ngpt.optim"): {"ngpt.optim.trial"},
     ("ngpt.campaign.execution.execute", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
     ("ngpt.campaign.execution.launchers", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
 }

@@ -15,6 +15,7 @@ from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_fol
 from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, require
+from ngpt.foreign import is_class
 from ngpt.machine import core_count, wait_without_spinning
 from ngpt.refusals import flag_name
 from ngpt.training.record import RunRecord
@@ -135,6 +136,16 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     return 0 if succeeded else 1
 
 
+def try_classes(runs: Sequence[PlannedRun]) -> None:
+    """Try each class that the runs' --optimizer names, once. Raises InputError for one that cannot train here."""
+    classes = {(o.optimizer, o.optimizer_args): o for run in runs if is_class((o := run.config.optim).optimizer)}
+    if classes:
+        from ngpt.optim.trial import require_fit  # imported late, as it needs torch
+
+        for optim in classes.values():
+            require_fit(optim)
+
+
 def _carry_out_stages(
     study: Study[PlanT], plan: PlanT, settings: dict[str, Any], *, report_only: bool
 ) -> tuple[list[PlannedRun], Outcome]:
@@ -147,6 +158,7 @@ def _carry_out_stages(
     for batch, different in study.stages(plan, outcome):
         runs += batch
         if batch and not report_only:
+            try_classes(batch)
             each_once = list({run.run_id: run for run in batch}.values())
             ended = execute(each_once, out=plan.out, **{**settings, **different})
             outcome.failures |= ended.failures

@@ -5,10 +5,12 @@ sets before every step. Lazy projection brings the matrices back to the sphere, 
 them there, by an attribute `stays_on_sphere = True`.
 """
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,31 +34,63 @@ def build(groups: Sequence[Group], optim: OptimConfig, device: torch.device) -> 
 def construct(optimizer: str, groups: Sequence[Group], lr: float, arguments: str) -> torch.optim.Optimizer:
     """Build a class on groups of matrices. Raises InputError, with what the class says, if it cannot be built."""
     kind = load_class(optimizer)
+    given, of_groups = arguments_of(arguments)
     try:
-        made: torch.optim.Optimizer = kind([dict(group) for group in groups], lr=lr, **arguments_of(arguments))
+        made: torch.optim.Optimizer = kind([{**group, **of_groups} for group in groups], lr=lr, **given)
     except Exception as error:  # whatever the class says of its arguments
-        given = f" with --optimizer-args {arguments}" if arguments else ""
-        raise InputError(f"--optimizer {optimizer}{given}: {type(error).__name__}: {error}") from error
+        with_ = f" with --optimizer-args {arguments}" if arguments else ""
+        raise InputError(f"--optimizer {optimizer}{with_}: {type(error).__name__}: {error}") from error
     if any("lr" not in group for group in made.param_groups):
         raise InputError(f"--optimizer {optimizer}: its groups have no rate lr that a schedule could set")
     return made
+
+
+# --- random numbers: nothing else in training draws from the global generators ----------------------------------------
+
+
+def seed_random(seed: int) -> None:
+    """Seed the global generators of PyTorch, numpy and Python, from which a class may draw."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of these generators as tensors and plain values."""
+    name, words, *rest = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    kept = [str(name), torch.from_numpy(np.asarray(words).astype(np.int64)), *(np.asarray(one).item() for one in rest)]
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": kept, "python": random.getstate()}
+
+
+def restore_random(state: Mapping[str, Any]) -> None:
+    """Set the generators to what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, words, *rest = state["numpy"]
+    np.random.set_state((name, words.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
 def pack(label: str, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Any]:
-    """Return the tensors of an optimizer's state dict by name, and the rest as JSON that refers to them.
+    """Return the tensors of an optimizer's state dict and of the generators by name, and the rest as JSON.
 
     Raises UnsavableError for anything in it that is neither a tensor nor a plain value.
     """
     tensors: Tensors = {}
-    return tensors, _packed(optimizer.state_dict(), f"{label}.", tensors, "state_dict()")
+    return tensors, {
+        "optimizer": _packed(optimizer.state_dict(), f"{label}.", tensors, "state_dict()"),
+        "random": _packed(random_state(), f"{label}.", tensors, "random"),
+    }
 
 
 def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], content: Any) -> None:
     """Load what `pack` returned, every tensor in the dtype in which it was saved."""
-    state = _unpacked(content, tensors)
+    state = _unpacked(content["optimizer"], tensors)
     optimizer.load_state_dict(state)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, saved in state["state"].items():  # torch.optim casts state to the dtype of the parameter
@@ -65,6 +99,7 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], cont
             now = kept.get(key)
             if isinstance(value, Tensor) and isinstance(now, Tensor) and now.dtype != value.dtype:
                 kept[key] = value.to(now.device)
+    restore_random(_unpacked(content["random"], tensors))
 
 
 def _packed(value: Any, prefix: str, tensors: Tensors, place: str) -> Any:
@@ -79,6 +114,8 @@ def _packed(value: Any, prefix: str, tensors: Tensors, place: str) -> Any:
     if type(value) in (list, tuple):
         items = [_packed(one, prefix, tensors, f"{place}[{i}]") for i, one in enumerate(value)]
         return {type(value).__name__: items}
+    if type(value) in (set, frozenset) and all(isinstance(one, int | str) for one in value):
+        return {"set": sorted(value, key=lambda one: (str(type(one)), one))}
     if isinstance(value, dict):
         keys = [key for key in value if not isinstance(key, int | str)]
         if keys:
@@ -100,6 +137,8 @@ def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
             return [_unpacked(one, tensors) for one in value]
         case "tuple":
             return tuple(_unpacked(one, tensors) for one in value)
+        case "set":
+            return set(value)
         case "dict":
             return {key: _unpacked(one, tensors) for key, one in value}
     raise KeyError(kind)

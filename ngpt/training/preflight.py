@@ -14,6 +14,7 @@ from ngpt.kernels import dense
 from ngpt.model import build_model
 from ngpt.model.roles import parameter_specs
 from ngpt.optim.build import build_optimizers
+from ngpt.optim.trial import require_fit
 from ngpt.training import environment
 from ngpt.training.sharding import ParameterSharding
 from ngpt.training.step import Feed, TrainingStep
@@ -143,6 +144,7 @@ def predicted_step(config: RunConfig, corpus: Corpus) -> tuple[float, str]:
 
 def measured_steps(config: RunConfig, corpus: Corpus) -> list[float]:
     """Make a few real steps of a run on this CPU, eagerly, and return their seconds."""
+    require_fit(config.optim)
     model, device = build_model(config.model, corpus.vocab_size, seed=config.seed), torch.device("cpu")
     optimizers = build_optimizers(model, config)
     windows = corpus.windows(corpus.train, config.model.seq_len)

@@ -22,6 +22,7 @@ from ngpt.identity import run_digest, run_id
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
+from ngpt.optim.foreign import seed_random
 from ngpt.optim.trial import require_fit
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
 from ngpt.registry import entry
@@ -65,6 +66,8 @@ def train(
     device = environment.choose_device(runtime.device, ranks.local_index)
     corpus = load_corpus(config.data)
     _check(config, runtime, corpus, device, ranks)
+    if planned is None:  # else its campaign has tried it
+        require_fit(config.optim)
     kernels.load(device)
     identity = run_id(config, corpus.digest)
     require(planned in (identity, None), f"{planned}: the code or the data have changed since this run was planned")
@@ -96,9 +99,8 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
     first = f"the first {corpus.context} tokens"
     require(corpus.context <= seq_len, f"--data {config.data.data}: --seq-len must reach beyond {first}")
     optimizer = config.optim.optimizer
-    if is_class(optimizer):
-        require(ranks.count == 1, f"--optimizer {optimizer}: classes named by the user run in one process only")
-        require_fit(optimizer, config.optim.lr, config.optim.optimizer_args)
+    why = f"--optimizer {optimizer}: a class that the user names runs in one process only"
+    require(ranks.count == 1 or not is_class(optimizer), why)
     require(size % ranks.count == 0, f"--batch-size {size} cannot be split equally among {ranks.count} ranks")
 
 
@@ -185,6 +187,8 @@ class Run:
         self.model = build_model(config.model, corpus.vocab_size, seed=config.seed)
         specs = parameter_specs(self.model)
         self.sharding = shard_model(self.model, specs, self.ranks, self.runtime.parallel, device)
+        if is_class(config.optim.optimizer):
+            seed_random(config.seed)
         self.optimizers = build_optimizers(self.model, config, self.sharding.owned)
         if config.optim.optimizer == "muon":
             record.orthogonalizer = kernels.describe(getattr(torch, config.optim.polar_dtype), device)
