@@ -45,7 +45,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         factory="ngpt.optim.build:adam",
         state_types="ngpt.optim.build:adam_state_types",
         default_lr={"tiny": 0.01, "paper": 0.02, "trinity": 0.003, "155m": 0.001, "155m-literal": 0.0005}
-        | dict.fromkeys(RUNGS, 0.005),
+        | dict.fromkeys(RUNGS, 0.01),
         stays_on_sphere=lambda optim: False,
     ),
     "muon": OptimizerEntry(
