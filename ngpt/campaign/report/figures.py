@@ -1,5 +1,6 @@
 """The figures of a report, in one style; each method has its own color, in the order of the experiment file."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,17 +62,35 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
 
 
 def _looks(campaign: Campaign) -> dict[str, Look]:
-    """Return a color for each method; in a scan the color shows the position and the line style the family."""
+    """Return a color for each method; in a scan the color shows the position and the line style the family.
+
+    With more methods than colors, equal places in two families have equal colors, and the line style shows the family.
+    """
     families = list(dict.fromkeys(method.family for method in campaign.methods))
+    many, seen = _in_panels(campaign), Counter[str]()
     positions = sorted({method.position for method in campaign.methods if method.position is not None})
     shades = colormaps["viridis"](np.linspace(0, 0.9, len(positions)))
     looks: dict[str, Look] = {}
     for index, method in enumerate(campaign.methods):
         place = method.position
-        color = COLORS[index % len(COLORS)] if place is None else shades[positions.index(place)]
-        line = families.index(method.family) + (index // len(COLORS) if place is None else 0)
+        number = seen[method.family] if many else index
+        color = COLORS[number % len(COLORS)] if place is None else shades[positions.index(place)]
+        line = families.index(method.family) + (number // len(COLORS) if place is None else 0)
+        seen[method.family] += 1
         looks[method.name] = {"color": color, "linestyle": LINES[line % len(LINES)]}
     return looks
+
+
+def _in_panels(campaign: Campaign) -> bool:
+    """Return whether each family has a panel of its own: there are more methods than colors, and no scan."""
+    families = {method.family for method in campaign.methods}
+    scan = any(method.position is not None for method in campaign.methods)
+    return len(campaign.methods) > len(COLORS) and len(families) > 1 and not scan
+
+
+def _height(methods: int, least: float) -> float:
+    """Return the height in inches of a figure whose legend has a line for each method."""
+    return max(least, 0.6 + 0.19 * methods)
 
 
 def _interval(values: np.ndarray) -> np.ndarray:
@@ -165,8 +184,34 @@ def _loss_against_rate(
     looks: dict[str, Look], label: str,
 ) -> Figure:  # fmt: skip
     """Draw loss against a rate: of each method its name, its grid, its results (seeds, rates) and its optimum."""
-    few, xlabel = len(curves) < 4, label
+    family_of = {method.name: method.family for method in campaign.methods}
+    families = list(dict.fromkeys(family_of.values()))
+    if _in_panels(campaign):
+        figure, panels = subplots(12.0, 5.2, 1, len(families), sharey=True)
+        for axes, family in zip(panels, families, strict=True):
+            _draw_rates(axes, [one for one in curves if family_of[one[0]] == family], looks, few=False, room=0.4)
+            axes.set(xlabel=label, title=family)
+        panels[0].set_ylabel(f"{campaign.rule.metric} [{campaign.rule.unit}]")
+        figure.suptitle("Mean and 95% interval over seeds")
+        figure.legend(loc="outside lower center", ncols=len(families))
+        return figure
+    few = len(curves) < 4
     figure, axes = subplots(7.0 if few else 9.0, 4.2)
+    _draw_rates(axes, curves, looks, few=few, room=1.0)
+    lines = "; dotted: fitted optimum, shaded: its range over resampled seeds" if few else ""
+    axes.set(
+        xlabel=label, title=f"Mean and 95% interval over seeds{lines}",
+        ylabel=f"{campaign.rule.metric} [{campaign.rule.unit}]",
+    )  # fmt: skip
+    _legend(axes)
+    return figure
+
+
+def _draw_rates(
+    axes: Axes, curves: list[tuple[str, tuple[float, ...], np.ndarray, LrOptimum | None]], looks: dict[str, Look], *,
+    few: bool, room: float,
+) -> None:  # fmt: skip
+    """Draw one curve per method. few: with fitted optima. room: width of the axes relative to a figure of one panel."""
     for name, grid, tuning, o in curves:
         if not len(tuning):
             continue
@@ -183,28 +228,24 @@ def _loss_against_rate(
             axes.axvline(o.lr, color=look["color"], linestyle=":", linewidth=1)
             if o.lr_low is not None and o.lr_high is not None:
                 axes.axvspan(o.lr_low, o.lr_high, color=look["color"], alpha=0.08, linewidth=0)
-    lines = "; dotted: fitted optimum, shaded: its range over resampled seeds" if few else ""
-    axes.set(
-        xscale="log", xlabel=xlabel, title=f"Mean and 95% interval over seeds{lines}",
-        ylabel=f"{campaign.rule.metric} [{campaign.rule.unit}]",
-    )  # fmt: skip
-    _name_rates(axes, sorted({lr for _, grid, _, _ in curves for lr in grid}))
-    _legend(axes)
-    return figure
+    axes.set_xscale("log")
+    _name_rates(axes, sorted({lr for _, grid, _, _ in curves for lr in grid}), room)
 
 
-def _name_rates(axes: Axes, rates: list[float]) -> None:
+def _name_rates(axes: Axes, rates: list[float], room: float) -> None:
     """Put ticks at the rates that were tried, except where their labels would overlap."""
     shown = rates[:1]
+    width = max(0.09, 0.018 * max(len(f"{rate:g}") for rate in rates)) / room
     for rate in rates[1:]:
-        if np.log10(rate / shown[-1]) > 0.09 * np.log10(rates[-1] / rates[0]):
+        if np.log10(rate / shown[-1]) > width * np.log10(rates[-1] / rates[0]):
             shown.append(rate)
     axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
     axes.set_xticks([], minor=True)
 
 
 def _loss_curves(analysis: Analysis, data: dict[str, Any], looks: dict[str, Look]) -> Figure:
-    figure, (left, right) = subplots(9.0 if len(analysis.summaries) < 4 else 12.0, 3.8, 1, 2)
+    few = len(analysis.summaries) < 4
+    figure, (left, right) = subplots(9.0 if few else 12.0, _height(len(analysis.summaries), 3.8), 1, 2)
     compared = [row for row in data["runs"] if row["stage"] == "comparison" and "val" in row]
     for summary in analysis.summaries:
         rows = [row for row in compared if row["method"] == summary.method.name]
@@ -267,7 +308,8 @@ def _telemetry(analysis: Analysis, looks: dict[str, Look]) -> Figure | None:
     shown = [name for name in OVER_STEPS if any(name in s.telemetry for s in analysis.summaries)]
     if not shown:
         return None
-    figure, grid = subplots(3.2 * len(shown) + 2.4, 3.2, 1, len(shown), squeeze=False)
+    height = _height(len(analysis.summaries), 3.2)
+    figure, grid = subplots(3.2 * len(shown) + 2.4, height, 1, len(shown), squeeze=False)
     for axes, name in zip(grid[0], shown, strict=True):
         for summary in analysis.summaries:
             if name in summary.telemetry:
