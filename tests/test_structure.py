@@ -31,7 +31,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.campaign.report"},
     {"ngpt.campaign.engine"},
     {"ngpt.campaign.command", "ngpt.campaign.gates"},
-    {"ngpt.campaign.sensitivity"},
+    {"ngpt.campaign.sensitivity", "ngpt.campaign.entrant"},
     {"experiments"},
     {"runners", "train_architectural", "benchmarks"},
     {"experiments.regenerate_docs"},
@@ -48,6 +48,8 @@ ONLY: dict[tuple[str, str], set[str]] = {
     **{(part, "ngpt.training"): {"ngpt.training.record"} for part in CAMPAIGN},
     ("ngpt.campaign.execution.options", "ngpt.training"): {"ngpt.training.preflight"},
     ("ngpt.campaign.engine", "ngpt.optim"): {"ngpt.optim.trial"},
+    ("ngpt.campaign.entrant", "ngpt.optim"): {"ngpt.optim.trial"},
+    ("ngpt.campaign.entrant", "ngpt.training"): {"ngpt.training.record", "ngpt.training.trainer"},
     ("ngpt.campaign.execution.execute", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
     ("ngpt.campaign.execution.launchers", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
 }

@@ -35,6 +35,11 @@ class Study(Indexed, Generic[PlanT]):
     reports_partial_results = False
     """whether an interrupted experiment gets a report on the runs that are finished"""
 
+    @property
+    def runner(self) -> str:
+        """Name of the experiment's script in `runners/`."""
+        return self.name
+
     measures_speed = False
     """whether some runs have the whole machine to themselves, where threads that spin while they wait are faster"""
 
@@ -80,7 +85,7 @@ class Study(Indexed, Generic[PlanT]):
 
 def main(name: str, studies: Sequence[Study[Any]]) -> None:
     """Run the experiment `name` as the command line says, list its answers with those of all `studies`, and exit."""
-    study = next(study for study in studies if study.name == name)
+    study = next(study for study in studies if study.runner == name)
     if not study.measures_speed:
         wait_without_spinning()  # in the processes of the runs
     sys.exit(exit_code_of(lambda: carry_out(study, sys.argv[1:], studies)))
@@ -117,7 +122,7 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
         words = [word for word in arguments if word not in ("--report-only", "--publish")]
         data = collect(
             study.experiment, runs, plan.out, failures=outcome.failures, figures=study.figures, preset=plan.preset,
-            data_digest=plan.data_digest, command=shlex.join(["python", f"runners/{study.name}.py", *words]),
+            data_digest=plan.data_digest, command=shlex.join(["python", f"runners/{study.runner}.py", *words]),
             jobs=settings["jobs"], **study.details(plan, runs),
         )  # fmt: skip
         write_data(reports, data)

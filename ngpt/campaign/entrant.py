@@ -1,0 +1,201 @@
+"""A campaign around one optimizer of the user's: against tuned opponents, with checks of the class itself. No torch.
+
+`runners/try_optimizer.py` is its runner. The entrant and its opponents are tuned over grids of one size, which lie at
+the same angles: unless --lrs is given, a few steps measure how far the entrant turns a vector at a small rate, and its
+rates are those at which it turns them as far as Muon does at its own.
+"""
+
+# ruff: noqa: D102 (methods without a docstring inherit that of `Study`)
+
+import argparse
+import dataclasses
+import itertools
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ngpt.campaign.command import CampaignStudy
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition.plan import Plan, PlannedRun
+from ngpt.campaign.execution.options import common_parser, device_settings, overrides_of
+from ngpt.command import Parser
+from ngpt.config import RunConfig
+from ngpt.errors import require
+from ngpt.foreign import canonical, is_class, origin_of
+from ngpt.presets import resolve
+from ngpt.registry import OPTIMIZERS
+
+OPPONENTS: dict[str, dict[str, Any]] = {
+    "muon": {"optimizer": "muon"},
+    "geodesic-muon": {"optimizer": "muon", "geodesic_muon": "lr-norm"},
+    "normuon": {"optimizer": "muon", "normuon": "short-axis"},
+    "adam": {"optimizer": "adam"},
+}
+"""Configuration fields by name, as --against takes them"""
+
+SHOWN = {"muon": "Muon", "geodesic-muon": "geodesic Muon", "normuon": "NorMuon", "adam": "Adam"}
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""A grid of hidden rates, as multiples of its middle: for an opponent, the preset's default"""
+
+AUX_LRS = (0.0025, 0.005, 0.01, 0.02)
+"""Grid of the auxiliary rate"""
+
+CLAIM = """
+    The hidden matrices of gated nGPT are moved by `{name}` ({origin}), with {arguments}, or by an opponent. Everything
+    else is moved by AdamW at a rate of its own, the auxiliary rate, and all rates fall linearly to zero. Each method is
+    tuned over its hidden rate, then over the auxiliary rate, with the same number of runs on the same seeds, and
+    compared at its chosen rates on other seeds.
+
+    Nobody has stated a prediction: {name} is judged as if it had been predicted to end lower.
+"""
+
+SMALL_RATE = 1e-3
+"""Rate at which the entrant's angle is measured"""
+
+TINY_STEPS = 400
+"""Steps of a run at tiny, as in `muon_lr_sweep`"""
+
+TUNING_SEEDS, SEEDS = 3, 5
+"""Seeds on which rates are chosen, and on which methods are compared"""
+
+PROBE_STEPS = 16
+"""Steps in which it is measured; the later half counts"""
+
+
+def two_digits(value: float) -> float:
+    """Return a rate in two digits."""
+    return float(f"{value:.2g}")
+
+
+def campaign_of(
+    optimizer: str, arguments: str, name: str, lrs: Sequence[float], against: Sequence[str], preset: str,
+    fields: Mapping[str, Any],
+) -> Campaign:  # fmt: skip
+    """Return the campaign of an entrant; the first opponent is the baseline."""
+    given = {"optimizer": optimizer, "optimizer_args": arguments}
+    rule = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
+    methods = [Method(name=name, fields=given, lrs=tuple(lrs))]
+    for opponent in against:
+        own = OPPONENTS[opponent]
+        middle = OPTIMIZERS[own["optimizer"]].default_lr[preset]
+        grid = tuple(two_digits(factor * middle) for factor in FACTORS[len(FACTORS) // 2 - len(lrs) // 2 :][: len(lrs)])
+        methods.append(Method(name=SHOWN[opponent], fields=own, lrs=grid))
+    first, *others = (method.name for method in methods[1:])
+    question = f"Does {name} end lower than a tuned {first}?"
+    return Campaign(
+        name=slug(name), title=f"{name} against {', '.join(m.name for m in methods[1:])}", question=question,
+        claim=CLAIM.format(name=name, origin=origin_of(optimizer).text, arguments=arguments or "its defaults"),
+        methods=tuple(methods), baselines=(first,), rule=rule, preset=preset, fields=fields, aux_lrs=AUX_LRS,
+        tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
+        further=tuple(
+            Contrast(name=f"{name} against {other}", weights={name: 1.0, other: -1.0}, rule=rule,
+                     question=f"Does {name} end lower than a tuned {other}?")
+            for other in others
+        ),
+    )  # fmt: skip
+
+
+def slug(name: str) -> str:
+    """Return a name as that of a file: `MyRule` -> my_rule.
+
+    >>> slug("MyRule, half memory")
+    'my_rule_half_memory'
+    """
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.sub(r"\W+", "_", apart).strip("_").lower()
+
+
+def angles(configs: Sequence[RunConfig], device: str) -> list[float]:
+    """Return how far each configuration turns a hidden vector in a step, in radians: the median over a few steps."""
+    from ngpt.config import Runtime  # imported late, as training needs torch
+    from ngpt.training.record import read_metrics
+    from ngpt.training.trainer import train
+
+    found = []
+    with tempfile.TemporaryDirectory(prefix="angle-") as folder:
+        settings = device_settings(device)
+        runtime = Runtime(out=Path(folder), progress=False, keep_weights=False, **settings)
+        for config in configs:
+            few: dict[str, Any] = {"steps": PROBE_STEPS, "eval_every": PROBE_STEPS, "telemetry_every": 1}
+            short = dataclasses.replace(config, train=dataclasses.replace(config.train, **few))
+            rows = read_metrics(train(short, runtime)[0])
+            turned = [row["rotation_hidden_rad"] for row in rows if "rotation_hidden_rad" in row]
+            found.append(median(turned[len(turned) // 2 :]))
+    return found
+
+
+def rates_at_equal_angles(
+    optimizer: str, arguments: str, preset: str, fields: Mapping[str, Any], device: str
+) -> tuple[float, ...]:
+    """Return the entrant's rates: those at which it turns vectors as far as Muon does at its own grid.
+
+    The angle is taken to be proportional to the rate, as it is for steps that do not depend on it. Raises InputError if
+    the entrant does not turn vectors, or by no finite angle.
+    """
+    own = {"optimizer": optimizer, "optimizer_args": arguments, "lr": SMALL_RATE}
+    middle = OPTIMIZERS["muon"].default_lr[preset]
+    muon = {"optimizer": "muon", "lr": middle}
+    constant = {**fields, "schedule": "constant"}
+    entrant, reference = angles([resolve(preset, **{**constant, **one}) for one in (own, muon)], device)
+    sound = 0 < entrant < 1
+    require(sound, f"--optimizer {optimizer} turns vectors by {entrant:.3g} rad at lr {SMALL_RATE:g}: give --lrs")
+    return tuple(two_digits(factor * SMALL_RATE * reference / entrant) for factor in FACTORS)
+
+
+class EntrantStudy(CampaignStudy):
+    """The campaign of whatever optimizer the command line names; known only once that is read."""
+
+    runner = "try_optimizer"
+    seeds_help = "seeds per arm to choose rates (%(default)s); to compare: at least {}"
+
+    def __init__(self, fields: Mapping[str, Any] | None = None) -> None:
+        """fields: further configuration fields of every run."""
+        self.fields: dict[str, Any] = {"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, **(fields or {})}
+
+    @property
+    def name(self) -> str:
+        """Name of the campaign, or of the runner while there is none."""
+        return self.experiment.name if "experiment" in vars(self) else self.runner
+
+    def parser(self) -> Parser:
+        text = "Train with an optimizer of your own and with tuned opponents, and judge whether it ends lower."
+        parser = common_parser(text, preset="tiny", seeds=TUNING_SEEDS, seeds_help=self.seeds_help.format(SEEDS))
+        parser.add_argument("optimizer", metavar="CLASS", help="path/file.py:Class or package.module:Class")
+        parser.add_argument("--optimizer-args", nargs="*", default=[], metavar="KEY=VALUE", help="its arguments")
+        parser.add_argument("--name", help="name in the report; default: that of the class")
+        text = f"{len(FACTORS)} hidden rates; default: those at which it turns vectors as far as Muon does at its own"
+        parser.add_argument("--lrs", nargs=len(FACTORS), type=float, metavar="X", help=text)
+        text = "opponents, the baseline first (%(default)s)"
+        names = list(OPPONENTS)
+        parser.add_argument("--against", nargs="+", choices=names, default=["muon", "adam"], metavar="NAME", help=text)
+        text = f"steps of a run; default: the preset's, and {TINY_STEPS} at tiny"
+        parser.add_argument("--steps", type=int, help=text)
+        text = "repeat one published run per method and compare it to the bit"
+        parser.add_argument("--reproduce", action="store_true", help=text)
+        return parser
+
+    def plan(self, given: argparse.Namespace) -> Plan:
+        require(is_class(given.optimizer), f"{given.optimizer}: must be path/file.py:Class or package.module:Class")
+        arguments, against = canonical(" ".join(given.optimizer_args)), list(dict.fromkeys(given.against))
+        name = given.name or origin_of(given.optimizer).name
+        require(bool(slug(name)) and name not in SHOWN.values(), f"--name {name}: give another one")
+        overrides = {key: value for key, value in overrides_of(given).items() if key != "steps"}
+        fields = self.fields | ({"steps": TINY_STEPS} if given.preset == "tiny" else {})
+        if given.lrs is None:
+            lrs = rates_at_equal_angles(given.optimizer, arguments, given.preset, fields | overrides, given.device)
+        else:
+            lrs = tuple(given.lrs)
+            increasing = lrs[0] > 0 and all(one < other for one, other in itertools.pairwise(lrs))
+            require(increasing, f"--lrs must be positive and increasing: {' '.join(f'{lr:g}' for lr in lrs)}")
+        self.given = given.optimizer, lrs[len(lrs) // 2], arguments
+        self.experiment = campaign_of(given.optimizer, arguments, name, lrs, against, given.preset, fields)
+        return super().plan(given)
+
+    def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
+        from ngpt.optim.trial import along_the_gradient  # imported late, as it needs torch
+
+        return super().details(plan, runs) | {"along_the_gradient": along_the_gradient(*self.given)}

@@ -1,0 +1,11 @@
+"""Try an optimizer of your own: `python runners/try_optimizer.py examples/my_rule.py:MyRule` -> a report."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the runs' processes import this file too and need nothing from it
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from ngpt.campaign.engine import main
+    from ngpt.campaign.entrant import EntrantStudy
+
+    main("try_optimizer", [EntrantStudy()])

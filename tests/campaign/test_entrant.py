@@ -1,0 +1,98 @@
+"""An optimizer of the user's against tuned opponents: rates at equal angles, and a whole small campaign."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngpt.campaign import engine, entrant
+from ngpt.campaign.entrant import EntrantStudy, rates_at_equal_angles, slug
+from ngpt.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mini_campaign import SMALL
+
+ROOT = Path(__file__).parents[2]
+RULE = f"{ROOT}/examples/my_rule.py:MyRule"
+FIELDS: dict[str, Any] = {**SMALL, "schedule": "linear"}
+
+IDLE_AT_TIMES = """
+import torch
+
+
+class Still(torch.optim.SGD):
+    \"\"\"Moves nothing that is 16 wide: the trial's matrices are not.\"\"\"
+
+    def step(self):
+        for group in self.param_groups:
+            for W in group["params"]:
+                if 16 in W.shape:
+                    W.grad = None
+        super().step()
+"""
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The flags of a small campaign with three rates and two auxiliary ones."""
+    monkeypatch.setattr(entrant, "FACTORS", (0.5, 1.0, 2.0))
+    monkeypatch.setattr(entrant, "AUX_LRS", (0.005, 0.01))
+    monkeypatch.setattr(entrant, "TUNING_SEEDS", 2)
+    monkeypatch.setattr(entrant, "TINY_STEPS", 8)
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    return ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+
+
+def carry_out(arguments: list[str]) -> int:
+    return engine.carry_out(EntrantStudy({key: SMALL[key] for key in SMALL if key != "aux_lr"}), arguments)
+
+
+def test_names_as_files() -> None:
+    assert slug("MyRule") == "my_rule" and slug("SOAP") == "soap" and slug("a b/c") == "a_b_c"
+
+
+@pytest.mark.parametrize("arguments", ["", "momentum=0.5"])
+def test_pytorchs_muon_turns_vectors_as_far_as_the_built_in_one(arguments: str, tmp_path: Path) -> None:
+    """With equal steps the rates at equal angles are Muon's own; a rule half as long gets twice the rates."""
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    fields = {**FIELDS, "data": str(tmp_path / "text.txt")}
+    words = " ".join(["weight_decay=0.0", *([arguments] if arguments else [])])
+    rates = rates_at_equal_angles("torch.optim:Muon", words, "tiny", fields, "cpu")
+    assert rates == pytest.approx((0.0075, 0.015, 0.03, 0.06, 0.12), rel=0.1)
+
+
+def test_a_whole_campaign(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert carry_out([RULE, *arguments, "--dry-run"]) == 0
+    assert "39 runs, 0 finished" in capsys.readouterr().out
+    assert carry_out([RULE, *arguments]) == 0
+    text = (tmp_path / "out" / "reports" / "MY_RULE_REPORT.md").read_text()
+    assert "# MyRule against Muon, Adam" in text and "39 runs planned: 39 done." in text
+    assert "**Does MyRule end lower than a tuned Muon?**" in text and "than a tuned Adam?**" in text
+    assert "it descends." in text and f"python runners/try_optimizer.py {RULE}" in text
+    rates = next(line for line in text.splitlines() if line.startswith("| MyRule | 0."))
+    assert carry_out([RULE, *arguments, "--report-only"]) == 0
+    assert rates in (tmp_path / "out" / "reports" / "MY_RULE_REPORT.md").read_text(), "the same rates again"
+    reports = str(tmp_path / "out" / "reports")
+    assert carry_out([RULE, *arguments, "--reproduce", "--reports", reports]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["muon"], "muon: must be path/file.py:Class or package.module:Class"),
+        ([RULE, "--name", "Muon"], "--name Muon: give another one"),
+        ([RULE, "--lrs", "0.1", "0.05", "0.2"], "--lrs must be positive and increasing"),
+        ([RULE, "--optimizer-args", "memory=0.5"], "unexpected keyword argument 'memory'"),
+        (["torch.optim:LBFGS"], "LBFGS doesn't support per-parameter options"),
+    ],
+)
+def test_what_makes_no_campaign_says_why(arguments: list[str], words: list[str], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        carry_out([*words, *arguments])
+
+
+def test_one_that_does_not_turn_vectors_here_is_caught(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "still.py").write_text(IDLE_AT_TIMES)
+    with pytest.raises(InputError, match="turns vectors by 0 rad at lr 0.001: give --lrs"):
+        carry_out([f"{tmp_path}/still.py:Still", *arguments])
