@@ -42,6 +42,16 @@ Track = Literal["trackio", "wandb", "tensorboard"]
 Schedule = Literal["constant", "cosine", "linear", "wsd", "sqrt", "power", "log"]
 
 MUON = {"optimizer": ("muon",)}
+
+
+class _EveryOptimizer:
+    """All values of --optimizer, classes that the user names included."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str)
+
+
+EVERY_OPTIMIZER = _EveryOptimizer()
 ON_SPHERE = {"arch": ("gated-ngpt", "ngpt", "gated-literal")}
 DECAYING = {"schedule": tuple(one for one in typing.get_args(Schedule) if one != "constant")}
 
@@ -174,9 +184,11 @@ class OptimConfig(_Section):
     """precision of the orthogonalizer's matrix products; --dtype if not given"""
     adjust_lr_fn: Literal["none", "original", "match_rms_adamw"] = option("original", needs=MUON)
     """factor on Muon's step for an m x n matrix; original: sqrt(max(1, m/n)); match_rms_adamw: 0.2 sqrt(max(m, n))"""
-    match_step: Literal["none", "rms", "angle"] = option("none", step=True, reads_weights=("angle",), unit_vectors=True)
-    """rescale Muon's step before cautious decay; rms: to the Frobenius norm of an exact polar factor; angle: to a mean
-    rotation of --lr radians in each matrix"""
+    match_step: Literal["none", "rms", "angle"] = option(
+        "none", step=True, reads_weights=("angle",), unit_vectors=True, needs={"optimizer": EVERY_OPTIMIZER}
+    )
+    """rescale the step, Muon's before cautious decay; angle, with any optimizer: to a mean rotation of --lr radians in
+    each matrix; rms, with Muon: to the Frobenius norm of an exact polar factor"""
     geodesic_muon: GeodesicAngle | None = option(None, step=True, argument="geodesic", unit_vectors=True)
     """rotate each unit vector along its geodesic; lr: by --lr radians; lr-norm: by --lr times the length of its tangent
     update. Then only embedding and head are projected"""

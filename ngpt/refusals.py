@@ -199,6 +199,8 @@ REFUSALS: tuple[Refusal, ...] = (
             "{optimizer_args} has no effect with {optimizer=}, whose options are flags"),
     _refuse(lambda optimizer, weight_decay: weight_decay and is_class(optimizer),
             "{weight_decay} has no effect with {optimizer=}; if the class has decay, {optimizer_args} set it"),
+    _refuse(lambda optimizer, match_step: optimizer != "muon" and match_step == "rms",
+            "{match_step=} has no effect with {optimizer=}; {match_step=angle} has one"),
     # options of Muon that would do nothing, or nothing of their own
     _muon(lambda match_step, geodesic_muon, cautious_wd, weight_decay:
           match_step != "none" and _fixed(geodesic_muon, cautious_wd, weight_decay),

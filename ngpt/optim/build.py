@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ngpt.config import OptimConfig, RunConfig, step_options
 from ngpt.errors import InputError
 from ngpt.model.roles import Role, parameter_specs
+from ngpt.optim import steps
 from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
@@ -30,6 +31,8 @@ class Optimizers:
     hidden: torch.optim.Optimizer
     aux: torch.optim.AdamW
     projection: LazyProjection
+    dims: dict[Tensor, int]
+    """dimension of the unit vectors of every hidden matrix"""
     moves: int = 0
     """steps made by this process"""
 
@@ -71,7 +74,12 @@ class Optimizers:
         watched = self.foreign is not None and self.moves < WATCHED
         others = [p for group in self.aux.param_groups for p in group["params"]] if watched else []
         before = [p.detach().clone() for p in others]
+        matched = self.config.optim.match_step == "angle" and self.config.optim.optimizer != "muon"
+        groups = self.hidden.param_groups if matched else []
+        weights = [[W.detach().clone() for W in group["params"]] for group in groups]
         self.hidden.step()
+        for group, old in zip(groups, weights, strict=True):
+            _match_angle(group, old, self.dims)
         if any(not p.equal(old) for p, old in zip(others, before, strict=True)):
             raise InputError(f"--optimizer {self.config.optim.optimizer}: it moves parameters that it was not given")
         self.moves += 1
@@ -83,6 +91,13 @@ class Optimizers:
             group["normuon"] = "short-axis"
         self.hidden.state.clear()
         self.projection.seen_drift = {}
+
+
+@torch.no_grad()
+def _match_angle(group: Group, before: list[Tensor], dims: Mapping[Tensor, int]) -> None:
+    """Scale the move of each matrix of a group so that its vectors turn by the group's rate on average, in radians."""
+    for W, old in zip(group["params"], before, strict=True):
+        W.copy_(old - group["lr"] * steps.match_angle(old, old - W, dim=dims[W]))
 
 
 def _set(group: Group, name: str, value: float) -> None:
@@ -124,13 +139,14 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     projection = LazyProjection(parameters, specs, every=optim.lazy_proj_freq, first=first, roles=leaving)
     if config.model.starts_unprojected and _needs_unit_vectors(optim):
         projection.start()
-    return Optimizers(config, hidden, aux, projection)
+    sphere_dims = {p: dim for name, p in matrices.items() if (dim := specs[name].sphere_dim) is not None}
+    return Optimizers(config, hidden, aux, projection, sphere_dims)
 
 
 def _needs_unit_vectors(optim: OptimConfig) -> bool:
     needing = [option for option in step_options().values() if option.metadata["unit_vectors"]]
     used = any(option.metadata["reads"](getattr(optim, option.name)) for option in needing)
-    return used and optim.optimizer == "muon"
+    return used
 
 
 # --- factories of the registry: (groups of matrices with their `sphere_dim`, options, device) -> optimizer -----------

@@ -101,6 +101,8 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
     optimizer = config.optim.optimizer
     why = f"--optimizer {optimizer}: a class that the user names runs in one process only"
     require(ranks.count == 1 or not is_class(optimizer), why)
+    why = f"--match-step angle with --optimizer {optimizer} works in one process only"
+    require(ranks.count == 1 or optimizer == "muon" or config.optim.match_step == "none", why)
     require(size % ranks.count == 0, f"--batch-size {size} cannot be split equally among {ranks.count} ranks")
 
 

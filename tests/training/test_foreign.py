@@ -293,6 +293,21 @@ def test_the_template_trains(data: str, tmp_path: Path) -> None:
     assert angles and all(0.3 * 0.02 < angle < 1.1 * 0.02 for angle in angles)
 
 
+@pytest.mark.parametrize("optimizer", ["Good", "adam", "torch.optim:SGD"])
+def test_with_equal_angles_every_optimizer_turns_vectors_by_the_rate(
+    data: str, tmp_path: Path, rules: str, optimizer: str
+) -> None:
+    """And is still on the sphere at the end, resumes to the bit, and moves by no other length."""
+    name = f"{rules}:{optimizer}" if optimizer == "Good" else optimizer
+    config = small(data, optimizer=name, match_step="angle", lr=0.01, telemetry_every=1)
+    folder, record = start(config, tmp_path / "undisturbed")
+    angles = [row["rotation_hidden_rad"] for row in read_metrics(folder)]
+    assert len(angles) == 12 and angles == pytest.approx([0.01] * 12, rel=5e-3)
+    again = killed(config, tmp_path / "runs")
+    start(config, tmp_path / "runs", resume=True)
+    assert outcome(again) == outcome(folder)
+
+
 # --- flags and identity ----------------------------------------------------------------------------------------------
 
 
@@ -323,6 +338,8 @@ def test_a_class_goes_through_the_command_line_and_back() -> None:
         ({"optimizer": "torch.optim"}, "must be adam, muon, module:Class or file.py:Class"),
         ({"optimizer": "muon", "optimizer_args": "a=1"}, "--optimizer-args has no effect with --optimizer muon"),
         ({"optimizer": "torch.optim:SGD", "lr": 0.1, "weight_decay": 0.1}, "--weight-decay has no effect with"),
+        ({"optimizer": "torch.optim:SGD", "lr": 0.1, "match_step": "rms"}, "rms has no effect with --optimizer torch"),
+        ({"optimizer": "adam", "match_step": "rms"}, "--match-step angle has one"),
         ({"optimizer": "torch.optim:SGD", "lr": 0.1, "momentum": 0.9}, "--momentum has no effect with"),
         ({"optimizer": "torch.optim:SGD", "lr": 0.1, "geodesic_muon": "lr"}, "--geodesic-muon has no effect with"),
     ],
