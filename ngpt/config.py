@@ -258,6 +258,8 @@ class TrainConfig(_Section):
     """sequences per step"""
     eval_tokens: int = option(5120, POSITIVE)
     """validation tokens, in windows spread evenly over the validation split, the same in every run"""
+    data_order: int = option(0, NOT_NEGATIVE)
+    """0: the order of the training data that --seed gives; another number: another order, same initialization"""
     overfit_windows: int | None = option(None, POSITIVE)
     """if given, train on only this many windows, spread evenly over the training split, and validate on the same"""
     eval_every: int = option(40, POSITIVE)

@@ -104,7 +104,7 @@ class CampaignStudy(Study[Plan]):
             if number := plan.auxiliary_rates(method):
                 print(f"  auxiliary  {plan.tuning_seeds} seeds of {method.name} at {number} of the rates {rates}")
         for method in campaign.methods:
-            where = " at the rate that tuning chooses" if len(method.lrs) > 1 or campaign.aux_lrs else ""
+            where = " at the rate that tuning chooses" if len(method.lrs) != 1 or campaign.aux_lrs else ""
             print(f"  comparison  {plan.comparison_seeds} seeds of {method.name}{where}")
         config = campaign.configure(campaign.arms()[0], 0, plan.overrides, plan.preset)
         cost = options.cost_of_a_run(config)
@@ -197,9 +197,9 @@ def choose_hidden_rates(plan: Plan) -> dict[str, Arm]:
 def choose_rates(plan: Plan) -> dict[str, Arm]:
     """Choose each method's arm by its hidden rate, then by its auxiliary rate if the campaign tunes that."""
     chosen = choose_hidden_rates(plan)
-    if not plan.campaign.aux_lrs:
-        return chosen
-    return _lowest(plan, plan.campaign.auxiliary_arms(chosen), plan.tuning_runs() + plan.auxiliary_runs(chosen))
+    if plan.campaign.aux_lrs:
+        chosen = _lowest(plan, plan.campaign.auxiliary_arms(chosen), plan.tuning_runs() + plan.auxiliary_runs(chosen))
+    return plan.campaign.with_lent_rates(chosen)
 
 
 def _lowest(plan: Plan, arms: Sequence[Arm], runs: Sequence[PlannedRun]) -> dict[str, Arm]:

@@ -50,6 +50,11 @@ CLAIM = """
     tuned over its hidden rate, then over the auxiliary rate, with the same number of runs on the same seeds, and
     compared at its chosen rates on other seeds.
 
+    Two controls. *Other batches*: {baseline} again at its chosen rates, with the same initialization and the data in
+    another order; its difference is what noise alone does. *Equal angle*: {name} and {baseline} with the move of each
+    matrix scaled so that its vectors turn by the rate on average; a difference that is left there is one of directions,
+    not of lengths.
+
     Nobody has stated a prediction: {name} is judged as if it had been predicted to end lower.
 """
 
@@ -72,31 +77,47 @@ def two_digits(value: float) -> float:
 
 
 def campaign_of(
-    optimizer: str, arguments: str, name: str, lrs: Sequence[float], against: Sequence[str], preset: str,
+    optimizer: str, arguments: str, name: str, lrs: Sequence[float], angle: float, against: Sequence[str], preset: str,
     fields: Mapping[str, Any],
 ) -> Campaign:  # fmt: skip
-    """Return the campaign of an entrant; the first opponent is the baseline."""
+    """Return the campaign of an entrant; the first opponent is the baseline.
+
+    angle: radians a step, the middle of the grids at equal angles.
+    """
     given = {"optimizer": optimizer, "optimizer_args": arguments}
     rule = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
     methods = [Method(name=name, fields=given, lrs=tuple(lrs))]
     for opponent in against:
         own = OPPONENTS[opponent]
         middle = OPTIMIZERS[own["optimizer"]].default_lr[preset]
-        grid = tuple(two_digits(factor * middle) for factor in FACTORS[len(FACTORS) // 2 - len(lrs) // 2 :][: len(lrs)])
-        methods.append(Method(name=SHOWN[opponent], fields=own, lrs=grid))
-    first, *others = (method.name for method in methods[1:])
-    question = f"Does {name} end lower than a tuned {first}?"
+        methods.append(Method(name=SHOWN[opponent], fields=own, lrs=grid_around(middle)))
+    baseline = methods[1]
+    others = [method.name for method in methods[2:]]
+    again = {**baseline.fields, "data_order": 1}
+    methods.append(Method(name=f"{baseline.name}, other batches", fields=again, lrs=(), at_rates_of=baseline.name))
+    equal = [
+        Method(name=f"{method.name}, equal angle", fields={**method.fields, "match_step": "angle"},
+               lrs=grid_around(angle), family="equal angle")
+        for method in methods[:2]
+    ]  # fmt: skip
     return Campaign(
-        name=slug(name), title=f"{name} against {', '.join(m.name for m in methods[1:])}", question=question,
-        claim=CLAIM.format(name=name, origin=origin_of(optimizer).text, arguments=arguments or "its defaults"),
-        methods=tuple(methods), baselines=(first,), rule=rule, preset=preset, fields=fields, aux_lrs=AUX_LRS,
-        tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
+        name=slug(name), title=f"{name} against {' and '.join(method.name for method in methods[1:len(against) + 1])}",
+        question=f"Which methods end lower than a tuned {baseline.name}?",
+        claim=CLAIM.format(name=name, baseline=baseline.name, origin=origin_of(optimizer).text,
+                           arguments=arguments or "its defaults"),
+        methods=(*methods, *equal), baselines=(baseline.name, equal[1].name), rule=rule, preset=preset, fields=fields,
+        aux_lrs=AUX_LRS, tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
         further=tuple(
             Contrast(name=f"{name} against {other}", weights={name: 1.0, other: -1.0}, rule=rule,
                      question=f"Does {name} end lower than a tuned {other}?")
             for other in others
         ),
     )  # fmt: skip
+
+
+def grid_around(middle: float) -> tuple[float, ...]:
+    """Return a grid of rates around its middle."""
+    return tuple(two_digits(factor * middle) for factor in FACTORS)
 
 
 def slug(name: str) -> str:
@@ -128,22 +149,21 @@ def angles(configs: Sequence[RunConfig], device: str) -> list[float]:
     return found
 
 
-def rates_at_equal_angles(
+def measure(
     optimizer: str, arguments: str, preset: str, fields: Mapping[str, Any], device: str
-) -> tuple[float, ...]:
-    """Return the entrant's rates: those at which it turns vectors as far as Muon does at its own grid.
+) -> tuple[float, float]:
+    """Return the entrant's rate at which it turns vectors as far as Muon at the preset's rate, and that angle.
 
     The angle is taken to be proportional to the rate, as it is for steps that do not depend on it. Raises InputError if
     the entrant does not turn vectors, or by no finite angle.
     """
     own = {"optimizer": optimizer, "optimizer_args": arguments, "lr": SMALL_RATE}
-    middle = OPTIMIZERS["muon"].default_lr[preset]
-    muon = {"optimizer": "muon", "lr": middle}
+    muon = {"optimizer": "muon", "lr": OPTIMIZERS["muon"].default_lr[preset]}
     constant = {**fields, "schedule": "constant"}
     entrant, reference = angles([resolve(preset, **{**constant, **one}) for one in (own, muon)], device)
     sound = 0 < entrant < 1
-    require(sound, f"--optimizer {optimizer} turns vectors by {entrant:.3g} rad at lr {SMALL_RATE:g}: give --lrs")
-    return tuple(two_digits(factor * SMALL_RATE * reference / entrant) for factor in FACTORS)
+    require(sound, f"--optimizer {optimizer} turns vectors by {entrant:.3g} rad a step at lr {SMALL_RATE:g}")
+    return SMALL_RATE * reference / entrant, reference
 
 
 class EntrantStudy(CampaignStudy):
@@ -185,14 +205,14 @@ class EntrantStudy(CampaignStudy):
         require(bool(slug(name)) and name not in SHOWN.values(), f"--name {name}: give another one")
         overrides = {key: value for key, value in overrides_of(given).items() if key != "steps"}
         fields = self.fields | ({"steps": TINY_STEPS} if given.preset == "tiny" else {})
-        if given.lrs is None:
-            lrs = rates_at_equal_angles(given.optimizer, arguments, given.preset, fields | overrides, given.device)
-        else:
+        middle, angle = measure(given.optimizer, arguments, given.preset, fields | overrides, given.device)
+        lrs = grid_around(middle)
+        if given.lrs is not None:
             lrs = tuple(given.lrs)
             increasing = lrs[0] > 0 and all(one < other for one, other in itertools.pairwise(lrs))
             require(increasing, f"--lrs must be positive and increasing: {' '.join(f'{lr:g}' for lr in lrs)}")
         self.given = given.optimizer, lrs[len(lrs) // 2], arguments
-        self.experiment = campaign_of(given.optimizer, arguments, name, lrs, against, given.preset, fields)
+        self.experiment = campaign_of(given.optimizer, arguments, name, lrs, angle, against, given.preset, fields)
         return super().plan(given)
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:

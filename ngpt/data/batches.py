@@ -79,14 +79,19 @@ class Windows:
 class Batches:
     """Training windows in a shuffled order that visits every window once before any window again.
 
-    Epoch e of `seed` visits them in a permutation drawn by Philox(seed, e); step s takes the positions
-    s B ... s B + B - 1. With `parts`, each batch is split into that many equal parts, and these are the `part`-th.
+    Epoch e of `seed` visits them in a permutation drawn by Philox(seed, e); another `order` than 0 replaces the seed by
+    one drawn from both. Step s takes the positions s B ... s B + B - 1. With `parts`, each batch is split into that many
+    equal parts, and these are the `part`-th.
     """
 
-    def __init__(self, windows: Windows, *, batch_size: int, seed: int, part: int = 0, parts: int = 1) -> None:
+    def __init__(
+        self, windows: Windows, *, batch_size: int, seed: int, order: int = 0, part: int = 0, parts: int = 1
+    ) -> None:  # fmt: skip
         """Raise ValueError unless `parts` divides the batch."""
         if batch_size % parts or not 0 <= part < parts:
             raise ValueError(f"no part {part} of {parts} equal ones of a batch of {batch_size}")
+        if order:
+            seed = int(np.random.SeedSequence([seed, order]).generate_state(1, np.uint64)[0])
         self.windows, self.batch_size, self.seed = windows, batch_size, seed
         self.rows = range(batch_size * part // parts, batch_size * (part + 1) // parts)
 

@@ -253,7 +253,8 @@ class Run:
             training = validation = training.spread(few)
             eval_tokens = few * config.model.seq_len
         batch_size, seed = config.train.batch_size, config.seed
-        batches = Batches(training, batch_size=batch_size, seed=seed, part=ranks.index, parts=ranks.count)
+        order = config.train.data_order
+        batches = Batches(training, batch_size=batch_size, seed=seed, order=order, part=ranks.index, parts=ranks.count)
         evaluator = Evaluator(validation, corpus.byte_lengths, eval_tokens=eval_tokens, device=self.device, ranks=ranks)
         return batches, evaluator
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ngpt.campaign import engine, entrant
-from ngpt.campaign.entrant import EntrantStudy, rates_at_equal_angles, slug
+from ngpt.campaign.entrant import EntrantStudy, grid_around, measure, slug
 from ngpt.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -54,21 +54,24 @@ def test_names_as_files() -> None:
 
 @pytest.mark.parametrize("arguments", ["", "momentum=0.5"])
 def test_pytorchs_muon_turns_vectors_as_far_as_the_built_in_one(arguments: str, tmp_path: Path) -> None:
-    """With equal steps the rates at equal angles are Muon's own; a rule half as long gets twice the rates."""
+    """So that their rates at equal angles are equal."""
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
     fields = {**FIELDS, "data": str(tmp_path / "text.txt")}
     words = " ".join(["weight_decay=0.0", *([arguments] if arguments else [])])
-    rates = rates_at_equal_angles("torch.optim:Muon", words, "tiny", fields, "cpu")
-    assert rates == pytest.approx((0.0075, 0.015, 0.03, 0.06, 0.12), rel=0.1)
+    middle, angle = measure("torch.optim:Muon", words, "tiny", fields, "cpu")
+    assert middle == pytest.approx(0.03, rel=0.1) and 0.005 < angle < 0.05
+    assert grid_around(0.0312) == (0.0078, 0.016, 0.031, 0.062, 0.12)
 
 
 def test_a_whole_campaign(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert carry_out([RULE, *arguments, "--dry-run"]) == 0
-    assert "39 runs, 0 finished" in capsys.readouterr().out
+    assert "70 runs, 0 finished" in capsys.readouterr().out
     assert carry_out([RULE, *arguments]) == 0
     text = (tmp_path / "out" / "reports" / "MY_RULE_REPORT.md").read_text()
-    assert "# MyRule against Muon, Adam" in text and "39 runs planned: 39 done." in text
-    assert "**Does MyRule end lower than a tuned Muon?**" in text and "than a tuned Adam?**" in text
+    assert "# MyRule against Muon and Adam" in text and "70 runs planned: 70 done." in text
+    assert "| Muon, other batches against Muon |" in text
+    assert "| MyRule, equal angle against Muon, equal angle |" in text
+    assert "**Which methods end lower than a tuned Muon?**" in text and "than a tuned Adam?**" in text
     assert "it descends." in text and f"python runners/try_optimizer.py {RULE}" in text
     rates = next(line for line in text.splitlines() if line.startswith("| MyRule | 0."))
     assert carry_out([RULE, *arguments, "--report-only"]) == 0
@@ -94,5 +97,5 @@ def test_what_makes_no_campaign_says_why(arguments: list[str], words: list[str],
 
 def test_one_that_does_not_turn_vectors_here_is_caught(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "still.py").write_text(IDLE_AT_TIMES)
-    with pytest.raises(InputError, match="turns vectors by 0 rad at lr 0.001: give --lrs"):
+    with pytest.raises(InputError, match="turns vectors by 0 rad a step at lr 0.001"):
         carry_out([f"{tmp_path}/still.py:Still", *arguments])

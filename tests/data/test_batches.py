@@ -152,3 +152,17 @@ def test_a_window_must_reach_beyond_the_context() -> None:
     assert (Windows(stream(30), 5, record=10, context=5).at([0])[1] != IGNORE_INDEX).sum() == 1
     with pytest.raises(ValueError, match="no target behind 6 tokens"):
         Windows(stream(30), 5, record=10, context=6)
+
+
+def test_another_order_visits_the_same_windows_otherwise() -> None:
+    """Every window once in an epoch, in an order that depends on the seed and on the order, and on nothing else."""
+    windows = Windows(stream(101), 10)
+    orders = {}
+    for seed, order in ((1, 0), (1, 1), (1, 2), (2, 1)):
+        batches = Batches(windows, batch_size=5, seed=seed, order=order)
+        first = np.concatenate([batches.at(step)[0][:, 0] for step in range(2)])
+        assert sorted(first) == sorted(windows.at(range(10))[0][:, 0])
+        orders[seed, order] = tuple(first)
+    assert len(set(orders.values())) == 4
+    plain = Batches(windows, batch_size=5, seed=1)
+    assert orders[1, 0] == tuple(np.concatenate([plain.at(step)[0][:, 0] for step in range(2)]))

@@ -27,6 +27,8 @@ class Method:
     """each method is compared with the baseline of its family"""
     position: float | None = None
     """position on `Campaign.axis`, if the method is one point of a scan"""
+    at_rates_of: str = field(default="", repr=False)
+    """name of the method whose chosen rates it takes, with an empty grid of its own"""
     pretraining: Mapping[str, Any] | None = field(default=None, repr=False)
     """configuration fields, rate included, of the run per seed whose weights the method's runs start from"""
     leaves_out: str = field(default="", repr=False)
@@ -128,8 +130,11 @@ class Campaign(Experiment):
         check(each_once, f"{self.name}: every family has one baseline, not {self.baselines}")
         known = all(names.issuperset(contrast.weights) for contrast in (*self.leading, *self.further))
         check(known, f"{self.name}: a contrast has a weight for no method")
-        sizes = {len(method.lrs) for method in self.methods} - {1}
+        sizes = {len(method.lrs) for method in self.methods} - {0, 1}
         check(len(sizes) <= 1, f"{self.name}: every method is tuned over a grid of the same size, or not at all")
+        tuned = {method.name for method in self.methods if method.lrs}
+        lent = all(method.at_rates_of in tuned if not method.lrs else not method.at_rates_of for method in self.methods)
+        check(lent, f"{self.name}: a method has a grid of its own or the rates of one that has")
         check(self.comparison_seeds >= self.rule.seeds, f"{self.name}: the rule asks for {self.rule.seeds} seeds")
         default = self.fields.get("aux_lr")
         why = f"{self.name}: the grid of the auxiliary rate must contain fields['aux_lr'], which is {default}"
@@ -143,7 +148,8 @@ class Campaign(Experiment):
         contrasts = [(sorted(c.weights.items()), c.rule, questions.index(c.question)) for c in self.contrasts()]
         sources = [sorted(m.pretraining.items()) for m in self.methods if m.pretraining is not None]
         simpler = [method.name for method in self.methods if method.leaves_out]
-        added = [part for part in (self.aux_lrs, sorted(self._of_presets())) if part]
+        lent = [(method.name, method.at_rates_of) for method in self.methods if method.at_rates_of]
+        added = [part for part in (self.aux_lrs, sorted(self._of_presets()), lent) if part]
         return (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler, *added)
 
     def _of_presets(self) -> list[tuple[str, str, Any]]:
@@ -175,6 +181,15 @@ class Campaign(Experiment):
         """Return every chosen arm at every auxiliary rate of the grid; empty if there is no such grid."""
         methods = {method.name: method for method in self.methods}
         return [self._arm(methods[name], arm.lr, aux_lr) for name, arm in chosen.items() for aux_lr in self.aux_lrs]
+
+    def with_lent_rates(self, chosen: Mapping[str, Arm]) -> dict[str, Arm]:
+        """Return the chosen arms and, in the methods' order, those of methods that take the rates of another."""
+        found: dict[str, Arm] = {}
+        for method in self.methods:
+            source = chosen.get(method.at_rates_of or method.name)
+            if source is not None:
+                found[method.name] = self._arm(method, source.lr, source.aux_lr)
+        return found
 
     def _arm(self, method: Method, lr: float, aux_lr: float | None) -> Arm:
         tuned = {} if aux_lr is None else {"aux_lr": aux_lr}

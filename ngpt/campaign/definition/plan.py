@@ -124,7 +124,7 @@ class Plan(AnyPlan):
 
     def auxiliary_rates(self, method: Method) -> int:
         """Return at how many auxiliary rates a method has still to run once its hidden rate is tuned."""
-        return max(0, len(self.campaign.aux_lrs) - (len(method.lrs) > 1))
+        return 0 if method.at_rates_of else max(0, len(self.campaign.aux_lrs) - (len(method.lrs) > 1))
 
     def count(self) -> int:
         """Return the number of runs in all stages."""

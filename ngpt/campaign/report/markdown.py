@@ -40,7 +40,10 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=partial(command_of, data), rates=most_rates, budget=data["training"].get("budget_seconds"),
         tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in summaries},
-        aux_cells={s.method.name: _cells(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr) for s in summaries},
+        aux_cells={
+            s.method.name: _cells(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
+            for s in summaries if not s.method.at_rates_of
+        },
         follow_up=campaign.follow_up and campaign.follow_up({s.method.name: s.comparison for s in summaries}),
         ends_with_decay=ends_with_decay(data["training"]), costs_known=any("aux_lr" in row for row in data["runs"]),
     )  # fmt: skip
@@ -61,6 +64,8 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
 
 def _tuning_cells(summary: MethodSummary, columns: int) -> list[str]:
     """Return the tuning result of each rate of a method's grid; the chosen rate in bold, missing runs counted."""
+    if source := summary.method.at_rates_of:
+        return [f"rates of {source}"] + ["–"] * (columns - 1)
     if len(summary.method.lrs) == 1 < columns:
         return [f"{summary.method.lrs[0]:g}, not tuned"] + ["–"] * (columns - 1)
     return _cells(summary.method.lrs, summary.tuning, summary.chosen_lr)
