@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 torch.set_num_threads(1)
+settings.register_profile("beside other work", deadline=None)  # how long an example takes depends on what else runs
+settings.load_profile("beside other work")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

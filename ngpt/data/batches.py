@@ -80,8 +80,8 @@ class Batches:
     """Training windows in a shuffled order that visits every window once before any window again.
 
     Epoch e of `seed` visits them in a permutation drawn by Philox(seed, e); another `order` than 0 replaces the seed by
-    one drawn from both. Step s takes the positions s B ... s B + B - 1. With `parts`, each batch is split into that many
-    equal parts, and these are the `part`-th.
+    one drawn from both. Step s takes the positions s B ... s B + B - 1. With `parts`, each batch is split into that
+    many equal parts, and these are the `part`-th.
     """
 
     def __init__(
