@@ -59,26 +59,32 @@ def origin_of(optimizer: str) -> Origin:
         files = tuple(_with_imports(path.resolve(), optimizer))
         digest = hashlib.sha256()
         for number, file in enumerate(files):  # by the names of the others they are imported
-            digest.update(f"{file.name if number else ''}\n{plain_code(_content(file))}\n".encode())
+            place = file.relative_to(files[0].parent).as_posix() if number else ""
+            digest.update(f"{place}\n{plain_code(_content(file))}\n".encode())
         return Origin(name, f"{name} {digest.hexdigest()}", f"{where}, SHA-256 {digest.hexdigest()[:16]}", files)
     package, _, _ = where.partition(".")
     version = _version(package)
     if version is None:
-        spec = importlib.util.find_spec(package)
-        require(spec is not None, f"--optimizer {optimizer}: no package {package} is installed")
-        assert spec is not None
-        why = f"--optimizer {optimizer}: {package} is not an installed package; name the file: path/file.py:{name}"
-        raise InputError(why)
+        there = package in sys.modules or importlib.util.find_spec(package) is not None
+        require(there, f"--optimizer {optimizer}: no package {package} is installed")
+        why = f"--optimizer {optimizer}: {package} is not an installed package with a version"
+        raise InputError(f"{why}; name the file: path/file.py:{name}")
     return Origin(name, f"{where}:{name} {version}", f"{where}:{name} of {package} {version}")
 
 
 def _version(package: str) -> str | None:
-    """Return the version of the distribution that holds a top-level package; None if there is none."""
+    """Return the version of the distribution that holds a top-level package.
+
+    None if there is none, or if it is installed as editable: its code changes and its version does not.
+    """
     try:
-        return importlib.metadata.version(package)
+        found = [importlib.metadata.distribution(package)]
     except importlib.metadata.PackageNotFoundError:
         names = importlib.metadata.packages_distributions().get(package, [])
-        return " ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names))) or None
+        found = [importlib.metadata.distribution(name) for name in sorted(set(names))]
+    if any('"editable": true' in (one.read_text("direct_url.json") or "") for one in found):
+        return None
+    return " ".join(f"{one.metadata['Name']} {one.version}" for one in found) or None
 
 
 _contents: dict[Path, bytes] = {}
@@ -92,18 +98,22 @@ def _content(file: Path) -> bytes:
 
 
 def _with_imports(file: Path, optimizer: str) -> list[Path]:
-    """Return a file, and after it the files of its folder that it imports, directly or through others."""
+    """Return a file, and after it what it imports from its folder, directly or through others: files, or folders."""
     found, folder = [file], file.parent
     for one in found:
         try:
             tree = ast.parse(_content(one))
         except SyntaxError as error:
             raise InputError(f"--optimizer {optimizer}: {one}, line {error.lineno}: {error.msg}") from error
+        except ValueError as error:  # a NUL byte
+            raise InputError(f"--optimizer {optimizer}: {one}: {error}") from error
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            beside = [folder / f"{name.partition('.')[0]}.py" for name in names]
-            found += [path for path in dict.fromkeys(beside) if path.is_file() and path not in found]
+            for top in dict.fromkeys(name.partition(".")[0] for name in names if name):
+                package = folder / top / "__init__.py"
+                beside = sorted(package.parent.rglob("*.py")) if package.is_file() else [folder / f"{top}.py"]
+                found += [path for path in beside if path.is_file() and path not in found]
     return [file, *sorted(found[1:])]
 
 
@@ -114,9 +124,11 @@ def load_class(optimizer: str) -> type:
     assert found is not None
     try:
         module = _module_of(origin) if origin.files else importlib.import_module(found["where"])
+    except InputError:
+        raise
     except ModuleNotFoundError as error:
         raise InputError(f"--optimizer {optimizer}: {error}") from error
-    except Exception as error:  # whatever a user's file does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's file does when it is imported
         place = _place_of(error, origin)
         raise InputError(f"--optimizer {optimizer}: {place}{type(error).__name__}: {error}") from error
     kind = getattr(module, found["name"], None)
@@ -136,12 +148,36 @@ def _module_of(origin: Origin) -> ModuleType:
     module = ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module  # where pickle and dataclasses look for it
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    exec(compile(_content(path), str(path), "exec"), module.__dict__)
+    folder = str(path.parent)
+    sys.path.insert(0, folder)  # what it imports from its folder is that, and not a package of the same name
+    try:
+        exec(compile(_content(path), str(path), "exec"), module.__dict__)
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what it imports later
     for file in origin.files[1:]:
         require(file.read_bytes() == _content(file), f"{file} has changed since this process started: start it again")
+        loaded = sys.modules.get(file.stem)
+        own = loaded is None or file.parent != path.parent or Path(loaded.__file__ or "").resolve() == file
+        require(own, f"{file}: another module {file.stem} is loaded already; give the file another name")
     return module
+
+
+def claims_sphere(optimizer: str) -> bool:
+    """Return whether a class says that its step keeps unit vectors."""
+    return bool(getattr(load_class(optimizer), "stays_on_sphere", False))
+
+
+def explain(optimizer: str, error: BaseException) -> str:
+    """Return in one line what the code of a class raised, with the line of the user's file."""
+    message = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()[:300]
+    return _place_of(error, origin_of(optimizer)) + message
+
+
+def failure(optimizer: str, what: str, error: BaseException) -> InputError:
+    """Return the error to raise where the code of a class fails in a run."""
+    return InputError(f"--optimizer {optimizer}: {what}: {explain(optimizer, error)}")
 
 
 def _place_of(error: BaseException, origin: Origin) -> str:
@@ -174,9 +210,11 @@ def _parsed(text: str) -> dict[str, Any]:
         reserved = pair["key"].removeprefix("group.")
         require(reserved not in why, f"--optimizer-args {word}: {why.get(reserved)}")
         try:
-            found[pair["key"]] = ast.literal_eval(pair["value"])
+            value = ast.literal_eval(pair["value"])
         except (ValueError, SyntaxError):
-            found[pair["key"]] = pair["value"]
+            value = pair["value"]
+        require(not isinstance(value, set), f"--optimizer-args {word}: a set has no order; give a list or a tuple")
+        found[pair["key"]] = value
     return found
 
 
@@ -187,5 +225,8 @@ def canonical(text: str) -> str:
     'betas=(0.9,0.95) eps=1e-08'
     """
     arguments = _parsed(text)
-    shown = {key: value if isinstance(value, str) else repr(value).replace(" ", "") for key, value in arguments.items()}
+    shown = {}
+    for key, value in arguments.items():
+        word = value if isinstance(value, str) else repr(value).replace(" ", "")
+        shown[key] = word if _parsed(f"{key}={word}")[key] == value else repr(value)  # '1' is text, 1 a number
     return " ".join(f"{key}={shown[key]}" for key in sorted(shown))

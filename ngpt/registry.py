@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ngpt.foreign import is_class, load_class
+from ngpt.foreign import claims_sphere, is_class
 
 
 def load(entry_point: str) -> Any:
@@ -64,7 +64,7 @@ FOREIGN = OptimizerEntry(
     factory="ngpt.optim.foreign:build",
     state_types="",
     default_lr={},
-    stays_on_sphere=lambda optim: bool(getattr(load_class(optim.optimizer), "stays_on_sphere", False)),
+    stays_on_sphere=lambda optim: optim.match_step == "none" and claims_sphere(optim.optimizer),
     capturable=False,
 )
 """The entry of every class that --optimizer names"""

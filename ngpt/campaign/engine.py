@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,7 @@ from ngpt.campaign.execution.execute import Outcome, execute, finished_record
 from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_folder, require_writable
 from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
+from ngpt.config import OptimConfig
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, require
 from ngpt.foreign import is_class
 from ngpt.machine import core_count, wait_without_spinning
@@ -142,13 +144,19 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
 
 
 def try_classes(runs: Sequence[PlannedRun]) -> None:
-    """Try each class that the runs' --optimizer names, once. Raises InputError for one that cannot train here."""
-    classes = {(o.optimizer, o.optimizer_args): o for run in runs if is_class((o := run.config.optim).optimizer)}
+    """Try each class that the runs' --optimizer names, once, at a rate in the middle.
+
+    Raises InputError for one that cannot train here.
+    """
+    classes: dict[tuple[str, str], list[OptimConfig]] = defaultdict(list)
+    for run in runs:
+        if is_class(run.config.optim.optimizer):
+            classes[run.config.optim.optimizer, run.config.optim.optimizer_args].append(run.config.optim)
     if classes:
         from ngpt.optim.trial import require_fit  # imported late, as it needs torch
 
-        for optim in classes.values():
-            require_fit(optim)
+        for tried in classes.values():
+            require_fit(sorted(tried, key=lambda optim: optim.lr)[len(tried) // 2])
 
 
 def _carry_out_stages(

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,10 +20,12 @@ from typing import Any
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 from ngpt.campaign.definition.plan import Plan, PlannedRun
+from ngpt.campaign.execution.collect import data_path
 from ngpt.campaign.execution.options import common_parser, device_settings, overrides_of
 from ngpt.command import Parser
 from ngpt.config import RunConfig
 from ngpt.errors import require
+from ngpt.files import read_json
 from ngpt.foreign import canonical, is_class, origin_of
 from ngpt.presets import resolve
 from ngpt.registry import OPTIMIZERS
@@ -50,12 +52,12 @@ CLAIM = """
     tuned over its hidden rate, then over the auxiliary rate, with the same number of runs on the same seeds, and
     compared at its chosen rates on other seeds.
 
-    Two controls. *Other batches*: {baseline} again at its chosen rates, with the same initialization and the data in
-    another order; its difference is what noise alone does. *Equal angle*: {name} and {baseline} with the move of each
-    matrix scaled so that its vectors turn by the rate on average; a difference that is left there is one of directions,
-    not of lengths.
+    Two controls. *Other batches* runs {baseline} again at its chosen rates, from the same initialization, on the data
+    in another order: the difference shows the size of noise. *Equal angle* compares {name} with {baseline} where the
+    move of each matrix is scaled so that its vectors turn by the rate on average: a difference that is left comes from
+    the direction of the steps and how they are spread over the vectors, not from their overall size.
 
-    Nobody has stated a prediction: {name} is judged as if it had been predicted to end lower.
+    No prediction was made; the tests are those for a prediction that the first of two methods ends lower.
 """
 
 SMALL_RATE = 1e-3
@@ -91,26 +93,33 @@ def campaign_of(
         own = OPPONENTS[opponent]
         middle = OPTIMIZERS[own["optimizer"]].default_lr[preset]
         methods.append(Method(name=SHOWN[opponent], fields=own, lrs=grid_around(middle)))
-    baseline = methods[1]
-    others = [method.name for method in methods[2:]]
-    again = {**baseline.fields, "data_order": 1}
-    methods.append(Method(name=f"{baseline.name}, other batches", fields=again, lrs=(), at_rates_of=baseline.name))
-    equal = [
+    baseline, others = methods[1], methods[2:]
+    again = Method(
+        name=f"{baseline.name}, other batches", fields={**baseline.fields, "data_order": 1}, lrs=(),
+        at_rates_of=baseline.name, family="other batches",
+    )  # fmt: skip
+    mine, its = (
         Method(name=f"{method.name}, equal angle", fields={**method.fields, "match_step": "angle"},
-               lrs=grid_around(angle), family="equal angle")
+               lrs=grid_around(angle), family=f"{method.name}, equal angle")
         for method in methods[:2]
-    ]  # fmt: skip
+    )  # fmt: skip
+
+    def contrast(one: Method, other: Method, question: str) -> Contrast:
+        return Contrast(name=f"{one.name} against {other.name}", weights={one.name: 1.0, other.name: -1.0}, rule=rule,
+                        question=question)  # fmt: skip
+
     return Campaign(
-        name=slug(name), title=f"{name} against {' and '.join(method.name for method in methods[1:len(against) + 1])}",
+        name=slug(name), title=f"{name} against {' and '.join(method.name for method in methods[1:])}",
         question=f"Which methods end lower than a tuned {baseline.name}?",
         claim=CLAIM.format(name=name, baseline=baseline.name, origin=origin_of(optimizer).text,
-                           arguments=arguments or "its defaults"),
-        methods=(*methods, *equal), baselines=(baseline.name, equal[1].name), rule=rule, preset=preset, fields=fields,
-        aux_lrs=AUX_LRS, tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
-        further=tuple(
-            Contrast(name=f"{name} against {other}", weights={name: 1.0, other: -1.0}, rule=rule,
-                     question=f"Does {name} end lower than a tuned {other}?")
-            for other in others
+                           arguments=f"`{arguments}`" if arguments else "its defaults"),
+        methods=(*methods, again, mine, its), baselines=(baseline.name, again.name, mine.name, its.name), rule=rule,
+        preset=preset, fields=fields, aux_lrs=AUX_LRS, tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
+        depends_on=(origin_of(optimizer).identity,),
+        further=(
+            *(contrast(methods[0], other, f"Does {name} end lower than a tuned {other.name}?") for other in others),
+            contrast(mine, its, f"Does {name} end lower than {baseline.name} at equal angles?"),
+            contrast(again, baseline, f"What does noise alone make of {baseline.name} against itself?"),
         ),
     )  # fmt: skip
 
@@ -149,7 +158,7 @@ def angles(configs: Sequence[RunConfig], device: str) -> list[float]:
     return found
 
 
-def measure(
+def rate_and_angle(
     optimizer: str, arguments: str, preset: str, fields: Mapping[str, Any], device: str
 ) -> tuple[float, float]:
     """Return the entrant's rate at which it turns vectors as far as Muon at the preset's rate, and that angle.
@@ -172,8 +181,9 @@ class EntrantStudy(CampaignStudy):
     runner = "try_optimizer"
     seeds_help = "seeds per arm to choose rates (%(default)s); to compare: at least {}"
 
-    def __init__(self, fields: Mapping[str, Any] | None = None) -> None:
-        """fields: further configuration fields of every run."""
+    def __init__(self, taken: Collection[str] = (), fields: Mapping[str, Any] | None = None) -> None:
+        """taken: names of other campaigns, which none may have. fields: further configuration fields of every run."""
+        self.taken = taken
         self.fields: dict[str, Any] = {"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, **(fields or {})}
 
     @property
@@ -202,20 +212,28 @@ class EntrantStudy(CampaignStudy):
         require(is_class(given.optimizer), f"{given.optimizer}: must be path/file.py:Class or package.module:Class")
         arguments, against = canonical(" ".join(given.optimizer_args)), list(dict.fromkeys(given.against))
         name = given.name or origin_of(given.optimizer).name
-        require(bool(slug(name)) and name not in SHOWN.values(), f"--name {name}: give another one")
+        fine = bool(slug(name)) and slug(name) not in self.taken and not any(name.startswith(s) for s in SHOWN.values())
+        require(fine, f"{name} is the name of another method or campaign: give --name another one")
+        require(not given.publish, "--publish is for the repository's own campaigns; --reports names another folder")
+        given.reports = given.reports or given.out / "reports"
         overrides = {key: value for key, value in overrides_of(given).items() if key != "steps"}
         fields = self.fields | ({"steps": TINY_STEPS} if given.preset == "tiny" else {})
-        middle, angle = measure(given.optimizer, arguments, given.preset, fields | overrides, given.device)
+        data = data_path(given.reports, slug(name))
+        if (given.report_only or given.reproduce) and data.exists():
+            middle, angle = read_json(data)["measured"]
+        else:
+            middle, angle = rate_and_angle(given.optimizer, arguments, given.preset, fields | overrides, given.device)
         lrs = grid_around(middle)
         if given.lrs is not None:
             lrs = tuple(given.lrs)
             increasing = lrs[0] > 0 and all(one < other for one, other in itertools.pairwise(lrs))
             require(increasing, f"--lrs must be positive and increasing: {' '.join(f'{lr:g}' for lr in lrs)}")
-        self.given = given.optimizer, lrs[len(lrs) // 2], arguments
+        self.measured, self.tried = (middle, angle), (given.optimizer, lrs[len(lrs) // 2], arguments)
         self.experiment = campaign_of(given.optimizer, arguments, name, lrs, angle, against, given.preset, fields)
         return super().plan(given)
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         from ngpt.optim.trial import along_the_gradient  # imported late, as it needs torch
 
-        return super().details(plan, runs) | {"along_the_gradient": along_the_gradient(*self.given)}
+        cosine = along_the_gradient(*self.tried)
+        return super().details(plan, runs) | {"along_the_gradient": cosine, "measured": self.measured}

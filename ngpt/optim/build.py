@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ngpt.config import OptimConfig, RunConfig, step_options
 from ngpt.errors import InputError
+from ngpt.foreign import failure
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim import steps
 from ngpt.optim.muon import SimpleMuon
@@ -19,7 +20,7 @@ from ngpt.registry import FOREIGN, entry, entry_of, load
 
 Group = dict[str, Any]
 
-WATCHED = 3
+WATCHED_STEPS = 3
 """Steps after which a class of the user's is trusted to move only what it was given"""
 
 
@@ -47,7 +48,7 @@ class Optimizers:
         return self.hidden if entry(self.config.optim.optimizer) is FOREIGN else None
 
     @property
-    def known(self) -> dict[str, torch.optim.Optimizer]:
+    def built_in(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers of the registry, by name."""
         return {name: optimizer for name, optimizer in self.all.items() if optimizer is not self.foreign}
 
@@ -71,19 +72,30 @@ class Optimizers:
 
         Raises InputError if a class that the user names moves, in the first steps, what it was not given.
         """
-        watched = self.foreign is not None and self.moves < WATCHED
+        watched = self.foreign is not None and self.moves < WATCHED_STEPS
         others = [p for group in self.aux.param_groups for p in group["params"]] if watched else []
         before = [p.detach().clone() for p in others]
         matched = self.config.optim.match_step == "angle" and self.config.optim.optimizer != "muon"
-        groups = self.hidden.param_groups if matched else []
-        weights = [[W.detach().clone() for W in group["params"]] for group in groups]
-        self.hidden.step()
-        for group, old in zip(groups, weights, strict=True):
-            _match_angle(group, old, self.dims)
+        rate = self.hidden.param_groups[0]["lr"]  # the schedule's, whatever a class makes of it
+        weights = {W: W.detach().clone() for W in self.dims} if matched else {}
+        self._step_hidden()
+        for W, old in weights.items():
+            _match_angle(W, old, rate, self.dims[W])
         if any(not p.equal(old) for p, old in zip(others, before, strict=True)):
             raise InputError(f"--optimizer {self.config.optim.optimizer}: it moves parameters that it was not given")
         self.moves += 1
         self.aux.step()
+
+    def _step_hidden(self) -> None:
+        if self.foreign is None:
+            self.hidden.step()
+            return
+        try:
+            self.hidden.step()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a class of the user's raises
+            raise failure(self.config.optim.optimizer, "its step() fails", error) from error
 
     def fall_back(self) -> None:
         """Step the hidden matrices with NorMuon and fresh state from now on (`--nan-fallback normuon`)."""
@@ -94,10 +106,9 @@ class Optimizers:
 
 
 @torch.no_grad()
-def _match_angle(group: Group, before: list[Tensor], dims: Mapping[Tensor, int]) -> None:
-    """Scale the move of each matrix of a group so that its vectors turn by the group's rate on average, in radians."""
-    for W, old in zip(group["params"], before, strict=True):
-        W.copy_(old - group["lr"] * steps.match_angle(old, old - W, dim=dims[W]))
+def _match_angle(W: Tensor, before: Tensor, angle: float | Tensor, dim: int) -> None:
+    """Scale the move of a matrix so that its unit vectors turn by `angle` on average, in radians, to first order."""
+    W.copy_(before - angle * steps.match_angle(before, before - W, dim=dim))
 
 
 def _set(group: Group, name: str, value: float) -> None:
@@ -137,7 +148,7 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     leaving = {role for role in Role if role != Role.HIDDEN or not chosen.stays_on_sphere(optim)}
     first = 1 if config.model.starts_unprojected else None
     projection = LazyProjection(parameters, specs, every=optim.lazy_proj_freq, first=first, roles=leaving)
-    if config.model.starts_unprojected and _needs_unit_vectors(optim):
+    if config.model.starts_unprojected and (_needs_unit_vectors(optim) or chosen.stays_on_sphere(optim)):
         projection.start()
     sphere_dims = {p: dim for name, p in matrices.items() if (dim := specs[name].sphere_dim) is not None}
     return Optimizers(config, hidden, aux, projection, sphere_dims)

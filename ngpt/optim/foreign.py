@@ -6,7 +6,6 @@ them there, by an attribute `stays_on_sphere = True`.
 """
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ngpt.config import OptimConfig
 from ngpt.errors import InputError
-from ngpt.foreign import arguments_of, load_class
+from ngpt.foreign import arguments_of, failure, load_class
 
 Group = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -38,8 +37,8 @@ def construct(optimizer: str, groups: Sequence[Group], lr: float, arguments: str
     try:
         made: torch.optim.Optimizer = kind([{**group, **of_groups} for group in groups], lr=lr, **given)
     except Exception as error:  # whatever the class says of its arguments
-        with_ = f" with --optimizer-args {arguments}" if arguments else ""
-        raise InputError(f"--optimizer {optimizer}{with_}: {type(error).__name__}: {error}") from error
+        what = f"with --optimizer-args {arguments}" if arguments else "it cannot be built"
+        raise failure(optimizer, what, error) from error
     if any("lr" not in group for group in made.param_groups):
         raise InputError(f"--optimizer {optimizer}: its groups have no rate lr that a schedule could set")
     return made
@@ -89,24 +88,35 @@ def pack(label: str, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Any]:
 
 
 def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], content: Any) -> None:
-    """Load what `pack` returned, every tensor in the dtype in which it was saved."""
+    """Load what `pack` returned: every tensor with the dtype, the strides and the device that it had."""
     state = _unpacked(content["optimizer"], tensors)
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(_without_text(_unpacked(content["optimizer"], tensors)))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, saved in state["state"].items():  # torch.optim casts state to the dtype of the parameter
-        kept: Any = optimizer.state.get(parameters[index]) if isinstance(index, int) else None
-        for key, value in saved.items() if isinstance(saved, dict) and isinstance(kept, dict) else ():
-            now = kept.get(key)
-            if isinstance(value, Tensor) and isinstance(now, Tensor) and now.dtype != value.dtype:
-                kept[key] = value.to(now.device)
+    for index, saved in state["state"].items():  # torch.optim casts what it loads to the parameter's dtype and device
+        if isinstance(index, int) and optimizer.state.get(parameters[index], {}).keys() == saved.keys():
+            optimizer.state[parameters[index]] = saved
     restore_random(_unpacked(content["random"], tensors))
+
+
+def _without_text(state: Any) -> Any:
+    """Return a state dict with no text in the state of parameters, which torch.optim would take apart."""
+    of_parameters = {
+        index: {key: None if _has_text(value) else value for key, value in of.items()} if isinstance(of, dict) else of
+        for index, of in state["state"].items()
+    }
+    return {**state, "state": of_parameters}
+
+
+def _has_text(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    return isinstance(value, str) or any(map(_has_text, inside))
 
 
 def _packed(value: Any, prefix: str, tensors: Tensors, place: str) -> Any:
     if isinstance(value, Tensor):
         name = f"{prefix}{len(tensors)}"
-        tensors[name] = value
-        return {"tensor": name}
+        tensors[name] = value.detach().clone()  # a file holds no two tensors that share memory
+        return {"tensor": [name, str(value.device), list(value.stride())]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.dtype):
@@ -130,7 +140,9 @@ def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, value),) = content.items()
     match kind:
         case "tensor":
-            return tensors[value].clone()
+            name, device, strides = value
+            saved = tensors[name]
+            return torch.empty_strided(saved.shape, strides, dtype=saved.dtype, device=device).copy_(saved)
         case "dtype":
             return getattr(torch, value)
         case "list":
@@ -143,7 +155,3 @@ def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
             return {key: _unpacked(one, tensors) for key, one in value}
     raise KeyError(kind)
 
-
-def message_of(error: BaseException) -> str:
-    """Return an exception in one line."""
-    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()[:300]

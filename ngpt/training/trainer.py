@@ -223,7 +223,7 @@ class Run:
             )
             checkpoint.unpack_state(
                 self.folder / CHECKPOINT, self.sharding.owned_tensors(tensors), self.sharding.owned,
-                self.optimizers.known, self.fallback.weights, finite=not self.skipped_in_a_row,
+                self.optimizers.built_in, self.fallback.weights, finite=not self.skipped_in_a_row,
             )  # fmt: skip
             drift = {Role(role): torch.tensor(value) for role, value in state.seen_drift.items()}
             self.optimizers.projection.seen_drift = drift
@@ -260,7 +260,7 @@ class Run:
 
     def _save(self) -> None:
         scale = self.telemetry.logit_scale.state
-        packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.known, self.fallback.weights)
+        packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.built_in, self.fallback.weights)
         of_foreign, foreign = checkpoint.pack_foreign(self.optimizers.foreign)
         drift = self.telemetry.seen_drift()
         state = CheckpointState(self.record, self.skipped_in_a_row, drift, scale, foreign)

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from ngpt import foreign
 from ngpt.campaign import engine, entrant
-from ngpt.campaign.entrant import EntrantStudy, grid_around, measure, slug
+from ngpt.campaign.entrant import EntrantStudy, grid_around, rate_and_angle, slug
+from ngpt.campaign.execution.collect import OutdatedDataError
 from ngpt.errors import InputError
+from ngpt.foreign import origin_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import SMALL
@@ -45,7 +48,8 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def carry_out(arguments: list[str]) -> int:
-    return engine.carry_out(EntrantStudy({key: SMALL[key] for key in SMALL if key != "aux_lr"}), arguments)
+    fields = {key: value for key, value in SMALL.items() if key != "aux_lr"}
+    return engine.carry_out(EntrantStudy(["muon_lr_sweep"], fields), arguments)
 
 
 def test_names_as_files() -> None:
@@ -58,7 +62,7 @@ def test_pytorchs_muon_turns_vectors_as_far_as_the_built_in_one(arguments: str, 
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
     fields = {**FIELDS, "data": str(tmp_path / "text.txt")}
     words = " ".join(["weight_decay=0.0", *([arguments] if arguments else [])])
-    middle, angle = measure("torch.optim:Muon", words, "tiny", fields, "cpu")
+    middle, angle = rate_and_angle("torch.optim:Muon", words, "tiny", fields, "cpu")
     assert middle == pytest.approx(0.03, rel=0.1) and 0.005 < angle < 0.05
     assert grid_around(0.0312) == (0.0078, 0.016, 0.031, 0.062, 0.12)
 
@@ -69,22 +73,37 @@ def test_a_whole_campaign(arguments: list[str], tmp_path: Path, capsys: pytest.C
     assert carry_out([RULE, *arguments]) == 0
     text = (tmp_path / "out" / "reports" / "MY_RULE_REPORT.md").read_text()
     assert "# MyRule against Muon and Adam" in text and "70 runs planned: 70 done." in text
-    assert "| Muon, other batches against Muon |" in text
-    assert "| MyRule, equal angle against Muon, equal angle |" in text
+    assert "**Muon, other batches against Muon: " in text
+    assert "**MyRule, equal angle against Muon, equal angle: " in text
     assert "**Which methods end lower than a tuned Muon?**" in text and "than a tuned Adam?**" in text
     assert "it descends." in text and f"python runners/try_optimizer.py {RULE}" in text
     rates = next(line for line in text.splitlines() if line.startswith("| MyRule | 0."))
     assert carry_out([RULE, *arguments, "--report-only"]) == 0
     assert rates in (tmp_path / "out" / "reports" / "MY_RULE_REPORT.md").read_text(), "the same rates again"
-    reports = str(tmp_path / "out" / "reports")
-    assert carry_out([RULE, *arguments, "--reproduce", "--reports", reports]) == 0
+    assert carry_out([RULE, *arguments, "--reproduce"]) == 0
+
+
+def test_a_report_of_other_code_is_not_made_again_from_old_data(arguments: list[str], tmp_path: Path) -> None:
+    source = (ROOT / "examples" / "my_rule.py").read_text()
+    rule = tmp_path / "my_rule.py"
+    rule.write_text(source)
+    quick = [f"{rule}:MyRule", *arguments, "--lrs", "0.01", "0.02", "0.04"]
+    assert carry_out(quick) == 0
+    rule.write_text(source.replace("0.95", "0.5"))
+    origin_of.cache_clear()
+    foreign._contents.clear()
+    with pytest.raises(OutdatedDataError):
+        carry_out([*quick, "--report-only"])
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["muon"], "muon: must be path/file.py:Class or package.module:Class"),
-        ([RULE, "--name", "Muon"], "--name Muon: give another one"),
+        ([RULE, "--name", "Muon, mine"], "Muon, mine is the name of another method or campaign"),
+        ([RULE, "--name", "muon lr sweep"], "is the name of another method or campaign"),
+        (["torch.optim:Muon"], "Muon is the name of another method or campaign: give --name another one"),
+        ([RULE, "--publish"], "--publish is for the repository's own campaigns"),
         ([RULE, "--lrs", "0.1", "0.05", "0.2"], "--lrs must be positive and increasing"),
         ([RULE, "--optimizer-args", "memory=0.5"], "unexpected keyword argument 'memory'"),
         (["torch.optim:LBFGS"], "LBFGS doesn't support per-parameter options"),

@@ -123,6 +123,63 @@ class Modes(Good):
     def eval(self): ...
 
 
+class Promising(Good):
+    stays_on_sphere = True
+
+
+class Seldom(Good):
+    """Moves another way every tenth step, by a counter that it does not save."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.calls = 0
+
+    def step(self):
+        self.calls += 1
+        super().step()
+        if self.calls % 10 == 0:
+            super().step()
+
+
+SKETCH = []
+
+
+class ModuleState(Good):
+    def direction(self, W, M, group):
+        if not SKETCH:
+            SKETCH.append(torch.randn(()))
+        return M.sign() * SKETCH[0]
+
+
+class Shared(Good):
+    """Keeps a view of the weights, text, and low precision inside a list."""
+
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            for W in group["params"]:
+                self.state[W] |= {"view": W.detach(), "mode": "fast"}
+                low = self.state[W].setdefault("low", [torch.zeros(W.shape, dtype=torch.bfloat16).t()])
+                low[0] += W.grad.t().bfloat16()
+                W.data -= 1e-2 * group["lr"] * low[0].t().float().sign()
+
+
+class Stubborn(Good):
+    """Turns by an angle of its own, and raises in the end."""
+
+    def step(self):
+        for group in self.param_groups:
+            group["lr"] = group["lr"] * 0.5
+        super().step()
+
+
+class Breaking(Good):
+    def step(self):
+        super().step()
+        if 32 in self.param_groups[0]["params"][0].shape:
+            raise ZeroDivisionError("in the middle")
+
+
 class Flat(Good):
     def __init__(self, params, lr):
         super().__init__([W for group in params for W in group["params"]], lr)
@@ -172,7 +229,7 @@ def rules(tmp_path: Path) -> str:
         ("Good", None),
         ("OnSphere", None),
         ("Ascending", None),  # that is for a campaign to show
-        ("Idle", r"6 steps leave a matrix of \(12, 8\) as it was"),
+        ("Idle", r"26 steps leave a matrix of \(96, 64\) as it was"),
         ("Closure", r"its step\(\) fails: TypeError: .*closure"),
         ("Random", None),
         ("Clock", "equal steps from equal states differ"),
@@ -181,6 +238,11 @@ def rules(tmp_path: Path) -> str:
         ("Unsavable", r"cannot be saved as tensors and plain values: .*\['seen'\] is a builtins.object"),
         ("Reshaping", "its step|turns a matrix of"),
         ("Infinite", "is not finite"),
+        ("Promising", r"it says stays_on_sphere, and after 26 steps"),
+        ("Seldom", r"some of its state is kept elsewhere"),
+        ("ModuleState", r"some of its state is kept elsewhere"),
+        ("Shared", None),
+        ("Stubborn", None),
         ("Modes", r"has train\(\) and eval\(\)"),
     ],
 )
@@ -210,12 +272,12 @@ def test_a_rule_that_ascends_goes_along_the_gradient(rules: str) -> None:
     [
         ("torch.optim:LBFGS", "", "LBFGS doesn't support per-parameter options"),
         ("torch.optim:SGD", "momentun=0.9", "unexpected keyword argument 'momentun'"),
-        ("torch.optim:SGD", "momentum=fast", "--optimizer-args momentum=fast: TypeError"),
+        ("torch.optim:SGD", "momentum=fast", "with --optimizer-args momentum=fast: TypeError"),
         ("torch.optim:Nothing", "", "there is no Nothing in torch.optim"),
         ("torch.nn:Linear", "", "Linear is not a subclass of torch.optim.Optimizer"),
         ("no_such_package:Rule", "", "no package no_such_package is installed"),
         ("no_such_file.py:Rule", "", "no such file: no_such_file.py"),
-        ("json:JSONDecoder", "", "json is not an installed package; name the file"),
+        ("json:JSONDecoder", "", "json is not an installed package with a version; name the file"),
     ],
 )
 def test_what_cannot_be_built_says_why(optimizer: str, arguments: str, reason: str) -> None:
@@ -229,7 +291,8 @@ def test_a_file_that_cannot_be_read_is_named_with_its_line(rules: str, tmp_path:
     with pytest.raises(InputError, match="NotAnOptimizer is not a subclass"):
         load_class(f"{rules}:NotAnOptimizer")
     bad = {"x = (\n": "line 1: ", "import torch\n1 / 0\n": "line 2: ZeroDivisionError: division by zero",
-           "import no_such_module\n": "No module named 'no_such_module'"}  # fmt: skip
+           "import no_such_module\n": "No module named 'no_such_module'",
+           "import sys\nsys.exit(3)\n": "line 2: SystemExit: 3", "x = '\0'\n": "null byte"}  # fmt: skip
     for text, reason in bad.items():
         path = tmp_path / f"bad{len(text)}.py"
         path.write_text(text)
@@ -249,7 +312,7 @@ def test_pytorchs_muon_as_a_class_has_the_bits_of_the_built_in_one(data: str, tm
     assert records[0].optimizer_origin is None
 
 
-@pytest.mark.parametrize("optimizer", ["Good", "Random", *(f"torch.optim:{n}" for n in ("Adafactor", "NAdam", "Muon"))])
+@pytest.mark.parametrize("optimizer", [*("Good", "Random", "Shared"), "torch.optim:Adafactor", "torch.optim:Muon"])
 def test_killed_and_resumed_it_ends_in_the_same_bits(
     data: str, tmp_path: Path, rules: str, optimizer: str
 ) -> None:
@@ -275,6 +338,12 @@ def test_one_that_moves_other_parameters_is_stopped(data: str, tmp_path: Path, r
         start(small(data, optimizer=f"{rules}:Greedy"), tmp_path / "runs")
 
 
+def test_one_that_raises_in_a_run_is_named_with_its_line(data: str, tmp_path: Path, rules: str) -> None:
+    reason = r"Breaking: its step\(\) fails: .*my_rules.py, line \d+: ZeroDivisionError: in the middle"
+    with pytest.raises(InputError, match=reason):
+        start(small(data, optimizer=f"{rules}:Breaking"), tmp_path / "runs")
+
+
 def test_one_that_is_refused_leaves_no_folder(data: str, tmp_path: Path, rules: str) -> None:
     with pytest.raises(InputError, match="some of its state is kept elsewhere"):
         start(small(data, optimizer=f"{rules}:HiddenState"), tmp_path / "runs")
@@ -293,12 +362,12 @@ def test_the_template_trains(data: str, tmp_path: Path) -> None:
     assert angles and all(0.3 * 0.02 < angle < 1.1 * 0.02 for angle in angles)
 
 
-@pytest.mark.parametrize("optimizer", ["Good", "adam", "torch.optim:SGD"])
+@pytest.mark.parametrize("optimizer", ["Good", "OnSphere", "Stubborn", "adam", "torch.optim:SGD"])
 def test_with_equal_angles_every_optimizer_turns_vectors_by_the_rate(
     data: str, tmp_path: Path, rules: str, optimizer: str
 ) -> None:
     """And is still on the sphere at the end, resumes to the bit, and moves by no other length."""
-    name = f"{rules}:{optimizer}" if optimizer == "Good" else optimizer
+    name = optimizer if optimizer == "adam" or is_class(optimizer) else f"{rules}:{optimizer}"
     config = small(data, optimizer=name, match_step="angle", lr=0.01, telemetry_every=1)
     folder, record = start(config, tmp_path / "undisturbed")
     angles = [row["rotation_hidden_rad"] for row in read_metrics(folder)]
@@ -315,10 +384,11 @@ def test_arguments_are_python_literals_or_words() -> None:
     text = "betas=(0.9,0.95) mode=fast nesterov=True eps=1e-8 name='a'"
     expected = {"betas": (0.9, 0.95), "mode": "fast", "nesterov": True, "eps": 1e-8, "name": "a"}
     assert arguments_of(text) == (expected, {}) == arguments_of(canonical(text))
+    assert canonical("a='1'") == "a='1'" and canonical("a=1") == "a=1" and canonical("a='b'") == canonical("a=b")
     assert arguments_of("a=1 group.a=2") == ({"a": 1}, {"a": 2})
     assert canonical("b=1. a=.5") == canonical("a=0.50   b=1.0") == "a=0.5 b=1.0"
     bad = {"a": "takes key=value", "a=1 a=2": "gives a twice", "lr=1": "the rate is given by --lr",
-           "group.lr=1": "the rate is given by --lr"}  # fmt: skip
+           "group.lr=1": "the rate is given by --lr", "a={1,2}": "a set has no order"}  # fmt: skip
     for wrong, reason in bad.items():
         with pytest.raises(InputError, match=reason):
             canonical(wrong)
@@ -365,10 +435,13 @@ def test_the_source_of_a_class_is_its_identity_and_not_its_place(tmp_path: Path)
     (tmp_path / "b" / "other.py").write_text("FACTOR = 1\n")
     (tmp_path / "c" / "rule.py").write_text("import beside\n" + RULES.replace("1e-3", "1e-4"))
     (tmp_path / "d" / "beside.py").write_text("FACTOR = 2\n")
+    (tmp_path / "f" / "beside").mkdir(parents=True)
+    (tmp_path / "f" / "rule.py").write_text("import beside\n" + RULES)
+    (tmp_path / "f" / "beside" / "__init__.py").write_text("FACTOR = 1\n")
     shutil.move(tmp_path / "e" / "rule.py", tmp_path / "e" / "renamed.py")
     first = identity(tmp_path / "a" / "rule.py")
     assert identity(tmp_path / "b" / "rule.py") == first == identity(tmp_path / "e" / "renamed.py")
-    others = [identity(tmp_path / place / "rule.py") for place in ("c", "d")]
+    others = [identity(tmp_path / place / "rule.py") for place in ("c", "d", "f")]
     others += [identity(tmp_path / "a" / "rule.py", "Ascending"), identity(tmp_path / "a" / "rule.py", lr=0.2)]
     others += [identity(tmp_path / "a" / "rule.py", optimizer_args="momentum=0.5")]
-    assert len({first, *others}) == 6 and others[2].startswith("Ascending-")
+    assert len({first, *others}) == 7 and others[3].startswith("Ascending-")

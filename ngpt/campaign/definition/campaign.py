@@ -119,6 +119,8 @@ class Campaign(Experiment):
     """configuration fields of every run at a preset, by its name, beside `fields`"""
     follow_up: Callable[[Mapping[str, NDArray[np.float64]]], str] | None = field(default=None, repr=False)
     """losses on the comparison seeds by method -> what follows from them by a rule in `claim`, as a sentence"""
+    depends_on: tuple[str, ...] = field(default=(), repr=False)
+    """digests of what results depend on beside these statements and the configurations"""
     budget_seconds: float | None = None
     """training time of every run, if runs end by the clock rather than after a number of steps"""
 
@@ -149,7 +151,7 @@ class Campaign(Experiment):
         sources = [sorted(m.pretraining.items()) for m in self.methods if m.pretraining is not None]
         simpler = [method.name for method in self.methods if method.leaves_out]
         lent = [(method.name, method.at_rates_of) for method in self.methods if method.at_rates_of]
-        added = [part for part in (self.aux_lrs, sorted(self._of_presets()), lent) if part]
+        added = [part for part in (self.aux_lrs, sorted(self._of_presets()), lent, self.depends_on) if part]
         return (self.methods, contrasts, self.comparison_seeds, sorted(self.fields.items()), *sources, *simpler, *added)
 
     def _of_presets(self) -> list[tuple[str, str, Any]]:

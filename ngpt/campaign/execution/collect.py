@@ -1,5 +1,6 @@
 """Run folders -> `reports/data/<experiment>.json`: everything a report is made of, before any judgment. No torch."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def collect(
         "model": {"layers": model.n_layer, "width": model.n_embd, "heads": model.n_head, "context": model.seq_len,
                   "mlp_hidden": model.mlp_hidden, "arch": model.arch},
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
-        "commands": {run.key: " ".join(to_flags(run.config)) for run in runs},
+        "commands": {run.key: shlex.join(to_flags(run.config)) for run in runs},
         "environments": [{**dict(content), "runs": number} for content, number in environments.items()],
         "parameters": ends[0].parameters if ends else None, "eval_tokens": ends[0].eval_tokens if ends else None,
         **details, "runs": rows,
