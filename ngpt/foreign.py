@@ -8,6 +8,7 @@ import ast
 import functools
 import hashlib
 import importlib
+import importlib.abc
 import importlib.metadata
 import importlib.util
 import re
@@ -15,7 +16,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from ngpt.code import plain_code
@@ -23,6 +24,8 @@ from ngpt.errors import InputError, require
 
 CLASS = re.compile(r"(?P<where>[^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 """`package.module:Class` or `path/file.py:Class`"""
+
+read_literal = ast.literal_eval
 
 ARGUMENT = re.compile(r"(?P<key>(group\.)?[A-Za-z_]\w*)=(?P<value>\S+)")
 """`key=value`, where the value has no space in it"""
@@ -141,17 +144,31 @@ def load_class(optimizer: str) -> type:
     return kind
 
 
+class _AsRead(importlib.abc.InspectLoader):
+    """Imports a file as its bytes were when it was first read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(_content(self.path))
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(_content(self.path), str(self.path))
+
+
 def _module_of(origin: Origin) -> ModuleType:
     """Return the module that the bytes of the first file make; the files that it imports must not have changed."""
     path = origin.files[0]
     name = f"ngpt_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # where pickle and dataclasses look for it
+    spec = importlib.util.spec_from_file_location(name, path, loader=_AsRead(path))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for it
     folder = str(path.parent)
     sys.path.insert(0, folder)  # what it imports from its folder is that, and not a package of the same name
     try:
-        exec(compile(_content(path), str(path), "exec"), module.__dict__)
+        spec.loader.exec_module(module)
     finally:
         sys.path.remove(folder)
         if folder not in sys.path:
@@ -210,7 +227,7 @@ def _parsed(text: str) -> dict[str, Any]:
         reserved = pair["key"].removeprefix("group.")
         require(reserved not in why, f"--optimizer-args {word}: {why.get(reserved)}")
         try:
-            value = ast.literal_eval(pair["value"])
+            value = read_literal(pair["value"])
         except (ValueError, SyntaxError):
             value = pair["value"]
         require(not isinstance(value, set), f"--optimizer-args {word}: a set has no order; give a list or a tuple")

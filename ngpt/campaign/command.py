@@ -160,7 +160,9 @@ class CampaignStudy(Study[Plan]):
     def reproduce(self, plan: Plan, given: argparse.Namespace, jobs: int) -> int:
         """Compare with the published data unless --reports is given."""
         published = self.read(options.reports_folder(given))
-        return 0 if reproduce(published, plan.data_digest, jobs=jobs, **options.device_settings(given.device)) else 1
+        classes = {str(method.fields.get("optimizer")) for method in self.experiment.methods}
+        settings = {"jobs": jobs, "classes": classes, **options.device_settings(given.device)}
+        return 0 if reproduce(published, plan.data_digest, **settings) else 1
 
     def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
         return [(question, a.contrast.name, a.verdict.label, f"{effect_of(a)} {a.contrast.rule.unit}", seeds_of([a]))

@@ -184,11 +184,11 @@ def resumes_from_its_state(make: Make, lr: float) -> str | None:
 
 
 def needs_no_modes(make: Make, lr: float) -> str | None:
-    """Refuse a class with other weights for validation: nobody calls its eval()."""
+    """Refuse a class with other weights for validation: nobody calls its method eval."""
     optimizer = make().optimizer
     modes = [name for name in ("train", "eval") if callable(getattr(optimizer, name, None))]
     if len(modes) == 2:
-        return "it has train() and eval(): it would validate with weights other than those it trains"
+        return "it has methods train and eval: it would validate with weights other than those it trains"
     return None
 
 

@@ -118,3 +118,14 @@ def test_one_that_does_not_turn_vectors_here_is_caught(arguments: list[str], tmp
     (tmp_path / "still.py").write_text(IDLE_AT_TIMES)
     with pytest.raises(InputError, match="turns vectors by 0 rad a step at lr 0.001"):
         carry_out([f"{tmp_path}/still.py:Still", *arguments])
+
+
+def test_a_file_of_data_cannot_name_the_code_that_runs(arguments: list[str], tmp_path: Path) -> None:
+    """Published data with another class in their commands are not reproduced."""
+    quick = [RULE, *arguments, "--lrs", "0.01", "0.02", "0.04"]
+    assert carry_out(quick) == 0
+    data = tmp_path / "out" / "reports" / "data" / "my_rule.json"
+    (tmp_path / "other.py").write_text("raise SystemExit(1)\n")
+    data.write_text(data.read_text().replace("examples/my_rule.py:MyRule --lr", "examples/../../other.py:Other --lr"))
+    with pytest.raises(InputError):
+        carry_out([*quick, "--reproduce"])

@@ -243,7 +243,7 @@ def rules(tmp_path: Path) -> str:
         ("ModuleState", r"some of its state is kept elsewhere"),
         ("Shared", None),
         ("Stubborn", None),
-        ("Modes", r"has train\(\) and eval\(\)"),
+        ("Modes", r"has methods train and eval"),
     ],
 )
 def test_what_cannot_train_is_refused_for_the_right_reason(rules: str, name: str, reason: str | None) -> None:

@@ -2,7 +2,7 @@
 
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ngpt.campaign.definition.plan import PlannedRun, key_of
 from ngpt.campaign.execution.execute import execute, finished_record
 from ngpt.command import parse
 from ngpt.errors import require
+from ngpt.foreign import is_class
 
 
 def _flags(data: dict[str, Any], row: dict[str, Any]) -> tuple[list[str], str | None]:
@@ -18,17 +19,23 @@ def _flags(data: dict[str, Any], row: dict[str, Any]) -> tuple[list[str], str | 
     return flags, Path(flags[flags.index("--init-from") + 1]).name if "--init-from" in flags else None
 
 
-def _run(data: dict[str, Any], row: dict[str, Any], sources: Mapping[str, Path]) -> PlannedRun:
+def _run(
+    data: dict[str, Any], row: dict[str, Any], sources: Mapping[str, Path], classes: Collection[str]
+) -> PlannedRun:  # fmt: skip
     """Return the published run as a run of the present code, with its initial weights taken from `sources`."""
     flags, source = _flags(data, row)
     config = parse(flags if source is None else [*flags, "--init-from", str(sources[source])])[0]
+    known = not is_class(config.optim.optimizer) or config.optim.optimizer in classes
+    require(known, f"the published runs have --optimizer {config.optim.optimizer}, which this campaign does not")
     return PlannedRun.of(row["stage"], row["method"], row["seed"], config, aux_lr=row.get("aux_lr"))
 
 
-def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:
+def reproduce(data: dict[str, Any], data_digest: str, *, classes: Collection[str] = (), **settings: Any) -> bool:
     """Repeat one run of every method of a published campaign, print how each compares; return whether all bits agree.
 
-    data: the collected data. data_digest: of the corpus on this machine. settings: as for `execute`, without `out`.
+    data: the collected data. data_digest: of the corpus on this machine.
+    classes: those that --optimizer may name, as a file of data must not choose what code runs. settings: as for
+    `execute`, without `out`.
     Raises InputError if the corpus is not that of the published runs, or if runs end by the clock.
     """
     by_clock = data["training"].get("budget_seconds") is not None
@@ -48,7 +55,7 @@ def reproduce(data: dict[str, Any], data_digest: str, **settings: Any) -> bool:
     paths: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
         for rows in ([row for row in data["runs"] if row["run_id"] in needed], first.values()):
-            pairs = [(_run(data, row, paths), row) for row in rows]
+            pairs = [(_run(data, row, paths, classes), row) for row in rows]
             same += _repeat(pairs, Path(name), **settings)
             paths = {row["run_id"]: Path(name) / run.run_id for run, row in pairs}
     print(f"{sum(same)} of {len(same)} runs have the published weights to the bit")
