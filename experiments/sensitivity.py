@@ -56,9 +56,9 @@ STUDY = Sensitivity(
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
     preset="rung-1",
     reading=r"""
-        One default is off: Adam's beta1. A shorter average is better, and better still may lie beyond. It is worth
-        about a quarter of Muon's lead over Adam here, so a comparison that leaves beta1 where it usually stands
-        flatters Muon. Muon and geodesic Muon do not mind a shorter average of their own, and lose with a longer one.
+        One default is off: Adam's beta1. A shorter average is better, and better still may lie beyond. It is a
+        sizeable part of Muon's lead over Adam here, so a comparison that leaves beta1 where it usually stands flatters
+        Muon. Muon and geodesic Muon do not mind a shorter average of their own, and lose with a longer one.
 
         The two rates are near their best for all three methods, and the pair of them too. What belongs to the model
         rather than to the optimizer, the residual step, the logit scale and the gates, hardly matters within the range

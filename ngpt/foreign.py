@@ -38,7 +38,7 @@ def is_class(optimizer: str) -> bool:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a class comes from."""
+    """The place that a class comes from, and what stands for it in an identity."""
 
     name: str
     """name of the class"""

@@ -202,7 +202,7 @@ WHAT: dict[Callable[[Make, float], str | None], str] = {
     steps_without_a_closure: "its step() fails",
     resumes_from_its_state: "it does not go on from its state_dict()",
 }
-"""What it means that a class raises in a check"""
+"""The reason to give where a class raises in a check"""
 
 
 def along_the_gradient(optimizer: str, lr: float, arguments: str) -> float:

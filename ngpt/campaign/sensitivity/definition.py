@@ -1,4 +1,4 @@
-"""What a study of sensitivity states: methods, settings that are moved, and the rule. No torch."""
+"""The statements of a study of sensitivity: methods, settings that are moved, and the rule. No torch."""
 
 import itertools
 from collections.abc import Callable, Mapping
