@@ -33,8 +33,8 @@ STUDY = Sensitivity(
 
         - *Hidden rate*, *auxiliary rate*, *alpha* (the initial residual step) and *logit scale* (its initial value) are
           halved and doubled. The auxiliary rate is that of AdamW for embedding, head, gates and scalars.
-        - *Momentum* of Muon and *beta1* of Adam are moved so that the average covers half and twice as many steps.
-          Adam's applies to all its parameters.
+        - *Momentum* of Muon and *beta1* of AdamW are moved so that the average covers half and twice as many steps.
+          With Muon, beta1 belongs to embedding, head, gates and scalars; with Adam, to all parameters.
         - *Gate* is the initial logit of the gates, lowered and raised by 1: they start at 27% or 73% instead of half
           open.
 
@@ -48,7 +48,7 @@ STUDY = Sensitivity(
     ),
     knobs=(
         Knob(name="momentum", field="momentum", moved=memory_halved_and_doubled, methods=MUONS),
-        Knob(name="beta1", field="adam_beta1", moved=memory_halved_and_doubled, methods=("Adam",)),
+        Knob(name="beta1", field="adam_beta1", moved=memory_halved_and_doubled),
         Knob(name="alpha", field="alpha", moved=halved_and_doubled),
         Knob(name="logit scale", field="logit_scale_init", moved=halved_and_doubled),
         Knob(name="gate", field="gate_init", moved=one_less_and_one_more),

@@ -99,10 +99,10 @@ def resolve(preset: str = "tiny", *, seed: int = 0, **overrides: Any) -> RunConf
     values: dict[str, Any] = {**PRESETS[preset], **overrides}
     values.setdefault("arch", ModelConfig.arch)
     values.setdefault("optimizer", OptimConfig.optimizer)
-    if "lr" not in overrides and is_optimizer(values["optimizer"]):
-        rates = entry(values["optimizer"]).default_lr
-        require(preset in rates, f"--optimizer {values['optimizer']} has no default rate: give --lr")
-        values["lr"] = rates[preset]
+    if is_optimizer(values["optimizer"]):
+        values |= {**entry(values["optimizer"]).defaults.get(preset, {}), **overrides}
+        rated = "lr" in overrides or preset in entry(values["optimizer"]).defaults
+        require(rated, f"--optimizer {values['optimizer']} has no default rate: give --lr")
     values["optimizer_args"] = canonical(values.get("optimizer_args", ""))
     if values["optimizer"] == "muon":
         values.setdefault("polar_dtype", values.get("dtype", TrainConfig.dtype))

@@ -1,4 +1,4 @@
-"""The optimizers of the hidden matrices by name: how each is built, its default rates, its state. No torch.
+"""The optimizers of the hidden matrices by name: how each is built, its defaults by preset, its state. No torch.
 
 To add one, write its factory and list it here; `--optimizer` then accepts its name.
 """
@@ -29,8 +29,9 @@ class OptimizerEntry:
     state_types: str
     """entry point of a function optimizer -> {parameter: {key: (shape, dtype)}}: the state that a step leaves; none for
     classes that the user names, whose state is what their state_dict() holds"""
-    default_lr: Mapping[str, float]
-    """rate of the hidden matrices by preset, where --lr is not given"""
+    defaults: Mapping[str, Mapping[str, float]]
+    """configuration fields by preset, where they are not given: the rate of the hidden matrices, lr, and what else the
+    optimizer wants different"""
     stays_on_sphere: Callable[[Any], bool]
     """whether its step with the options of an OptimConfig keeps unit vectors, which then need no projection"""
     capturable: bool = True
@@ -44,16 +45,28 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         kind="torch.optim:AdamW",
         factory="ngpt.optim.build:adam",
         state_types="ngpt.optim.build:adam_state_types",
-        default_lr={"tiny": 0.01, "paper": 0.02, "trinity": 0.003, "155m": 0.001, "155m-literal": 0.0005}
-        | dict.fromkeys(RUNGS, 0.01),
+        defaults={
+            "tiny": {"lr": 0.01},
+            **dict.fromkeys(RUNGS, {"lr": 0.01, "adam_beta1": 0.7}),
+            "paper": {"lr": 0.02},
+            "trinity": {"lr": 0.003},
+            "155m": {"lr": 0.001},
+            "155m-literal": {"lr": 0.0005},
+        },
         stays_on_sphere=lambda optim: False,
     ),
     "muon": OptimizerEntry(
         kind="ngpt.optim.muon:SimpleMuon",
         factory="ngpt.optim.build:muon",
         state_types="ngpt.optim.muon:SimpleMuon.state_types",
-        default_lr={"tiny": 0.03, "paper": 0.03, "trinity": 0.01, "155m": 0.01, "155m-literal": 0.003}
-        | dict.fromkeys(RUNGS, 0.02),
+        defaults={
+            "tiny": {"lr": 0.03},
+            **dict.fromkeys(RUNGS, {"lr": 0.02}),
+            "paper": {"lr": 0.03},
+            "trinity": {"lr": 0.01},
+            "155m": {"lr": 0.01},
+            "155m-literal": {"lr": 0.003},
+        },
         stays_on_sphere=lambda optim: optim.geodesic_muon is not None,
     ),
 }
@@ -63,7 +76,7 @@ FOREIGN = OptimizerEntry(
     kind="torch.optim:Optimizer",
     factory="ngpt.optim.foreign:build",
     state_types="",
-    default_lr={},
+    defaults={},
     stays_on_sphere=lambda optim: optim.match_step == "none" and claims_sphere(optim.optimizer),
     capturable=False,
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ngpt.config import SECTIONS, OptimConfig, RunConfig, Runtime, muon_refusal, option, step_options
+from ngpt.config import SECTIONS, OptimConfig, RunConfig, Runtime, flatten, muon_refusal, option, step_options
 from ngpt.errors import InputError
 from ngpt.optim.muon import SimpleMuon
 from ngpt.presets import PRESETS, resolve
@@ -88,9 +88,13 @@ def test_the_first_refusal_decides() -> None:
 
 def test_every_optimizer_has_a_rate_for_every_preset() -> None:
     for name, entry in OPTIMIZERS.items():
-        assert set(entry.default_lr) == set(PRESETS)
-        for preset, lr in entry.default_lr.items():
-            assert resolve(preset, optimizer=name).optim.lr == lr
+        assert set(entry.defaults) == set(PRESETS)
+        for preset, fields in entry.defaults.items():
+            assert "lr" in fields
+            found = flatten(resolve(preset, optimizer=name))
+            assert fields.items() <= found.items()
+            given = {field: value / 2 for field, value in fields.items()}
+            assert given.items() <= flatten(resolve(preset, optimizer=name, **given)).items()
     assert OPTIMIZERS["muon"].stays_on_sphere(OptimConfig(geodesic_muon="lr"))
     assert not any(entry.stays_on_sphere(OptimConfig()) for entry in OPTIMIZERS.values())
     with pytest.raises(InputError, match="--optimizer must be adam, muon, module:Class or file.py:Class: sgd"):

@@ -91,7 +91,7 @@ def campaign_of(
     methods = [Method(name=name, fields=given, lrs=tuple(lrs))]
     for opponent in against:
         own = OPPONENTS[opponent]
-        middle = OPTIMIZERS[own["optimizer"]].default_lr[preset]
+        middle = OPTIMIZERS[own["optimizer"]].defaults[preset]["lr"]
         methods.append(Method(name=SHOWN[opponent], fields=own, lrs=grid_around(middle)))
     baseline, others = methods[1], methods[2:]
     again = Method(
@@ -167,7 +167,7 @@ def rate_and_angle(
     the entrant does not turn vectors, or by no finite angle.
     """
     own = {"optimizer": optimizer, "optimizer_args": arguments, "lr": SMALL_RATE}
-    muon = {"optimizer": "muon", "lr": OPTIMIZERS["muon"].default_lr[preset]}
+    muon = {"optimizer": "muon", "lr": OPTIMIZERS["muon"].defaults[preset]["lr"]}
     constant = {**fields, "schedule": "constant"}
     entrant, reference = angles([resolve(preset, **{**constant, **one}) for one in (own, muon)], device)
     sound = 0 < entrant < 1
