@@ -12,7 +12,7 @@ from ngpt.errors import require
 
 CODE = (
     "config.py", "foreign.py", "sphere.py", "polar.py", "ranks.py", "registry.py", "sources.py", "kernels", "data",
-    "model", "optim", "training",
+    "model", "optim", "rules", "training",
 )  # fmt: skip
 """Parts of the package that can change a run's numbers"""
 

@@ -38,6 +38,7 @@ GeodesicAngle = Literal["lr", "lr-norm"]
 NorMuonAxis = Literal["short-axis", "rows"]
 Tangent = Literal["none", "gradient", "before", "after", "both"]
 Transport = Literal["none", "project", "parallel", "rotate"]
+Constraint = Literal["vectors", "frobenius", "spectral", "none"]
 Track = Literal["trackio", "wandb", "tensorboard"]
 Schedule = Literal["constant", "cosine", "linear", "wsd", "sqrt", "power", "log"]
 
@@ -203,6 +204,8 @@ class OptimConfig(_Section):
     per row, as in the paper"""
     beta2: float = option(0.95, FRACTION, step=True, reads_weights=False)
     """decay rate of NorMuon's second moment"""
+    max_angle: float | None = option(None, POSITIVE, step=True, unit_vectors=True)
+    """let no unit vector rotate by more than this many radians in a step of Muon"""
     weight_decay: float = 0.0
     """decoupled weight decay of the hidden matrices, multiplied by --lr"""
     cautious_wd: bool = option(False, step=True)
@@ -213,6 +216,9 @@ class OptimConfig(_Section):
     lazy_proj_freq: int = option(7, POSITIVE, needs=ON_SPHERE)
     """steps K between projections to the sphere of whatever a linear step has moved: after steps K, 2K and so on; with
     gated-literal after steps 1, K + 1, 2K + 1"""
+    constraint: Constraint = option("vectors", needs=ON_SPHERE)
+    """what projection keeps of a hidden matrix; vectors: unit vectors; frobenius, spectral: its Frobenius norm or its
+    largest singular value, at those of random unit vectors; none: nothing. Embedding and head keep unit vectors"""
     adam_beta1: float = option(0.9, FRACTION)
     """AdamW's first-moment decay rate"""
     adam_beta2: float = option(0.95, FRACTION)

@@ -66,6 +66,8 @@ def origin_of(optimizer: str) -> Origin:
             digest.update(f"{place}\n{plain_code(_content(file))}\n".encode())
         return Origin(name, f"{name} {digest.hexdigest()}", f"{where}, SHA-256 {digest.hexdigest()[:16]}", files)
     package, _, _ = where.partition(".")
+    if package == "ngpt":  # like the optimizers of the registry: the code of the run is stated for all of them
+        return Origin(name, f"{where}:{name}", f"{where}:{name}")
     version = _version(package)
     if version is None:
         there = package in sys.modules or importlib.util.find_spec(package) is not None

@@ -201,7 +201,11 @@ REFUSALS: tuple[Refusal, ...] = (
             "{weight_decay} has no effect with {optimizer=}; if the class has decay, {optimizer_args} set it"),
     _refuse(lambda optimizer, match_step: optimizer != "muon" and match_step == "rms",
             "{match_step=} has no effect with {optimizer=}; {match_step=angle} has one"),
+    _refuse(lambda geodesic_muon, constraint: geodesic_muon is not None and constraint != "vectors",
+            "{constraint=} has no effect with {geodesic_muon}, whose step keeps unit vectors"),
     # options of Muon that would do nothing, or nothing of their own
+    _muon(lambda max_angle, geodesic_muon: max_angle is not None and geodesic_muon == "lr",
+          "{max_angle} has no effect of its own with {geodesic_muon=}: every unit vector rotates by {lr}"),
     _muon(lambda match_step, geodesic_muon, cautious_wd, weight_decay:
           match_step != "none" and _fixed(geodesic_muon, cautious_wd, weight_decay),
           "{match_step=} has no effect with {geodesic_muon=}: the angle is already {lr}"),

@@ -22,6 +22,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.polar"},
     {"ngpt.data", "ngpt.model"},
     {"ngpt.optim"},
+    {"ngpt.rules"},
     {"ngpt.training"},
     {"ngpt.command", "ngpt.doctor", "ngpt.loading", "ngpt.trackers"},
     {"ngpt.sample", "ngpt.runs"},

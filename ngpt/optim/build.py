@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ngpt.config import OptimConfig, RunConfig, step_options
-from ngpt.errors import InputError
+from ngpt.errors import InputError, require
 from ngpt.foreign import failure
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim import steps
@@ -147,7 +147,11 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     aux = adamw(others, optim, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
     leaving = {role for role in Role if role != Role.HIDDEN or not chosen.stays_on_sphere(optim)}
     first = 1 if config.model.starts_unprojected else None
-    projection = LazyProjection(parameters, specs, every=optim.lazy_proj_freq, first=first, roles=leaving)
+    projection = LazyProjection(
+        parameters, specs, every=optim.lazy_proj_freq, first=first, roles=leaving, constraint=optim.constraint
+    )
+    whole = all(shard_layout(W) is None for W in matrices.values())
+    require(whole or optim.constraint in ("vectors", "none"), f"--constraint {optim.constraint} needs whole matrices")
     if config.model.starts_unprojected and (_needs_unit_vectors(optim) or chosen.stays_on_sphere(optim)):
         projection.start()
     sphere_dims = {p: dim for name, p in matrices.items() if (dim := specs[name].sphere_dim) is not None}

@@ -58,10 +58,11 @@ class SimpleMuon(torch.optim.Optimizer):
     normuon: NorMuon's variance reduction over the shorter side ("short-axis") or over rows ("rows"); None.
     beta2: decay of NorMuon's second moment, in [0, 1).
     cautious_wd: decay only entries that the update does not already lengthen.
+    max_angle: rotate no unit vector by more than this many radians in a step; None.
 
     Those from `orthogonalizer` on are the step options of `ngpt.config.OptimConfig`; SimpleMuon accepts every option
-    declared there. `geodesic`, `tangent`, `momentum_transport` and "angle" need `sphere_dim`. With `geodesic`, pass
-    weight_decay=0.0 or cautious_wd=True: a rotation cannot decay all entries.
+    declared there. `geodesic`, `tangent`, `momentum_transport`, `max_angle` and "angle" need `sphere_dim`. With
+    `geodesic`, pass weight_decay=0.0 or cautious_wd=True: a rotation cannot decay all entries.
 
     `lr` and `momentum` may be 0-dimensional tensors on the device of the parameters: a CUDA graph then replays a step
     with the values they hold. Parameters may be sharded (DTensor, as by FSDP2) along either dimension; their state is

@@ -4,7 +4,8 @@ The whole policy: weights start on the sphere; they are projected after every K-
 run; a validation sees them projected and leaves them as they were; after the last step they are projected. Skipped
 steps count, so a resumed run projects at the same steps.
 
-A geodesic step keeps its parameters on the sphere. They are projected at the start and after that only watched.
+A geodesic step keeps its parameters on the sphere. They are projected at the start and after that only watched. With
+`--constraint` hidden matrices start as unit vectors and are then scaled as wholes, or left alone.
 
 The arch gated-literal follows the earlier attempt instead: weights start as they are drawn, and are projected after
 step 1 and every K-th step from there. Only if an option of the step needs unit vectors, or weights come from another
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ngpt import kernels, sphere
+from ngpt.config import Constraint
 from ngpt.model.roles import ParameterSpec, Role
 from ngpt.optim.sharded import local_of, splits_vectors, vector_lengths
 
@@ -44,15 +46,20 @@ class LazyProjection:
         every: int,
         first: int | None = None,
         roles: Collection[Role] = tuple(Role),
+        constraint: Constraint = "vectors",
     ) -> None:
-        """first: the first step after which weights are projected; None: the `every`-th."""
-        self.every, self.first = every, every if first is None else first
+        """first: the first step after which weights are projected; None: the `every`-th.
+
+        constraint: what is kept of the hidden matrices. Anything but "vectors" needs whole matrices.
+        """
+        self.every, self.first, self.constraint = every, every if first is None else first, constraint
         self.points: list[Vectors] = [
             (spec.role, parameter, spec.sphere_dim)
             for name, parameter in parameters.items()
             if (spec := specs[name]).sphere_dim is not None
         ]
-        self.leaving = [point for point in self.points if point[0] in roles]
+        free = {Role.HIDDEN} if constraint == "none" else set()
+        self.leaving = [point for point in self.points if point[0] in set(roles) - free]
         """Those of `points` that a step moves off the sphere"""
         self.seen_drift: dict[Role, Tensor] = {}
         """`drift` just before the latest projection of `after_step` that was measured"""
@@ -84,12 +91,18 @@ class LazyProjection:
         return made
 
     def start(self) -> None:
-        """Project all parameters in place, those included that steps keep on the sphere."""
+        """Project all vectors in place, those included that steps keep on the sphere: a run starts on it."""
         _project(self.points)
 
     def project(self) -> None:
         """Project now, in place."""
-        _project(self.leaving)
+        if self.constraint == "vectors":
+            _project(self.leaving)
+            return
+        _project([point for point in self.leaving if point[0] != Role.HIDDEN])
+        for role, W, dim in self.leaving:
+            if role == Role.HIDDEN:
+                rescale_(W, dim, self.constraint)
 
     def after_step(self, step: int, *, measure: bool = True) -> None:
         """Project if it is the turn of `step`, the number of steps made; with `measure`, keep the drift before it."""
@@ -122,6 +135,22 @@ class LazyProjection:
             off = (length - 1).abs()
             largest.setdefault(role, []).append(off.max() if off.numel() else off.new_zeros(()))
         return {role: torch.stack(values).max() for role, values in largest.items()}
+
+
+@torch.no_grad()
+def rescale_(W: Tensor, dim: int, constraint: Constraint) -> None:
+    """Multiply a matrix of N vectors of D entries by a factor, in place, so that it has the norm of its constraint.
+
+    "frobenius": |W|_F = sqrt(N), that of unit vectors. "spectral": the largest singular value is 1 + sqrt(N / D), where
+    that of random unit vectors lies for large N and D (Bai and Yin 1993). A zero matrix stays zero.
+    """
+    D = W.size(dim)
+    N = W.numel() / D
+    norm, radius = {
+        "frobenius": (torch.linalg.matrix_norm(W), N**0.5),
+        "spectral": (torch.linalg.matrix_norm(W, 2), 1 + (N / D) ** 0.5),
+    }[constraint]
+    W.mul_(radius * sphere.inverse(norm))
 
 
 @torch.no_grad()

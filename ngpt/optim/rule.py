@@ -11,7 +11,8 @@
                     9  tangent, after       O loses its part along each unit vector
                    10  decay                W <- W (1 - lr wd), with `cautious_wd` only where O W >= 0; with
                                             `geodesic` O gains wd W there instead
-                   11  move                 W <- W - lr O, or with `geodesic` each unit vector rotates by an angle
+                   11  move                 W <- W - lr O, or with `geodesic` each unit vector rotates by an angle;
+                                            none by more than `max_angle`
                    12  momentum transport   M follows the unit vectors to the new W
 
 Each line of the functions below is one of these steps: a pure function of `ngpt.optim.steps` or `ngpt.sphere`. W, O, M
@@ -83,7 +84,7 @@ def apply(W: Tensor, O: Tensor, state: State, o: Options, *, shape: torch.Size |
     where W and O are shards, which only options that act on single entries allow.
     """
     dim, lr, wd = sphere_axis(o), o["lr"], o["weight_decay"]
-    W_before = W.clone() if o["momentum_transport"] != "none" else W
+    W_before = W.clone() if o["momentum_transport"] != "none" or o["max_angle"] is not None else W
     factor = steps.shape_factor(shape or O.shape, o["adjust_lr_fn"])
     if o["match_step"] == "angle":
         O, factor = steps.match_angle(W, O, dim=dim), 1.0
@@ -95,6 +96,8 @@ def apply(W: Tensor, O: Tensor, state: State, o: Options, *, shape: torch.Size |
     else:  # decay is a part of the direction, as it would leave the sphere by itself
         O, factor = (O, factor) if mask is None else (steps.with_decay(factor * O.to(W.dtype), W, wd, mask), 1.0)
         steps.geodesic_move(W, O, lr, o["geodesic"], factor=factor, dim=dim, out=W)
+    if o["max_angle"] is not None:
+        W.copy_(steps.cap_angle(W_before, W, o["max_angle"], dim=dim))
     if o["momentum_transport"] != "none":
         M = state["momentum_buffer"]
         M.copy_(steps.transport(M, W_before, W, o["momentum_transport"], dim=dim))

@@ -189,6 +189,26 @@ def geodesic_move(
     return moved if out is None else out.copy_(moved)
 
 
+def cap_angle(W_before: Tensor, W_after: Tensor, most: float, *, dim: int) -> Tensor:
+    """Return W_after, with each vector that turned by more than `most` radians turned by just that.
+
+        u = y - <y, x> x,   phi = atan2(|u|, <y, x>),   y <- |w| (x cos(most) + (u / |u|) sin(most)) where phi > most
+
+    x = N(w) for w of W_before, y of W_after; a vector that is turned back has the length of w. Beyond a right angle the
+    two-argument arctangent stays right, for any length of y. A vector turned by pi has no u and keeps its direction.
+
+    Source: Loshchilov and Ginsburg, arXiv 2608.01284, who normalize next; here lazy projection does.
+    """
+    length = _length(W_before, dim)
+    x = W_before * sphere.inverse(length)
+    along = sphere.inner(x, W_after, dim=dim)
+    u = W_after - along * x
+    across = _length(u, dim)
+    capped = length * (x * math.cos(most) + u * (sphere.inverse(across) * math.sin(most)))
+    beyond = (torch.atan2(across, along) > most) & (length > sphere.UNIT_TINY)
+    return torch.where(beyond, capped, W_after).to(W_after.dtype)
+
+
 def transport(M: Tensor, W_before: Tensor, W_after: Tensor, how: Transport, *, dim: int) -> Tensor:
     """Carry the momentum along with unit vectors that moved from x = N(W_before) to y = N(W_after).
 

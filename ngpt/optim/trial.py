@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ngpt.config import OptimConfig
 from ngpt.errors import InputError
-from ngpt.foreign import explain, is_class, load_class
+from ngpt.foreign import claims_sphere, explain, is_class, load_class
 from ngpt.optim.foreign import (
     UnsavableError,
     construct,
@@ -89,6 +89,9 @@ def require_fit(optim: OptimConfig) -> None:
         reason = refusal(optim.optimizer, optim.lr, optim.optimizer_args)
         if reason is not None:
             raise InputError(f"--optimizer {optim.optimizer}: {reason}")
+        if optim.constraint != "vectors" and claims_sphere(optim.optimizer):
+            why = f"--constraint {optim.constraint} has no effect with --optimizer {optim.optimizer}"
+            raise InputError(f"{why}, which says stays_on_sphere")
 
 
 Make = Callable[[], Trial]

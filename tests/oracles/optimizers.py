@@ -317,6 +317,22 @@ def carried(M: ArrayLike, W: ArrayLike, W_next: ArrayLike, how: str, dim: int) -
     return moved
 
 
+def capped(W: ArrayLike, W_next: ArrayLike, most: float, dim: int) -> Array:
+    """W_next with no vector turned by more than `most` radians against that of W.
+
+    A vector beyond it becomes |w| exp_x(most log_x(y) / |log_x(y)|), x and y being the
+    unit vectors before and after. Source: arXiv 2608.01284, with the length of w kept.
+    """
+    W_array, result = np.array(W, dtype=np.float64), np.array(W_next, dtype=np.float64)
+    x, y = sphere.project(W_array, dim), sphere.project(result, dim)
+    phi = np.expand_dims(sphere.angle(x, y, dim), dim)
+    beyond = np.broadcast_to(phi > most, result.shape)
+    v = sphere.log(x, y, dim)
+    there = sphere.exp(x, v * (most / np.where(phi > most, phi, 1.0)), dim)
+    lengths = np.linalg.norm(W_array, axis=dim, keepdims=True)
+    return np.where(beyond, lengths * there, result)
+
+
 def sphere_muon(
     W: ArrayLike,
     grads: Sequence[ArrayLike],
@@ -335,6 +351,7 @@ def sphere_muon(
     cautious: bool = False,
     geodesic: str | None = None,
     momentum_transport: str = "none",
+    max_angle: float | None = None,
 ) -> list[tuple[Array, Array]]:
     """(W, M) after each step of Muon with all its options, on one matrix (m, n).
 
@@ -345,7 +362,8 @@ def sphere_muon(
     over the vectors of |u| / |w| is 1, u the tangent part of O, else O times shape_ratio;
     tangent "after", "both": O loses its part along each vector. Linear:
     W <- W - lr weight_decay mask W - lr O; geodesic: geodesic_step along
-    -O - weight_decay mask W; mask = 1[O W >= 0] if cautious, else 1. Then `carried`.
+    -O - weight_decay mask W; mask = 1[O W >= 0] if cautious, else 1. max_angle:
+    `capped`. Then `carried`.
     dim: that of the vectors; W may be off the sphere where geodesic is None.
     """
     W_array = np.array(W, dtype=np.float64)
@@ -381,6 +399,8 @@ def sphere_muon(
             W_next = W_array - lr * weight_decay * mask * W_array - lr * O
         else:
             W_next = geodesic_step(W_array, -O - weight_decay * mask * W_array, lr, geodesic, dim)
+        if max_angle is not None:
+            W_next = capped(W_array, W_next, max_angle, dim)
         M = carried(M, W_array, W_next, momentum_transport, dim)
         W_array = W_next
         trace.append((W_array, M))

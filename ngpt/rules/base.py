@@ -1,0 +1,70 @@
+"""What the rules share: momentum, then a direction, then a straight step. A rule overrides what it changes."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Axis = Literal["vectors", "rows"]
+"""The lines that a rule treats one by one: the unit vectors of nGPT, or rows, which are output neurons in most papers.
+They differ in the two output projections, whose unit vectors are columns."""
+
+Group = dict[str, Any]
+State = dict[str, Any]
+
+
+class MatrixRule(torch.optim.Optimizer):
+    """Move matrices by W <- W - lr D, where D is the direction that a rule makes of the momentum.
+
+    M <- mu M + (1 - mu) G, an exponential moving average. D is made of (1 - mu) G + mu M with `nesterov`, else of M. A
+    zero gradient with zero momentum moves nothing.
+    """
+
+    def __init__(self, params: Any, lr: float, *, momentum: float, nesterov: bool, **options: Any) -> None:
+        """Take matrices, or groups of them with the dimension of their unit vectors as `sphere_dim`.
+
+        Raises ValueError unless lr >= 0 and momentum is in [0, 1).
+        """
+        require(lr >= 0, f"lr must not be negative: {lr}")
+        require(0 <= momentum < 1, f"momentum must lie in [0, 1): {momentum}")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, **options})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient once."""
+        for group in self.param_groups:
+            for W in group["params"]:
+                if W.grad is not None:
+                    X = self.average(W, W.grad, self.state[W], group)
+                    self.move(W, self.direction(W, X, group), group)
+
+    def average(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
+        """Update the momentum with the gradient and return what the direction is made of, (m, n)."""
+        M = state.setdefault("momentum_buffer", torch.zeros_like(W))
+        M.lerp_(G, 1 - group["momentum"])
+        return G.lerp(M, group["momentum"]) if group["nesterov"] else M
+
+    def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
+        """Return the direction D, (m, n), that the rule makes of X."""
+        raise NotImplementedError
+
+    def move(self, W: Tensor, D: Tensor, group: Group) -> None:
+        """Move W in place."""
+        W.sub_(group["lr"] * D)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with a message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_axis(axis: str) -> None:
+    """Raise ValueError for an unknown axis."""
+    require(axis in ("vectors", "rows"), f"axis must be vectors or rows: {axis}")
+
+
+def dim_of(group: Group) -> int:
+    """Return the dimension along which the lines of a group's `axis` lie."""
+    dim: int = -1 if group["axis"] == "rows" else group["sphere_dim"]
+    return dim
