@@ -30,10 +30,22 @@ def order_of_steps(rule: Path = ROOT / "ngpt" / "optim" / "rule.py") -> str:
     return f"```\n{cleandoc(listed)}\n```\n"
 
 
+def rules_table(rules: Path = ROOT / "ngpt" / "rules") -> str:
+    """Return a table of the rules of the field, from the first sentence of each class."""
+    lines = ["| rule | what it does | file |", "|---|---|---|"]
+    for file in sorted(rules.glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and file.stem != "base":
+                does = (ast.get_docstring(node) or "").splitlines()[0]
+                place = file.relative_to(ROOT).as_posix()
+                lines.append(f"| `ngpt.rules:{node.name}` | {does} | [`{file.name}`](../{place}) |")
+    return "\n".join(lines) + "\n"
+
+
 SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
     "README.md": {"findings": findings_list, "order": lambda _: order_of_steps()},
     "docs/campaigns.md": {"ladder": lambda _: ladder_table(), "batch": lambda _: batch_tables()},
-    "docs/method.md": {"order": lambda _: order_of_steps()},
+    "docs/method.md": {"order": lambda _: order_of_steps(), "rules": lambda _: rules_table()},
     "docs/reports.md": {"results": lambda reports: results_table(INDEX, reports, "../reports/")},
     "docs/speed.md": {"speed": lambda _: speed_tables()},
     "docs/scaling.md": {

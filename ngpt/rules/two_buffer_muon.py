@@ -19,8 +19,8 @@ class TwoBufferMuon(MatrixRule):
     nu: `slow_momentum`; a: `slow_weight`; t: number of this step, from 1. Dividing by 1 - nu^t makes up for S starting
     at zero: a mixture depends on the lengths of its parts. With a = 0 this is Muon.
 
-    Source: modded-nanogpt, track 3, pull requests 339 and 340, which go from one average to two during the run. Differs:
-    both from the first step, and the slow one is corrected for its start.
+    Source: modded-nanogpt, track 3, pull requests 339 and 340, which go from one average to two during the run.
+    Differs: both from the first step, and the slow one is corrected for its start.
     """
 
     def __init__(

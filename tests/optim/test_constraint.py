@@ -64,7 +64,7 @@ def test_none_leaves_hidden_matrices_alone() -> None:
     optimizers.projection.project()
     with optimizers.projection.projected():
         pass
-    for role, W, dim in optimizers.projection.points:
+    for role, W, _ in optimizers.projection.points:
         assert W.equal(before[W]) == (role == Role.HIDDEN)
     drift = optimizers.projection.seen_drift
     assert drift[Role.HIDDEN] > 0.2, "how far its vectors are from unit length is measured all the same"

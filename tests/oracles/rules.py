@@ -16,10 +16,11 @@ from . import sphere
 from .optimizers import Array, polar_exact, shape_ratio
 
 Orthogonalize = Callable[[Array], Array]
+Step = Callable[[Array, Array, int], Array]
 
 
 def _trace(
-    W: ArrayLike, grads: Sequence[ArrayLike], momentum: float, nesterov: bool, step: Callable[[Array, Array, int], Array]
+    W: ArrayLike, grads: Sequence[ArrayLike], momentum: float, nesterov: bool, step: Step
 ) -> list[Array]:
     """Weights after each W <- step(W, X, t): X the look-ahead or momentum, t from 0."""
     W_array = np.array(W, dtype=np.float64)
@@ -39,7 +40,9 @@ def _unit_lines(X: Array, dim: int) -> Array:
     return np.where(lengths > 0, X / np.where(lengths > 0, lengths, 1.0), 0.0)
 
 
-def nora(W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momentum: float, nesterov: bool) -> list[Array]:
+def nora(
+    W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momentum: float, nesterov: bool
+) -> list[Array]:
     """arXiv 2605.03769: W_r <- W_r - lr u / |u|, u = M_r - <M_r, W_r> W_r / |W_r|^2."""
 
     def step(W: Array, X: Array, t: int) -> Array:
@@ -48,16 +51,22 @@ def nora(W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momen
     return _trace(W, grads, momentum, nesterov, step)
 
 
-def rmnp(W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momentum: float, nesterov: bool) -> list[Array]:
+def rmnp(
+    W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momentum: float, nesterov: bool
+) -> list[Array]:
     """arXiv 2603.20527: W <- W - lr diag(M M^T)^-1/2 M, over rows (dim -1) or columns."""
 
     def step(W: Array, X: Array, t: int) -> Array:
-        return W - lr * (np.diag(np.diag(X @ X.T) ** -0.5) @ X if dim in (-1, 1) else X @ np.diag(np.diag(X.T @ X) ** -0.5))
+        if dim in (-1, 1):
+            return W - lr * np.diag(np.diag(X @ X.T) ** -0.5) @ X
+        return W - lr * X @ np.diag(np.diag(X.T @ X) ** -0.5)
 
     return _trace(W, grads, momentum, nesterov, step)
 
 
-def signum(W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momentum: float, nesterov: bool) -> list[Array]:
+def signum(
+    W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momentum: float, nesterov: bool
+) -> list[Array]:
     """arXiv 1802.04434, divided by the root of a vector's length."""
     return _trace(W, grads, momentum, nesterov, lambda W, X, t: W - lr * np.sign(X) / math.sqrt(W.shape[dim]))
 
@@ -111,8 +120,9 @@ def two_buffer_muon(
 
 
 def muon_h(
-    W: ArrayLike, grads: Sequence[ArrayLike], *, lr: float, momentum: float, nesterov: bool, orthogonalize: Orthogonalize
-) -> list[Array]:
+    W: ArrayLike, grads: Sequence[ArrayLike], *, lr: float, momentum: float, nesterov: bool,
+    orthogonalize: Orthogonalize,
+) -> list[Array]:  # fmt: skip
     """arXiv 2606.16899: W <- R N(W - lr R N(O)), R = |W_0|_F, N(Y) = Y / |Y|_F."""
     R = np.linalg.norm(np.array(W, dtype=np.float64))
 

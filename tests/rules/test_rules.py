@@ -244,7 +244,8 @@ def test_nora_is_the_geodesic_step_without_a_polar_factor_to_second_order(shape:
 def test_rows_and_vectors_differ_where_the_vectors_are_columns() -> None:
     for kind in (rules.Nora, rules.RMNP):
         for shape, dim in SHAPES:
-            one, other = (ours(kind, points(shape, dim), gradients(shape), dim, axis=axis) for axis in ("rows", "vectors"))
+            given = points(shape, dim), gradients(shape), dim
+            one, other = (ours(kind, *given, axis=axis) for axis in ("rows", "vectors"))
             assert (error(one, other) > 1e-3) == (dim == 0)
 
 
