@@ -9,9 +9,11 @@ from experiments import (
     muon_ablations,
     muon_lr_sweep,
     nca_pretraining,
+    orthogonality,
     projection_frequency,
     schedules,
     sensitivity,
+    which_sphere,
 )
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.engine import Study
@@ -26,6 +28,8 @@ CAMPAIGNS = [
     muon_ablations.CAMPAIGN,
     nca_pretraining.CAMPAIGN,
     schedules.CAMPAIGN,
+    orthogonality.CAMPAIGN,
+    which_sphere.CAMPAIGN,
 ]
 """Campaigns that compare methods, in the order of the index."""
 

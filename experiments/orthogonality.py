@@ -1,0 +1,71 @@
+"""Whether it matters on the sphere that an update is orthogonal, or has an even spectrum, at equal angles."""
+
+from typing import Any
+
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+
+ANGLES = (0.0075, 0.015, 0.03, 0.06, 0.12)
+"""Radians a step; about 0.03 is what Muon turns vectors by at its best rate at `tiny`"""
+
+WORSE = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5)
+
+
+def at_equal_angle(name: str, optimizer: str, arguments: str = "") -> Method:
+    """Return a method whose rate is the mean rotation of each matrix in a step, in radians."""
+    fields: dict[str, Any] = {"optimizer": optimizer, "match_step": "angle"}
+    return Method(name=name, fields=fields | ({"optimizer_args": arguments} if arguments else {}), lrs=ANGLES)
+
+
+CAMPAIGN = Campaign(
+    name="orthogonality",
+    title="Orthogonal updates and others at equal angles on gated nGPT",
+    question="Is an update worse than Muon's at equal angles if it is not orthogonal?",
+    claim=r"""
+        Muon's update is the polar factor $UV'$ of its momentum $USV'$: all singular values are 1. Here other updates are
+        made of the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its vectors
+        turn by the rate on average (`--match-step angle`). What differs is the direction of the step and how it is
+        spread over vectors, not its size. Projection follows every 7 steps, everything else is moved by AdamW.
+
+        - *Kaon*: $URV'$ with R drawn anew in each step, uniform on (0, 1). Its singular vectors are Muon's and its
+          spectrum is noise.
+        - *RMNP*: the momentum with every vector divided by its length. *Nora*: the same for its tangent part, so that
+          every vector turns by the same angle. No singular values are computed.
+        - *Signum*: the sign of the momentum, entry by entry.
+        - *Adam*: AdamW, which divides each entry by its own scale.
+        - *random signs*: $URV'$ with R of random signs: exactly orthogonal, and without the direction of descent. It
+          shows that the comparison can tell.
+
+        Prediction: all of them end higher than Muon, by 0.02 or more. For GPT-2 on a free norm, Kaon was published as
+        equal to Muon (arXiv 2605.11181), and RMNP as competitive with it (arXiv 2603.20527). If an even spectrum is
+        what helps, Kaon must lose; if only the singular vectors count, Kaon ends near Muon and the others do not. The
+        rules are compared with the momentum of Muon rather than with those of their papers, so that only one thing
+        differs. No pilot run was made; the grid, the same for all, is around the angle at Muon's best rate.
+    """,
+    methods=(
+        at_equal_angle("Muon", "muon"),
+        at_equal_angle("Kaon", "ngpt.rules:Kaon"),
+        at_equal_angle("RMNP", "ngpt.rules:RMNP", "nesterov=True"),
+        at_equal_angle("Nora", "ngpt.rules:Nora", "nesterov=True"),
+        at_equal_angle("Signum", "ngpt.rules:Signum", "nesterov=True"),
+        at_equal_angle("Adam", "adam"),
+        at_equal_angle("random signs", "ngpt.rules:Kaon", "values=signs"),
+    ),
+    baselines=("Muon",),
+    rule=WORSE,
+    further=(
+        Contrast(
+            name="RMNP against Kaon",
+            weights={"RMNP": 1.0, "Kaon": -1.0},
+            question="Do noisy singular values cost less than no singular vectors at all?",
+            rule=WORSE,
+        ),
+        Contrast(
+            name="RMNP against Nora",
+            weights={"RMNP": 1.0, "Nora": -1.0},
+            question="Without a polar factor, is it worse to let vectors turn by different angles?",
+            rule=WORSE,
+        ),
+    ),
+    fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None},
+    at_preset={"tiny": {"steps": 400}},
+)

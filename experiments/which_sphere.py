@@ -1,0 +1,67 @@
+"""Which constraint on the hidden matrices suits Muon: unit vectors, a Frobenius norm, a spectral norm, or none."""
+
+from typing import Any
+
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+
+RATES = (0.0075, 0.015, 0.03, 0.06, 0.12)
+"""Hidden rates, and radians a step where angles are equal"""
+
+HALF = tuple(rate / 2 for rate in RATES)
+"""Rates of MuonSphere, whose step is lr times a norm of about 2"""
+
+CONSTRAINTS = {"unit vectors": "vectors", "Frobenius": "frobenius", "spectral": "spectral", "none": "none"}
+GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
+
+
+def under(name: str, suffix: str = "", **fields: Any) -> Method:
+    """Return Muon under a constraint that projection restores after every step."""
+    own: dict[str, Any] = {"optimizer": "muon", "constraint": CONSTRAINTS[name], **fields}
+    return Method(name=f"{name}{suffix}", fields=own, lrs=RATES, family=suffix.removeprefix(", "))
+
+
+def published(name: str, rates: tuple[float, ...]) -> Method:
+    """Return a rule that keeps a constraint of its own."""
+    return Method(name=name, fields={"optimizer": f"ngpt.rules:{name}", "constraint": "none"}, lrs=rates)
+
+
+CAMPAIGN = Campaign(
+    name="which_sphere",
+    title="Unit vectors against other constraints for Muon on gated nGPT",
+    question="Does Muon end lower under another constraint than unit vectors?",
+    claim=r"""
+        nGPT keeps every vector of a hidden matrix at length 1. Here projection keeps something else, after every step:
+        the Frobenius norm of the whole matrix, its largest singular value, or nothing. All runs start from the same
+        unit vectors; the fixed norms are those of random unit vectors of the same shape. Embedding and head keep unit
+        vectors in all runs, and AdamW moves everything but the hidden matrices.
+
+        *MuonH* (arXiv 2606.16899) and *MuonSphere* (arXiv 2601.08393) are rules published for the Frobenius and the
+        spectral sphere, with steps relative to its radius.
+
+        At *equal angle*, each matrix is moved so that its vectors turn by the rate on average, whatever their lengths
+        (`--match-step angle`). Without it, a norm that grows makes steps smaller by itself, so that a constraint also
+        changes the schedule.
+
+        Prediction: no constraint gains 0.02. Directions are what the model learns, and blocks normalize their outputs;
+        the lengths that the other constraints leave free can only act within a block. At equal angle the differences
+        should be smaller still. No pilot run was made; the grids are around Muon's best rate at `tiny`.
+    """,
+    methods=(
+        *(under(name) for name in CONSTRAINTS),
+        published("MuonH", RATES),
+        published("MuonSphere", HALF),
+        *(under(name, ", equal angle", match_step="angle") for name in CONSTRAINTS),
+    ),
+    baselines=("unit vectors", "unit vectors, equal angle"),
+    rule=GAIN,
+    further=(
+        Contrast(
+            name="unit vectors, equal angle against unit vectors",
+            weights={"unit vectors, equal angle": 1.0, "unit vectors": -1.0},
+            question="Does Muon gain from steps that turn the vectors of all matrices by the same mean angle?",
+            rule=GAIN,
+        ),
+    ),
+    fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "lazy_proj_freq": 1},
+    at_preset={"tiny": {"steps": 400}},
+)
