@@ -21,10 +21,10 @@ CAMPAIGN = Campaign(
     title="Orthogonal updates and others at equal angles on gated nGPT",
     question="Is an update worse than Muon's at equal angles if it is not orthogonal?",
     claim=r"""
-        Muon's update is the polar factor $UV'$ of its momentum $USV'$: all singular values are 1. Here other updates are
-        made of the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its vectors
-        turn by the rate on average (`--match-step angle`). What differs is the direction of the step and how it is
-        spread over vectors, not its size. Projection follows every 7 steps, everything else is moved by AdamW.
+        Muon's update is the polar factor $UV'$ of its momentum $USV'$: all singular values are 1. Here other updates
+        are made of the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its
+        vectors turn by the rate on average (`--match-step angle`). What differs is the direction of the step and how
+        it is spread over vectors, not its size. Projection follows every 7 steps, and AdamW moves everything else.
 
         - *Kaon*: $URV'$ with R drawn anew in each step, uniform on (0, 1). Its singular vectors are Muon's and its
           spectrum is noise.
