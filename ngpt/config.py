@@ -36,6 +36,7 @@ Orthogonalizer = Literal["newton-schulz-cubic", "newton-schulz-literal", "newton
 Precision = Literal["float32", "bfloat16"]
 GeodesicAngle = Literal["lr", "lr-norm"]
 NorMuonAxis = Literal["short-axis", "rows"]
+NorMuonPart = Literal["all", "attention", "mlp", "mlp-in", "mlp-out"]
 Tangent = Literal["none", "gradient", "before", "after", "both"]
 Transport = Literal["none", "project", "parallel", "rotate"]
 Constraint = Literal["vectors", "frobenius", "spectral", "none"]
@@ -202,6 +203,9 @@ class OptimConfig(_Section):
     normuon: NorMuonAxis | None = option(None, step=True, reads_weights=False)
     """NorMuon's variance reduction; short-axis: one second moment per row, or per column of wide matrices; rows: always
     per row, as in the paper"""
+    normuon_on: NorMuonPart = option("all", needs=MUON | {"normuon": GIVEN})
+    """the hidden matrices that NorMuon's variance reduction is for: all, those of attention, of the MLP, or the MLP's
+    input or output matrices only"""
     beta2: float = option(0.95, FRACTION, step=True, reads_weights=False)
     """decay rate of NorMuon's second moment"""
     max_angle: float | None = option(None, POSITIVE, step=True, unit_vectors=True)
@@ -216,6 +220,11 @@ class OptimConfig(_Section):
     lazy_proj_freq: int = option(7, POSITIVE, needs=ON_SPHERE)
     """steps K between projections to the sphere of whatever a linear step has moved: after steps K, 2K and so on; with
     gated-literal after steps 1, K + 1, 2K + 1"""
+    token_rule: Literal["adamw", "rmnp"] = option("adamw", needs=ON_SPHERE)
+    """what moves the vectors of embedding and head; adamw; rmnp: each vector that has a gradient moves by --token-lr
+    along its momentum, brought to unit length"""
+    token_lr: float = option(0.02, POSITIVE, needs={"token_rule": ("rmnp",)})
+    """step of --token-rule rmnp, in radians to first order; scheduled like the other rates"""
     constraint: Constraint = option("vectors", needs=ON_SPHERE)
     """what projection keeps of a hidden matrix; vectors: unit vectors; frobenius, spectral: its Frobenius norm or its
     largest singular value, at those of random unit vectors; none: nothing. Embedding and head keep unit vectors"""

@@ -83,6 +83,19 @@ FOREIGN = OptimizerEntry(
 """The entry of every class that --optimizer names"""
 
 
+TOKEN_RULES = {
+    "rmnp": OptimizerEntry(
+        kind="ngpt.rules.rmnp:RMNP",
+        factory="ngpt.optim.build:rmnp",
+        state_types="ngpt.rules.base:momentum_types",
+        defaults={},
+        stays_on_sphere=lambda optim: False,
+        capturable=False,
+    ),
+}
+"""What moves embedding and head, by the value of --token-rule, if it is not AdamW"""
+
+
 def is_optimizer(value: str) -> bool:
     """Return whether --optimizer may have this value: a name listed here, or one of a class, which may not exist."""
     return value in OPTIMIZERS or is_class(value)
@@ -95,4 +108,5 @@ def entry(optimizer: str) -> OptimizerEntry:
 
 def entry_of(optimizer: Any) -> OptimizerEntry:
     """Return the entry of an optimizer that the registry has built."""
-    return next(entry for entry in OPTIMIZERS.values() if load(entry.kind) is type(optimizer))
+    known = (*OPTIMIZERS.values(), *TOKEN_RULES.values())
+    return next(entry for entry in known if load(entry.kind) is type(optimizer))

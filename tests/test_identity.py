@@ -30,6 +30,7 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {
     "cautious_wd": {"weight_decay": 0.1}, "optimizer_args": {"optimizer": "torch.optim:SGD", "lr": 0.1},
+    "normuon_on": {"normuon": "rows"},
 }  # fmt: skip
 """What else a configuration must have for another value of a field to be accepted."""
 

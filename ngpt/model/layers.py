@@ -16,15 +16,17 @@ from ngpt.config import ModelConfig
 from ngpt.kernels.attention import causal_attention
 from ngpt.kernels.dense import linear
 from ngpt.kernels.twins import unit
-from ngpt.model.roles import Declared, Role
+from ngpt.model.roles import Declared, Part, Role
 
 
 class Linear(Declared):
     """y_N = W_NM x_M without bias; W has nn.Linear's layout (out, in)."""
 
-    def __init__(self, n_in: int, n_out: int, role: Role, sphere_dim: int | None) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, role: Role, sphere_dim: int | None, part: Part | None = None
+    ) -> None:
         super().__init__()
-        self.weight = self.declare("weight", nn.Parameter(torch.empty(n_out, n_in)), role, sphere_dim)
+        self.weight = self.declare("weight", nn.Parameter(torch.empty(n_out, n_in)), role, sphere_dim, part)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """(..., in) -> (..., out), times `scale` (out,) if given.
@@ -99,8 +101,8 @@ class Attention(nn.Module):
         D = config.n_embd
         reads, writes = (-1, 0) if normalized else (None, None)
         self.n_head = config.n_head
-        self.q, self.k, self.v = (Linear(D, D, Role.HIDDEN, reads) for _ in range(3))
-        self.o = Linear(D, D, Role.HIDDEN, writes)
+        self.q, self.k, self.v = (Linear(D, D, Role.HIDDEN, reads, Part.ATTENTION) for _ in range(3))
+        self.o = Linear(D, D, Role.HIDDEN, writes, Part.ATTENTION)
         self.rope = RotaryEmbedding(D // config.n_head, config.seq_len)
         self.s_qk = Scale(D, init=1.0, stored=D**-0.5) if normalized else None
         self.softmax_scale = (D / config.n_head) ** (0.5 if normalized else -0.5)
@@ -132,8 +134,8 @@ class SwiGLU(nn.Module):
         super().__init__()
         D, hidden = config.n_embd, config.mlp_hidden
         reads, writes = (-1, 0) if normalized else (None, None)
-        self.u, self.g = (Linear(D, hidden, Role.HIDDEN, reads) for _ in range(2))
-        self.down = Linear(hidden, D, Role.HIDDEN, writes)
+        self.u, self.g = (Linear(D, hidden, Role.HIDDEN, reads, Part.MLP_IN) for _ in range(2))
+        self.down = Linear(hidden, D, Role.HIDDEN, writes, Part.MLP_OUT)
         self.s_u = Scale(hidden, init=1.0, stored=1.0, gain=math.sqrt(D)) if normalized else None
         self.s_g = Scale(hidden, init=1.0, stored=1.0, gain=math.sqrt(D)) if normalized else None
 

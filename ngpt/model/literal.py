@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ngpt.config import ModelConfig
 from ngpt.kernels.twins import unit
 from ngpt.model.layers import Embedding, GatedResidual, Linear
-from ngpt.model.roles import Declared, Role
+from ngpt.model.roles import Declared, Part, Role
 
 LOGIT_SCALE = 15.0
 
@@ -28,11 +28,11 @@ class LiteralBlock(nn.Module):
         super().__init__()
         D = config.n_embd
         self.n_head = config.n_head
-        self.qkv = Linear(D, 3 * D, Role.HIDDEN, -1)
-        self.o = Linear(D, D, Role.HIDDEN, -1)
+        self.qkv = Linear(D, 3 * D, Role.HIDDEN, -1, Part.ATTENTION)
+        self.o = Linear(D, D, Role.HIDDEN, -1, Part.ATTENTION)
         self.attention_step = GatedResidual(config, literal=True)
-        self.fc1 = Linear(D, config.mlp_hidden, Role.HIDDEN, -1)
-        self.fc2 = Linear(config.mlp_hidden, D, Role.HIDDEN, -1)
+        self.fc1 = Linear(D, config.mlp_hidden, Role.HIDDEN, -1, Part.MLP_IN)
+        self.fc2 = Linear(config.mlp_hidden, D, Role.HIDDEN, -1, Part.MLP_OUT)
         self.mlp_step = GatedResidual(config, literal=True)
 
     def forward(self, h_BTD: Tensor) -> Tensor:

@@ -27,6 +27,17 @@ class Role(StrEnum):
     """counted, never trained"""
 
 
+class Part(StrEnum):
+    """The place of a hidden matrix in its block."""
+
+    ATTENTION = "attention"
+    """queries, keys, values and the output projection of attention"""
+    MLP_IN = "mlp-in"
+    """matrices whose rows are the hidden neurons of the MLP"""
+    MLP_OUT = "mlp-out"
+    """the matrix whose columns are the hidden neurons"""
+
+
 @dataclass(frozen=True)
 class ParameterSpec:
     """Role and sphere axis of one parameter."""
@@ -34,6 +45,8 @@ class ParameterSpec:
     role: Role
     sphere_dim: int | None = None
     """dimension along which the parameter consists of unit vectors; None if it is not on the sphere"""
+    part: Part | None = None
+    """place of a hidden matrix; None for all others"""
 
 
 class Declared(nn.Module):
@@ -43,10 +56,12 @@ class Declared(nn.Module):
         super().__init__()
         self.specs: dict[str, ParameterSpec] = {}
 
-    def declare(self, name: str, parameter: nn.Parameter, role: Role, sphere_dim: int | None = None) -> nn.Parameter:
-        """Register `parameter` under `name` with its spec, and return it."""
+    def declare(
+        self, name: str, parameter: nn.Parameter, role: Role, sphere_dim: int | None = None, part: Part | None = None
+    ) -> nn.Parameter:
+        """Register `parameter` under `name` with its spec, and return it. A hidden matrix has a part."""
         self.register_parameter(name, parameter)
-        self.specs[name] = ParameterSpec(role, sphere_dim)
+        self.specs[name] = ParameterSpec(role, sphere_dim, part)
         return parameter
 
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from ngpt.config import OptimConfig, RunConfig, step_options
 from ngpt.errors import InputError, require
 from ngpt.foreign import failure
-from ngpt.model.roles import Role, parameter_specs
+from ngpt.model.roles import ParameterSpec, Role, parameter_specs
 from ngpt.optim import steps
 from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
 from ngpt.optim.sharded import shard_layout
-from ngpt.registry import FOREIGN, entry, entry_of, load
+from ngpt.registry import FOREIGN, TOKEN_RULES, entry, entry_of, load
 
 Group = dict[str, Any]
 
@@ -26,11 +26,13 @@ WATCHED_STEPS = 3
 
 @dataclass
 class Optimizers:
-    """The optimizer of the hidden matrices, the one of the rest, and the projection."""
+    """The optimizer of the hidden matrices, the ones of the rest, and the projection."""
 
     config: RunConfig
     hidden: torch.optim.Optimizer
     aux: torch.optim.AdamW
+    tokens: torch.optim.Optimizer | None
+    """that of embedding and head, where it is not `aux`"""
     projection: LazyProjection
     dims: dict[Tensor, int]
     """dimension of the unit vectors of every hidden matrix"""
@@ -39,8 +41,8 @@ class Optimizers:
 
     @property
     def all(self) -> dict[str, torch.optim.Optimizer]:
-        """Both optimizers by name."""
-        return {"hidden": self.hidden, "aux": self.aux}
+        """All optimizers by name."""
+        return {"hidden": self.hidden, "aux": self.aux} | ({} if self.tokens is None else {"tokens": self.tokens})
 
     @property
     def foreign(self) -> torch.optim.Optimizer | None:
@@ -65,15 +67,18 @@ class Optimizers:
                 _set(group, "momentum", momentum_at(optim, step=step))
         for group in self.aux.param_groups:
             _set(group, "lr", optim.resolved_aux_lr * factor)
+        for group in [] if self.tokens is None else self.tokens.param_groups:
+            _set(group, "lr", optim.token_lr * factor)
         return optim.lr * factor
 
     def move(self) -> None:
-        """Step both optimizers; the caller projects next.
+        """Step all optimizers; the caller projects next.
 
         Raises InputError if a class that the user names moves, in the first steps, what it was not given.
         """
         watched = self.foreign is not None and self.moves < WATCHED_STEPS
-        others = [p for group in self.aux.param_groups for p in group["params"]] if watched else []
+        rest = [optimizer for optimizer in self.all.values() if optimizer is not self.hidden]
+        others = [p for one in rest for group in one.param_groups for p in group["params"]] if watched else []
         before = [p.detach().clone() for p in others]
         matched = self.config.optim.match_step == "angle" and self.config.optim.optimizer != "muon"
         rate = self.hidden.param_groups[0]["lr"]  # the schedule's, whatever a class makes of it
@@ -84,7 +89,8 @@ class Optimizers:
         if any(not p.equal(old) for p, old in zip(others, before, strict=True)):
             raise InputError(f"--optimizer {self.config.optim.optimizer}: it moves parameters that it was not given")
         self.moves += 1
-        self.aux.step()
+        for optimizer in rest:
+            optimizer.step()
 
     def _step_hidden(self) -> None:
         if self.foreign is None:
@@ -132,18 +138,23 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     trained = {name: parameter for name, parameter in parameters.items() if specs[name].role != Role.FROZEN}
     matrices = {name: parameter for name, parameter in trained.items() if specs[name].role == Role.HIDDEN}
     others: list[Tensor] = [parameter for name, parameter in trained.items() if specs[name].role != Role.HIDDEN]
-    dims = dict.fromkeys(spec.sphere_dim for spec in specs.values() if spec.role == Role.HIDDEN)
-    if not dims or len(matrices) + len(others) != len([p for p in parameters.values() if p.requires_grad]):
+    optim = config.optim
+    of_spec = {spec: _group_options(spec, optim) for spec in specs.values() if spec.role == Role.HIDDEN}
+    kinds = list({tuple(options.items()): options for options in of_spec.values()}.values())
+    if not kinds or len(matrices) + len(others) != len([p for p in parameters.values() if p.requires_grad]):
         raise ValueError("the optimizers do not cover every trained parameter exactly once")
 
-    optim, device = config.optim, others[0].device
-    chosen = entry(optim.optimizer)
+    chosen, device = entry(optim.optimizer), others[0].device
     groups: list[Group] = [
-        {"params": [parameter for name, parameter in matrices.items() if specs[name].sphere_dim == dim],
-         "sphere_dim": dim}
-        for dim in dims
-    ]  # fmt: skip
+        {"params": [parameter for name, parameter in matrices.items() if of_spec[specs[name]] == options], **options}
+        for options in kinds
+    ]
     hidden = load(chosen.factory)(groups, optim, device)
+    tokens = None
+    if optim.token_rule != "adamw":
+        of_tokens = {W: dim for name, W in trained.items() if (dim := _token_dim(specs[name])) is not None}
+        tokens = load(TOKEN_RULES[optim.token_rule].factory)(of_tokens, optim, device)
+        others = [parameter for parameter in others if parameter not in of_tokens]
     aux = adamw(others, optim, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
     leaving = {role for role in Role if role != Role.HIDDEN or not chosen.stays_on_sphere(optim)}
     first = 1 if config.model.starts_unprojected else None
@@ -155,7 +166,21 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     if config.model.starts_unprojected and (_needs_unit_vectors(optim) or chosen.stays_on_sphere(optim)):
         projection.start()
     sphere_dims = {p: dim for name, p in matrices.items() if (dim := specs[name].sphere_dim) is not None}
-    return Optimizers(config, hidden, aux, projection, sphere_dims)
+    return Optimizers(config, hidden, aux, tokens, projection, sphere_dims)
+
+
+def _token_dim(spec: ParameterSpec) -> int | None:
+    """Return the dimension of the vectors of embedding and head; None for other parameters."""
+    return spec.sphere_dim if spec.role in (Role.EMBEDDING, Role.HEAD) else None
+
+
+def _group_options(spec: ParameterSpec, optim: OptimConfig) -> Group:
+    """Return what a group of hidden matrices states beside its matrices."""
+    options: Group = {"sphere_dim": spec.sphere_dim}
+    if optim.normuon is not None and optim.normuon_on != "all":
+        on = spec.part is not None and spec.part.value.startswith(optim.normuon_on)
+        options["normuon"] = optim.normuon if on else None
+    return options
 
 
 def _needs_unit_vectors(optim: OptimConfig) -> bool:
@@ -186,6 +211,14 @@ def adam(groups: list[Group], optim: OptimConfig, device: torch.device) -> torch
     """Build AdamW for the hidden matrices."""
     matrices = [parameter for group in groups for parameter in group["params"]]
     return adamw(matrices, optim, device, lr=optim.lr, weight_decay=optim.weight_decay)
+
+
+def rmnp(dims: Mapping[Tensor, int], optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Build RMNP for embedding and head. dims: the dimension of the vectors of each matrix."""
+    require(all(shard_layout(W) is None for W in dims), f"--token-rule {optim.token_rule} needs whole matrices")
+    groups = [{"params": [W], "sphere_dim": dim} for W, dim in dims.items()] or [{"params": [], "sphere_dim": -1}]
+    made: torch.optim.Optimizer = load(TOKEN_RULES["rmnp"].kind)(groups, lr=_rate(optim.token_lr, device), rest=True)
+    return made
 
 
 def adamw(

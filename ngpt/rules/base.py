@@ -20,7 +20,7 @@ class MatrixRule(torch.optim.Optimizer):
     zero gradient with zero momentum moves nothing.
     """
 
-    def __init__(self, params: Any, lr: float, *, momentum: float, nesterov: bool, **options: Any) -> None:
+    def __init__(self, params: Any, lr: float | Tensor, *, momentum: float, nesterov: bool, **options: Any) -> None:
         """Take matrices, or groups of them with the dimension of their unit vectors as `sphere_dim`.
 
         Raises ValueError unless lr >= 0 and momentum is in [0, 1).
@@ -53,7 +53,13 @@ class MatrixRule(torch.optim.Optimizer):
         W.sub_(group["lr"] * D)
 
 
-def require(condition: bool, message: str) -> None:
+def momentum_types(optimizer: MatrixRule) -> dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
+    """Return shape and dtype of the momentum, by parameter and key."""
+    parameters = [W for group in optimizer.param_groups for W in group["params"]]
+    return {W: {"momentum_buffer": (tuple(W.shape), W.dtype)} for W in parameters}
+
+
+def require(condition: bool | Tensor, message: str) -> None:
     """Raise ValueError with a message unless the condition holds."""
     if not condition:
         raise ValueError(message)

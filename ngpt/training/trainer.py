@@ -208,7 +208,7 @@ class Run:
             compiled=config.train.compile,
             graphs=(
                 self.runtime.cuda_graphs and device.type == "cuda" and self.ranks.count == 1
-                and entry(config.optim.optimizer).capturable
+                and entry(config.optim.optimizer).capturable and config.optim.token_rule == "adamw"
             ),
         )  # fmt: skip
         record.engine = self.training_step.describe()

@@ -14,7 +14,7 @@ from ngpt.model import build_model
 from ngpt.model.control import ControlTransformer
 from ngpt.model.layers import Linear
 from ngpt.model.literal import LiteralTransformer
-from ngpt.model.roles import Declared, ParameterSpec, Role, parameter_specs
+from ngpt.model.roles import Declared, ParameterSpec, Part, Role, parameter_specs
 from ngpt.model.sphere_transformer import SphereTransformer
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import PRESETS, resolve
@@ -245,6 +245,9 @@ def test_the_first_loss_is_that_of_a_uniform_guess(arch: str) -> None:
 # --- roles -----------------------------------------------------------------------------------------------------------
 
 
+PARTS = {Part.ATTENTION: {"q", "k", "v", "o", "qkv"}, Part.MLP_IN: {"u", "g", "fc1"}, Part.MLP_OUT: {"down", "fc2"}}
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_parameter_has_the_tables_role_and_axis(arch: str) -> None:
     model, matrices = model_of(arch), table(arch)
@@ -261,7 +264,9 @@ def test_every_parameter_has_the_tables_role_and_axis(arch: str) -> None:
             role = Role.FROZEN
         else:
             role = Role.GATE if name.endswith("gate") else Role.SCALAR
-        assert spec == ParameterSpec(role, matrices[name][1] if name in matrices else None), name
+        parts = [part for part, names in PARTS.items() if role == Role.HIDDEN and name.split(".")[-2] in names]
+        part = parts[0] if role == Role.HIDDEN else None
+        assert spec == ParameterSpec(role, matrices[name][1] if name in matrices else None, part), name
 
 
 def test_a_parameter_without_a_spec_is_an_error() -> None:
