@@ -7,6 +7,7 @@ or, in the two output projections, a column. `ngpt.rules.base` holds what they s
 
 from ngpt.rules.angular_muown import AngularMuown
 from ngpt.rules.base import MatrixRule
+from ngpt.rules.ema_nesterov import EmaNesterov
 from ngpt.rules.kaon import Kaon
 from ngpt.rules.muon_h import MuonH
 from ngpt.rules.muon_sphere import MuonSphere
@@ -16,5 +17,6 @@ from ngpt.rules.signum import Signum
 from ngpt.rules.two_buffer_muon import TwoBufferMuon
 
 __all__ = [
-    "RMNP", "AngularMuown", "Kaon", "MatrixRule", "MuonH", "MuonSphere", "Nora", "Signum", "TwoBufferMuon",
+    "RMNP", "AngularMuown", "EmaNesterov", "Kaon", "MatrixRule", "MuonH", "MuonSphere", "Nora", "Signum",
+    "TwoBufferMuon",
 ]  # fmt: skip

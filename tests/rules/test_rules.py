@@ -79,6 +79,7 @@ def both(kind: type[base.MatrixRule], options: Options, want: Callable[..., list
 
 POLAR = 2e-11
 SLOW: Options = {"slow_momentum": 0.9, "slow_weight": 0.4}
+AHEAD: Options = {"gamma": 0.7, "strength": 0.9}
 DECAY: Options = {"decay_scale": 0.5, "decay_degree": 0.7, "decay_after": 1}
 CASES = [
     *both(rules.Nora, {}, lambda W, G, dim, **o: oracle.nora(W, G, dim=dim, **o)),
@@ -92,6 +93,8 @@ CASES = [
         W, G, dim=dim, orthogonalize=express(), **DECAY, **o), rounding=POLAR),
     *both(rules.TwoBufferMuon, SLOW, lambda W, G, dim, **o: oracle.two_buffer_muon(
         W, G, orthogonalize=quintic(), **SLOW, **o), rounding=POLAR),
+    *both(rules.EmaNesterov, AHEAD, lambda W, G, dim, **o: oracle.ema_nesterov(
+        W, G, dim=dim, orthogonalize=quintic(), **AHEAD, **o), rounding=POLAR),
     *both(rules.MuonH, {}, lambda W, G, dim, **o: oracle.muon_h(W, G, orthogonalize=quintic(), **o), rounding=POLAR),
     *both(rules.MuonSphere, {"c": 1.5, "power_steps": 2000}, lambda W, G, dim, **o: oracle.muon_sphere(
         W, G, c=1.5, orthogonalize=express(), **o), rounding=POLAR),
@@ -162,6 +165,10 @@ MUTATIONS: list[tuple[type[base.MatrixRule], str, Any]] = [
     (rules.AngularMuown, "ngpt.rules.angular_muown.shape_factor", lambda shape, rule: 1.0),
     (rules.AngularMuown, "ngpt.rules.angular_muown.max", lambda a, b: 0),
     (rules.TwoBufferMuon, "ngpt.rules.two_buffer_muon.shape_factor", lambda shape, rule: 1.0),
+    (rules.EmaNesterov, "ngpt.rules.ema_nesterov.shape_factor", lambda shape, rule: 1.0),
+    (rules.EmaNesterov, "ngpt.sphere.tangent", no_tangent),
+    (rules.EmaNesterov, "ngpt.sphere.retract", lambda x, v, *, dim: x + v),
+    (rules.EmaNesterov, "ngpt.sphere.norm", lambda x, *, dim: torch.ones(())),
     (rules.MuonH, "ngpt.rules.muon_h.to_norm", lambda X, norm: X),
     (rules.MuonH, "ngpt.rules.muon_h.radius", lambda W, group: 1.0),
     (rules.MuonSphere, "ngpt.rules.muon_sphere.radius", lambda W, group: group["c"]),
@@ -204,6 +211,21 @@ def test_a_slow_memory_without_weight_is_muon(shape: tuple[int, int], dim: int) 
     W, G = points(shape, dim), gradients(shape)
     mixed = [ours(rules.TwoBufferMuon, W, G, dim, momentum=MU, slow_weight=weight) for weight in (0.0, 0.3)]
     assert error(mixed[0], muon(W, G, dim)) < POLAR < 1e-3 < error(mixed[1], muon(W, G, dim))
+
+
+@pytest.mark.parametrize(("shape", "dim"), SHAPES)
+def test_no_look_ahead_is_muon_and_it_fades_with_the_rate(shape: tuple[int, int], dim: int) -> None:
+    W, G = points(shape, dim), gradients(shape)
+    still = ours(rules.EmaNesterov, W, G, dim, momentum=MU, strength=0.0)
+    assert error(still, muon(W, G, dim)) < POLAR < 1e-3 < error(still, ours(rules.EmaNesterov, W, G, dim, momentum=MU))
+    parameter = nn.Parameter(torch.tensor(W))
+    optimizer = rules.EmaNesterov([{"params": [parameter], "sphere_dim": dim}], lr=LR)
+    for gradient, rate in zip(G, (LR, LR, LR, 0.0), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        parameter.grad = torch.tensor(gradient)
+        before = parameter.detach().clone()
+        optimizer.step()
+    assert (parameter.detach() - before).abs().max() < 1e-12, "at a rate of zero nothing is ahead any more"
 
 
 @pytest.mark.parametrize(("shape", "dim"), SHAPES)
@@ -287,7 +309,8 @@ def test_random_signs_do_not_descend() -> None:
     ("kind", "wrong"),
     [(rules.Nora, {"axis": "columns"}), (rules.RMNP, {"axis": "columns"}), (rules.Kaon, {"values": "normal"}),
      (rules.Signum, {"momentum": 1.0}), (rules.TwoBufferMuon, {"slow_weight": 2.0}), (rules.MuonSphere, {"c": 0.0}),
-     (rules.TwoBufferMuon, {"slow_momentum": 1.0}), (rules.AngularMuown, {"decay_scale": -1.0})],
+     (rules.TwoBufferMuon, {"slow_momentum": 1.0}), (rules.AngularMuown, {"decay_scale": -1.0}),
+     (rules.EmaNesterov, {"gamma": 1.0}), (rules.EmaNesterov, {"strength": -1.0})],
 )  # fmt: skip
 def test_a_wrong_argument_is_refused(kind: type[base.MatrixRule], wrong: Options) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -58,6 +58,9 @@ SPHERE: list[dict[str, Any]] = [
     {"normuon": "short-axis", "match_step": "rms", "tangent": "both", "momentum_transport": "parallel",
      "weight_decay": 0.5, "cautious_wd": True},
     {"geodesic_muon": "lr", "momentum_transport": "rotate"},
+    {"token_rule": "rmnp", "constraint": "frobenius", "max_angle": 0.05, "normuon": "rows", "normuon_on": "mlp"},
+    {"optimizer": "ngpt.rules:EmaNesterov"},
+    {"optimizer": "ngpt.rules:Kaon"},
     {"normuon": "short-axis", "geodesic_muon": "lr-norm", "dtype": "bfloat16", "arch": "gated-literal"},
     {"arch": "gated-literal", "orthogonalizer": "newton-schulz-literal"},
 ]  # fmt: skip
