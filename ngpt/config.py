@@ -22,6 +22,7 @@ from ngpt.refusals import (
     NOT_NEGATIVE,
     POSITIVE,
     RATIO,
+    SHARE,
     Bound,
     at_most,
     check,
@@ -232,6 +233,13 @@ class OptimConfig(_Section):
     """AdamW's first-moment decay rate"""
     adam_beta2: float = option(0.95, FRACTION)
     """AdamW's second-moment decay rate"""
+    tail_average: int | None = option(None, POSITIVE)
+    """if given, mix the weights with their exponential moving average over about this many steps wherever the run is
+    judged: in validations and at its end"""
+    tail_weight: float = option(0.6, SHARE, needs={"tail_average": GIVEN})
+    """share of the average in that mixture"""
+    tail_start: float = option(0.75, FRACTION, needs={"tail_average": GIVEN})
+    """share of the run after which the average begins"""
     schedule: Schedule = "constant"
     """shape of the learning rate over the run, for all parameters: constant, or 1 and then a decay over the last
     --decay-share of it; wsd: warmup-stable-decay, linear at the end. Formulas: docs/method.md"""

@@ -23,6 +23,7 @@ POSITIVE: Bound = (lambda value: 0 < value < 2**63, "must be positive and below 
 NOT_NEGATIVE: Bound = (lambda value: 0 <= value < 2**63, "must not be negative, and below 2**63")
 FRACTION: Bound = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
 RATIO: Bound = (lambda value: 1e-6 <= value <= 1e6, "must lie in [1e-06, 1e+06]")
+SHARE: Bound = (lambda value: 0 <= value <= 1, "must lie in [0, 1]")
 GIVEN = object()
 """Stands in `needs` for any value of the other option but None"""
 

@@ -30,7 +30,8 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {
     "cautious_wd": {"weight_decay": 0.1}, "optimizer_args": {"optimizer": "torch.optim:SGD", "lr": 0.1},
-    "normuon_on": {"normuon": "rows"},
+    "normuon_on": {"normuon": "rows"}, "token_lr": {"token_rule": "rmnp"}, "tail_weight": {"tail_average": 9},
+    "tail_start": {"tail_average": 9},
 }  # fmt: skip
 """What else a configuration must have for another value of a field to be accepted."""
 
@@ -135,8 +136,8 @@ def digest_of(package: Path) -> str:
 
 STORED = {
     "syntax": "0cf572599e202f4a",
-    "muon": "e15a85f6bbc923c9",
-    "adam": "052f5dea3f99197b",
+    "muon": "a7970e6bfb09115e",
+    "adam": "6567be4a3fdbb97d",
 }
 """Digests that every supported version of Python gives"""
 

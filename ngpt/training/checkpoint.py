@@ -99,16 +99,23 @@ def tensor_type(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
     return tuple(tensor.shape), tensor.dtype
 
 
-def _weights(parameters: Tensors, before: Tensors) -> dict[str, Tensor]:
-    return {f"model.{name}": p for name, p in parameters.items()} | {f"before.{name}": p for name, p in before.items()}
+PARTS = {"before": "weights to fall back to", "average": "average of the weights"}
+"""What a checkpoint may hold of the weights beside themselves"""
 
 
-def pack_state(parameters: Tensors, optimizers: Optimizers, before: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
+def _weights(parameters: Tensors, others: Mapping[str, Tensors]) -> dict[str, Tensor]:
+    parts = {"model": parameters, **others}
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def pack_state(
+    parameters: Tensors, optimizers: Optimizers, others: Mapping[str, Tensors] = {}
+) -> dict[str, Tensor]:  # fmt: skip
     """Return weights as `model.<parameter>` and optimizer state as `<optimizer>.<parameter>.<key>`.
 
-    before: the weights to fall back to, if any, as `before.<parameter>`.
+    others: further weights by the part that they are (`PARTS`), as `<part>.<parameter>`.
     """
-    tensors = _weights(parameters, before)
+    tensors = _weights(parameters, others)
     for label, optimizer in optimizers.items():
         for name, parameter in parameters.items():
             tensors |= {f"{label}.{name}.{key}": kept for key, kept in optimizer.state.get(parameter, {}).items()}
@@ -116,22 +123,22 @@ def pack_state(parameters: Tensors, optimizers: Optimizers, before: Mapping[str,
 
 
 def unpack_state(
-    path: Path, tensors: Tensors, parameters: Tensors, optimizers: Optimizers, before: Mapping[str, Tensor] = {},
-    *, finite: bool = True,
+    path: Path, tensors: Tensors, parameters: Tensors, optimizers: Optimizers,
+    others: Mapping[str, Tensors] = {}, *, finite: bool = True,
 ) -> None:  # fmt: skip
     """Load what `pack_state` returned, in place.
 
     Raises InputError, naming the file, unless names, shapes and dtypes all fit and, with `finite`, every number is
     finite. Only between a step that broke the weights and the fallback from it some are not.
     """
-    weights = _weights(parameters, before)
+    weights = _weights(parameters, others)
     names = {parameter: name for name, parameter in parameters.items()}
     expected = {name: tensor_type(weight) for name, weight in weights.items()}
     stated = [label for label in optimizers if any(name.startswith(f"{label}.") for name in tensors)]
     types = {label: state_types(optimizers[label]) for label in stated}  # before the first step there is none
     for label in stated:
         expected |= {f"{label}.{names[p]}.{key}": kind for p, of in types[label].items() for key, kind in of.items()}
-    parts = {"before": "weights to fall back to"} | {label: f"{label} optimizer" for label in optimizers}
+    parts = PARTS | {label: f"{label} optimizer" for label in optimizers}
     for name in (*expected, *tensors):
         fits, part = name in tensors and tensor_type(tensors[name]) == expected.get(name), name.partition(".")[0]
         require(fits, f"{path}: {name} does not fit the {parts.get(part, 'model')} of this run")

@@ -27,6 +27,7 @@ from ngpt.optim.trial import require_fit
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
 from ngpt.registry import entry
 from ngpt.training import checkpoint, environment, preflight
+from ngpt.training.averaging import TailAverage
 from ngpt.training.checkpoint import CheckpointState, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.clock import RunClock
 from ngpt.training.evaluation import Evaluator
@@ -199,6 +200,7 @@ class Run:
             record.optimizer_origin = origin_of(config.optim.optimizer).text
             self._note(f"optimizer: {record.optimizer_origin}")
         self.fallback = Fallback(self.sharding, self.optimizers, record)
+        self.average = TailAverage(config.optim, self.sharding.owned)
         every = config.train.telemetry_every
         self.telemetry = Telemetry(self.model, specs, self.optimizers.projection, self.sharding, every=every)
         batches, self.evaluator = self._data()
@@ -221,9 +223,11 @@ class Run:
             tensors = checkpoint.unpack_foreign(
                 self.folder / CHECKPOINT, tensors, self.optimizers.foreign, state.foreign
             )
+            if any(name.startswith("average.") for name in tensors):
+                self.average.begin()
             checkpoint.unpack_state(
                 self.folder / CHECKPOINT, self.sharding.owned_tensors(tensors), self.sharding.owned,
-                self.optimizers.built_in, self.fallback.weights, finite=not self.skipped_in_a_row,
+                self.optimizers.built_in, self._other_weights(), finite=not self.skipped_in_a_row,
             )  # fmt: skip
             drift = {Role(role): torch.tensor(value) for role, value in state.seen_drift.items()}
             self.optimizers.projection.seen_drift = drift
@@ -258,9 +262,12 @@ class Run:
         evaluator = Evaluator(validation, corpus.byte_lengths, eval_tokens=eval_tokens, device=self.device, ranks=ranks)
         return batches, evaluator
 
+    def _other_weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {"before": self.fallback.weights, "average": self.average.tensors}
+
     def _save(self) -> None:
         scale = self.telemetry.logit_scale.state
-        packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.built_in, self.fallback.weights)
+        packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.built_in, self._other_weights())
         of_foreign, foreign = checkpoint.pack_foreign(self.optimizers.foreign)
         drift = self.telemetry.seen_drift()
         state = CheckpointState(self.record, self.skipped_in_a_row, drift, scale, foreign)
@@ -338,6 +345,8 @@ class Run:
                 self.skipped_in_a_row += 1
                 record.skipped_steps += 1
             projection.after_step(record.steps, measure=telemetry.reads_drift(record.steps))
+            if finite:
+                self.average.after_step(self.clock.progress)
             self.sharding.broadcast_weights()
             self.training_step.end(moved=finite)
         if record.steps == 1:
@@ -349,18 +358,20 @@ class Run:
         """Let the fallback take over; return False if there is none any more."""
         if taken_over := self.fallback.take_over():
             self.training_step.discard_graphs()
+            self.average.forget()
             self.skipped_in_a_row = 0
             self._note(f"after {self.record.steps} steps: no finite gradient; NorMuon takes over")
         return taken_over
 
     def _validate(self, *, final: bool) -> dict[str, float]:
-        """Measure the loss on the sphere; only after the last step the weights are left there."""
-        projection = self.optimizers.projection
+        """Measure the loss on the sphere, of the weights as they are read out; the last step leaves them so."""
+        projection, average = self.optimizers.projection, self.average
         with self.clock.paused():
             self.corpus.require_unchanged()
             if final:
+                average.apply()
                 projection.project()
-            with nullcontext() if final else projection.projected():
+            with nullcontext() if final else average.read_out(), nullcontext() if final else projection.projected():
                 self.sharding.broadcast_weights()
                 figures = self.evaluator.measure(self.model, self.autocast)
             if not final:

@@ -510,3 +510,15 @@ def test_what_needs_whole_matrices_is_refused_where_they_are_sharded(data: str, 
     children = ranks_of(arguments, tmp_path / "errors", 2)
     assert [child.exit_code(60) for child in children] == [2, 2]
     assert f"{option} needs whole matrices" in children[0].errors.read_text()
+
+
+@pytest.mark.parametrize("parallel", ["zero1", "fsdp"])
+def test_the_average_of_the_weights_on_several_ranks(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: str
+) -> None:
+    config = thirty(data, tail_average=5, tail_start=0.3)
+    monkeypatch.setattr(dense, "onednn_runs", lambda: False)
+    expected = outcome(start(config, tmp_path / "one process")[0])
+    assert expected != outcome(start(thirty(data), tmp_path / "without")[0])
+    ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 2, PLAIN_PRODUCTS=1))
+    same_losses(only(tmp_path / "runs"), expected)

@@ -60,6 +60,7 @@ SPHERE: list[dict[str, Any]] = [
     {"geodesic_muon": "lr", "momentum_transport": "rotate"},
     {"token_rule": "rmnp", "constraint": "frobenius", "max_angle": 0.05, "normuon": "rows", "normuon_on": "mlp"},
     {"optimizer": "ngpt.rules:EmaNesterov"},
+    {"tail_average": 3, "tail_start": 0.25},
     {"optimizer": "ngpt.rules:Kaon"},
     {"normuon": "short-axis", "geodesic_muon": "lr-norm", "dtype": "bfloat16", "arch": "gated-literal"},
     {"arch": "gated-literal", "orthogonalizer": "newton-schulz-literal"},
