@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import killed, outcome, small, start
+from small_runs import ROOT, killed, outcome, small, start
 
 from ngpt.command import parse
 from ngpt.errors import InputError
@@ -360,6 +360,16 @@ def test_the_template_trains(data: str, tmp_path: Path) -> None:
     assert record.status == "done" and rows[-1]["loss"] < rows[0]["loss"] - 0.5
     angles = [row["rotation_hidden_rad"] for row in rows if "rotation_hidden_rad" in row]
     assert angles and all(0.3 * 0.02 < angle < 1.1 * 0.02 for angle in angles)
+
+
+def test_the_short_form_of_the_page_trains(data: str, tmp_path: Path) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your_optimizer.md").read_text(), re.S)
+    path = tmp_path / "short.py"
+    path.write_text(snippet)
+    short = f"{path}:UnitMomentum"
+    assert refusal(short, 0.01, "") is None and along_the_gradient(short, 0.01, "") < -0.3
+    rows = read_metrics(start(small(data, optimizer=short, steps=60, lr=0.02), tmp_path / "runs")[0])
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
 
 
 @pytest.mark.parametrize("optimizer", ["Good", "OnSphere", "Stubborn", "adam", "torch.optim:SGD"])
