@@ -1,4 +1,4 @@
-"""A template for an optimizer of your own: the sign of the momentum, along the sphere.
+"""A template for an optimizer of your own: steps against the sign of the momentum, tangent to the sphere.
 
 Train with it: `python train_architectural.py --optimizer examples/my_rule.py:MyRule --lr 0.01`.
 """
@@ -7,7 +7,7 @@ import torch
 
 
 class MyRule(torch.optim.Optimizer):
-    """Move every unit vector by about `lr` radians, along the tangent part of the sign of the momentum."""
+    """Turn every unit vector by at most `lr` radians, against the tangent part of the sign of its momentum."""
 
     def __init__(self, params, lr, momentum=0.95):
         """Take groups of matrices; `--optimizer-args momentum=0.9` sets what has a default here."""

@@ -1,4 +1,4 @@
-"""Whether it matters on the sphere that an update is orthogonal, or has an even spectrum, at equal angles."""
+"""Orthogonal updates against others at equal angles, to see what the even spectrum of Muon's update is worth."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def at_equal_angle(name: str, optimizer: str, arguments: str = "") -> Method:
 CAMPAIGN = Campaign(
     name="orthogonality",
     title="Orthogonal updates and others at equal angles on gated nGPT",
-    question="Is an update worse than Muon's at equal angles if it is not orthogonal?",
+    question="Does an update other than Muon's orthogonal one end higher at equal angles?",
     claim=r"""
         Muon's update is the polar factor $UV'$ of its momentum $USV'$: all singular values are 1. Here other updates
-        are made of the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its
+        are computed from the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its
         vectors turn by the rate on average (`--match-step angle`). What differs is the direction of the step and how
         it is spread over vectors, not its size. Projection follows every 7 steps, and AdamW moves everything else.
 
@@ -31,15 +31,16 @@ CAMPAIGN = Campaign(
         - *RMNP*: the momentum with every vector divided by its length. *Nora*: the same for its tangent part, so that
           every vector turns by the same angle. No singular values are computed.
         - *Signum*: the sign of the momentum, entry by entry.
-        - *Adam*: AdamW, which divides each entry by its own scale.
-        - *random signs*: $URV'$ with R of random signs: exactly orthogonal, and without the direction of descent. It
-          shows that the comparison can tell.
+        - *Adam*: AdamW, with averages of its own instead of Muon's momentum; it divides each entry by its own scale.
+        - *random signs*: $URV'$ with R of random signs: exactly orthogonal, but no descent direction. It checks that
+          the comparison can detect a useless direction.
 
-        Prediction: all of them end higher than Muon, by 0.02 or more. For GPT-2 on a free norm, Kaon was published as
-        equal to Muon (arXiv 2605.11181), and RMNP as competitive with it (arXiv 2603.20527). If an even spectrum is
-        what helps, Kaon must lose; if only the singular vectors count, Kaon ends near Muon and the others do not. The
-        rules are compared with the momentum of Muon rather than with those of their papers, so that only one thing
-        differs. No pilot run was made; the grid, the same for all, is around the angle at Muon's best rate.
+        Prediction: each loss ends higher than Muon's by 0.02 nats per token or more. For GPT-2 with unconstrained
+        weights, Kaon was published as equal to Muon (arXiv 2605.11181), and RMNP as competitive with it (arXiv
+        2603.20527). If an even spectrum is what helps, Kaon must lose; if only the singular vectors count, Kaon ends
+        near Muon and the others do not. Kaon, RMNP, Nora and Signum use Muon's momentum here rather than that of their
+        papers, so that only one thing differs. No pilot run was made; the grid, the same for all, is around the angle
+        at Muon's best rate.
     """,
     methods=(
         at_equal_angle("Muon", "muon"),
@@ -56,13 +57,13 @@ CAMPAIGN = Campaign(
         Contrast(
             name="RMNP against Kaon",
             weights={"RMNP": 1.0, "Kaon": -1.0},
-            question="Do noisy singular values cost less than no singular vectors at all?",
+            question="Does normalizing each vector end higher than random singular values?",
             rule=WORSE,
         ),
         Contrast(
             name="RMNP against Nora",
             weights={"RMNP": 1.0, "Nora": -1.0},
-            question="Without a polar factor, is it worse to let vectors turn by different angles?",
+            question="Without a polar factor, does it end higher to let vectors turn by different angles?",
             rule=WORSE,
         ),
     ),

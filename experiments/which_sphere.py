@@ -1,4 +1,4 @@
-"""Which constraint on the hidden matrices suits Muon: unit vectors, a Frobenius norm, a spectral norm, or none."""
+"""Constraints on the hidden matrices under Muon: unit vectors, a Frobenius norm, a spectral norm, or none."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ CAMPAIGN = Campaign(
     title="Unit vectors against other constraints for Muon on gated nGPT",
     question="Does Muon end lower under another constraint than unit vectors?",
     claim=r"""
-        nGPT keeps every vector of a hidden matrix at length 1. Here projection keeps something else, after every step:
+        nGPT keeps every vector of a hidden matrix at length 1. Here projection fixes something else, after every step:
         the Frobenius norm of the whole matrix, its largest singular value, or nothing. All runs start from the same
         unit vectors; the fixed norms are those of random unit vectors of the same shape. Embedding and head keep unit
         vectors in all runs, and AdamW moves everything but the hidden matrices.
@@ -42,9 +42,10 @@ CAMPAIGN = Campaign(
         (`--match-step angle`). Without it, a norm that grows makes steps smaller by itself, so that a constraint also
         changes the schedule.
 
-        Prediction: no constraint gains 0.02. Directions are what the model learns, and blocks normalize their outputs;
-        the lengths that the other constraints leave free can only act within a block. At equal angle the differences
-        should be smaller still. No pilot run was made; the grids are around Muon's best rate at `tiny`.
+        Prediction: under no other constraint does the loss end lower by 0.02 nats per token. Directions are what the
+        model learns, and blocks normalize their outputs; the lengths that the other constraints leave free can only act
+        within a block. At equal angle the differences should be smaller still. No pilot run was made; the grids are
+        around Muon's best rate at `tiny`.
     """,
     methods=(
         *(under(name) for name in CONSTRAINTS),

@@ -159,7 +159,7 @@ class DataConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(_Section):
-    """The optimizer of the hidden matrices; embeddings, head, gates and scalars always use AdamW."""
+    """The optimizer of the hidden matrices, and of the rest: AdamW, or for embedding and head --vocab-rule."""
 
     optimizer: str = option("muon", (is_optimizer, f"must be {', '.join(OPTIMIZERS)}, module:Class or file.py:Class"))
     """the optimizer of the hidden matrices: muon, adam, or any class, as package.module:Class or path/file.py:Class"""
@@ -204,9 +204,9 @@ class OptimConfig(_Section):
     normuon: NorMuonAxis | None = option(None, step=True, reads_weights=False)
     """NorMuon's variance reduction; short-axis: one second moment per row, or per column of wide matrices; rows: always
     per row, as in the paper"""
-    normuon_on: NorMuonPart = option("all", needs=MUON | {"normuon": GIVEN})
-    """the hidden matrices that NorMuon's variance reduction is for: all, those of attention, of the MLP, or the MLP's
-    input or output matrices only"""
+    normuon_matrices: NorMuonPart = option("all", needs=MUON | {"normuon": GIVEN})
+    """hidden matrices that NorMuon applies to: all, those of attention, of the MLP, or only its input or output
+    matrices"""
     beta2: float = option(0.95, FRACTION, step=True, reads_weights=False)
     """decay rate of NorMuon's second moment"""
     max_angle: float | None = option(None, POSITIVE, step=True, unit_vectors=True)
@@ -221,24 +221,23 @@ class OptimConfig(_Section):
     lazy_proj_freq: int = option(7, POSITIVE, needs=ON_SPHERE)
     """steps K between projections to the sphere of whatever a linear step has moved: after steps K, 2K and so on; with
     gated-literal after steps 1, K + 1, 2K + 1"""
-    token_rule: Literal["adamw", "rmnp"] = option("adamw", needs=ON_SPHERE)
-    """what moves the vectors of embedding and head; adamw; rmnp: each vector that has a gradient moves by --token-lr
-    along its momentum, brought to unit length"""
-    token_lr: float = option(0.02, POSITIVE, needs={"token_rule": ("rmnp",)})
-    """step of --token-rule rmnp, in radians to first order; scheduled like the other rates"""
+    vocab_rule: Literal["adamw", "rmnp"] = option("adamw", needs=ON_SPHERE)
+    """optimizer of embedding and head; rmnp: each vector with a nonzero gradient moves by --vocab-lr against its
+    normalized momentum"""
+    vocab_lr: float = option(0.02, POSITIVE, needs={"vocab_rule": ("rmnp",)})
+    """length of a vector's step with --vocab-rule rmnp; scheduled like the other rates"""
     constraint: Constraint = option("vectors", needs=ON_SPHERE)
-    """what projection keeps of a hidden matrix; vectors: unit vectors; frobenius, spectral: its Frobenius norm or its
-    largest singular value, at those of random unit vectors; none: nothing. Embedding and head keep unit vectors"""
+    """what projection fixes in a hidden matrix; vectors: each vector's length; frobenius, spectral: that norm, at its
+    value for random unit vectors; none: nothing. Embedding and head keep unit vectors"""
     adam_beta1: float = option(0.9, FRACTION)
     """AdamW's first-moment decay rate"""
     adam_beta2: float = option(0.95, FRACTION)
     """AdamW's second-moment decay rate"""
-    tail_average: int | None = option(None, POSITIVE)
-    """if given, mix the weights with their exponential moving average over about this many steps wherever the run is
-    judged: in validations and at its end"""
-    tail_weight: float = option(0.6, SHARE, needs={"tail_average": GIVEN})
+    tail_ema_steps: int | None = option(None, POSITIVE)
+    """if given, evaluate and save the weights mixed with their exponential moving average over about this many steps"""
+    tail_ema_weight: float = option(0.6, SHARE, needs={"tail_ema_steps": GIVEN})
     """share of the average in that mixture"""
-    tail_start: float = option(0.75, FRACTION, needs={"tail_average": GIVEN})
+    tail_ema_start: float = option(0.75, FRACTION, needs={"tail_ema_steps": GIVEN})
     """share of the run after which the average begins"""
     schedule: Schedule = "constant"
     """shape of the learning rate over the run, for all parameters: constant, or 1 and then a decay over the last

@@ -83,7 +83,7 @@ FOREIGN = OptimizerEntry(
 """The entry of every class that --optimizer names"""
 
 
-TOKEN_RULES = {
+VOCAB_RULES = {
     "rmnp": OptimizerEntry(
         kind="ngpt.rules.rmnp:RMNP",
         factory="ngpt.optim.build:rmnp",
@@ -93,7 +93,7 @@ TOKEN_RULES = {
         capturable=False,
     ),
 }
-"""What moves embedding and head, by the value of --token-rule, if it is not AdamW"""
+"""What moves embedding and head, by the value of --vocab-rule, if it is not AdamW"""
 
 
 def is_optimizer(value: str) -> bool:
@@ -108,5 +108,5 @@ def entry(optimizer: str) -> OptimizerEntry:
 
 def entry_of(optimizer: Any) -> OptimizerEntry:
     """Return the entry of an optimizer that the registry has built."""
-    known = (*OPTIMIZERS.values(), *TOKEN_RULES.values())
+    known = (*OPTIMIZERS.values(), *VOCAB_RULES.values())
     return next(entry for entry in known if load(entry.kind) is type(optimizer))

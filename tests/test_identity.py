@@ -30,8 +30,8 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {
     "cautious_wd": {"weight_decay": 0.1}, "optimizer_args": {"optimizer": "torch.optim:SGD", "lr": 0.1},
-    "normuon_on": {"normuon": "rows"}, "token_lr": {"token_rule": "rmnp"}, "tail_weight": {"tail_average": 9},
-    "tail_start": {"tail_average": 9},
+    "normuon_matrices": {"normuon": "rows"}, "vocab_lr": {"vocab_rule": "rmnp"},
+    "tail_ema_weight": {"tail_ema_steps": 9}, "tail_ema_start": {"tail_ema_steps": 9},
 }  # fmt: skip
 """What else a configuration must have for another value of a field to be accepted."""
 

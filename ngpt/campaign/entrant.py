@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
@@ -23,7 +23,7 @@ from ngpt.campaign.definition.plan import Plan, PlannedRun
 from ngpt.campaign.execution.collect import data_path
 from ngpt.campaign.execution.options import common_parser, device_settings, overrides_of
 from ngpt.command import Parser
-from ngpt.config import RunConfig
+from ngpt.config import Constraint, RunConfig
 from ngpt.errors import require
 from ngpt.files import read_json
 from ngpt.foreign import canonical, is_class, origin_of
@@ -36,7 +36,7 @@ OPPONENTS: dict[str, dict[str, Any]] = {
     "normuon": {"optimizer": "muon", "normuon": "short-axis"},
     "adam": {"optimizer": "adam"},
 }
-"""Configuration fields by name, as --against takes them"""
+"""Configuration fields by name, as --against takes them beside classes"""
 
 SHOWN = {"muon": "Muon", "geodesic-muon": "geodesic Muon", "normuon": "NorMuon", "adam": "Adam"}
 
@@ -78,21 +78,26 @@ def two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
+def shown(opponent: str) -> str:
+    """Return the name in the report of what --against names."""
+    return SHOWN.get(opponent) or origin_of(opponent).name
+
+
 def campaign_of(
-    optimizer: str, arguments: str, name: str, lrs: Sequence[float], angle: float, against: Sequence[str], preset: str,
+    given: Mapping[str, Any], name: str, lrs: Sequence[float], against: Mapping[str, float], angle: float, preset: str,
     fields: Mapping[str, Any],
 ) -> Campaign:  # fmt: skip
     """Return the campaign of an entrant; the first opponent is the baseline.
 
-    angle: radians a step, the middle of the grids at equal angles.
+    given: configuration fields of the entrant. against: the middle of its grid of rates by opponent. angle: radians a
+    step, the middle of the grids at equal angles.
     """
-    given = {"optimizer": optimizer, "optimizer_args": arguments}
+    optimizer, arguments = given["optimizer"], given["optimizer_args"]
     rule = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
-    methods = [Method(name=name, fields=given, lrs=tuple(lrs))]
-    for opponent in against:
-        own = OPPONENTS[opponent]
-        middle = OPTIMIZERS[own["optimizer"]].defaults[preset]["lr"]
-        methods.append(Method(name=SHOWN[opponent], fields=own, lrs=grid_around(middle)))
+    methods = [Method(name=name, fields=given, lrs=tuple(lrs))] + [
+        Method(name=shown(one), fields=OPPONENTS.get(one, {"optimizer": one}), lrs=grid_around(middle))
+        for one, middle in against.items()
+    ]
     baseline, others = methods[1], methods[2:]
     again = Method(
         name=f"{baseline.name}, other batches", fields={**baseline.fields, "data_order": 1}, lrs=(),
@@ -115,7 +120,7 @@ def campaign_of(
                            arguments=f"`{arguments}`" if arguments else "its defaults"),
         methods=(*methods, again, mine, its), baselines=(baseline.name, again.name, mine.name, its.name), rule=rule,
         preset=preset, fields=fields, aux_lrs=AUX_LRS, tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
-        depends_on=(origin_of(optimizer).identity,),
+        depends_on=tuple(origin_of(one).identity for one in (optimizer, *against) if is_class(one)),
         further=(
             *(contrast(methods[0], other, f"Does {name} end lower than a tuned {other.name}?") for other in others),
             contrast(mine, its, f"Does {name} end lower than {baseline.name} at equal angles?"),
@@ -127,6 +132,11 @@ def campaign_of(
 def grid_around(middle: float) -> tuple[float, ...]:
     """Return a grid of rates around its middle."""
     return tuple(two_digits(factor * middle) for factor in FACTORS)
+
+
+def _default_rate(opponent: str, preset: str) -> float:
+    """Return the hidden rate that a preset has for a built-in opponent."""
+    return float(OPTIMIZERS[OPPONENTS[opponent]["optimizer"]].defaults[preset]["lr"])
 
 
 def slug(name: str) -> str:
@@ -158,21 +168,22 @@ def angles(configs: Sequence[RunConfig], device: str) -> list[float]:
     return found
 
 
-def rate_and_angle(
-    optimizer: str, arguments: str, preset: str, fields: Mapping[str, Any], device: str
-) -> tuple[float, float]:
-    """Return the entrant's rate at which it turns vectors as far as Muon at the preset's rate, and that angle.
+def rates_and_angle(
+    classes: Sequence[Mapping[str, Any]], preset: str, fields: Mapping[str, Any], device: str
+) -> tuple[list[float], float]:
+    """Return the rates at which classes turn vectors as far as Muon at the preset's rate, and that angle in radians.
 
-    The angle is taken to be proportional to the rate, as it is for steps that do not depend on it. Raises InputError if
-    the entrant does not turn vectors, or by no finite angle.
+    classes: configuration fields of each. The angle is taken to be proportional to the rate, as it is for steps that do
+    not depend on it. Raises InputError if one does not turn vectors, or by no finite angle.
     """
-    own = {"optimizer": optimizer, "optimizer_args": arguments, "lr": SMALL_RATE}
+    small = [{**one, "lr": SMALL_RATE} for one in classes]
     muon = {"optimizer": "muon", "lr": OPTIMIZERS["muon"].defaults[preset]["lr"]}
     constant = {**fields, "schedule": "constant"}
-    entrant, reference = angles([resolve(preset, **{**constant, **one}) for one in (own, muon)], device)
-    sound = 0 < entrant < 1
-    require(sound, f"--optimizer {optimizer} turns vectors by {entrant:.3g} rad a step at lr {SMALL_RATE:g}")
-    return SMALL_RATE * reference / entrant, reference
+    *found, reference = angles([resolve(preset, **{**constant, **one}) for one in (*small, muon)], device)
+    for one, angle in zip(classes, found, strict=True):
+        name = one["optimizer"]
+        require(0 < angle < 1, f"--optimizer {name} turns vectors by {angle:.3g} rad a step at lr {SMALL_RATE:g}")
+    return [SMALL_RATE * reference / angle for angle in found], reference
 
 
 class EntrantStudy(CampaignStudy):
@@ -199,9 +210,10 @@ class EntrantStudy(CampaignStudy):
         parser.add_argument("--name", help="name in the report; default: that of the class")
         text = f"{len(FACTORS)} hidden rates; default: those at which it turns vectors as far as Muon does at its own"
         parser.add_argument("--lrs", nargs=len(FACTORS), type=float, metavar="X", help=text)
-        text = "opponents, the baseline first (%(default)s)"
-        names = list(OPPONENTS)
-        parser.add_argument("--against", nargs="+", choices=names, default=["muon", "adam"], metavar="NAME", help=text)
+        text = f"opponents, the baseline first: {', '.join(OPPONENTS)}, or classes (%(default)s)"
+        parser.add_argument("--against", nargs="+", default=["muon", "adam"], metavar="NAME", help=text)
+        text = "what projection fixes in the hidden matrices under CLASS, as in train_architectural.py (%(default)s)"
+        parser.add_argument("--constraint", choices=get_args(Constraint), default="vectors", help=text)
         text = f"steps of a run; default: the preset's, and {TINY_STEPS} at tiny"
         parser.add_argument("--steps", type=int, help=text)
         text = "repeat one published run per method and compare it to the bit"
@@ -211,29 +223,48 @@ class EntrantStudy(CampaignStudy):
     def plan(self, given: argparse.Namespace) -> Plan:
         require(is_class(given.optimizer), f"{given.optimizer}: must be path/file.py:Class or package.module:Class")
         arguments, against = canonical(" ".join(given.optimizer_args)), list(dict.fromkeys(given.against))
-        name = given.name or origin_of(given.optimizer).name
-        fine = bool(slug(name)) and slug(name) not in self.taken and not any(name.startswith(s) for s in SHOWN.values())
+        unknown = [one for one in against if one not in OPPONENTS and not is_class(one)]
+        require(not unknown, f"--against {' '.join(unknown)}: must be {', '.join(OPPONENTS)}, or a class like CLASS")
+        entrant = {"optimizer": given.optimizer, "optimizer_args": arguments}
+        entrant |= {} if given.constraint == "vectors" else {"constraint": given.constraint}
+        name, opponents = given.name or origin_of(given.optimizer).name, [shown(one) for one in against]
+        taken = {*SHOWN.values(), *opponents}  # the controls are called `Muon, equal angle` and so on
+        fine = bool(slug(name)) and slug(name) not in self.taken and name.partition(",")[0] not in taken
         require(fine, f"{name} is the name of another method or campaign: give --name another one")
+        require(len({*opponents}) == len(opponents), f"--against names two of one name: {', '.join(opponents)}")
         require(not given.publish, "--publish is for the repository's own campaigns; --reports names another folder")
         given.reports = given.reports or given.out / "reports"
         overrides = {key: value for key, value in overrides_of(given).items() if key != "steps"}
         fields = self.fields | ({"steps": TINY_STEPS} if given.preset == "tiny" else {})
         data = data_path(given.reports, slug(name))
+        classes = [entrant, *({"optimizer": one} for one in against if is_class(one))]
         if (given.report_only or given.reproduce) and data.exists():
-            middle, angle = read_json(data)["measured"]
+            middles, angle = read_json(data)["measured"]
+            require(len(middles) == len(classes), f"{data}: of other classes than these")
         else:
-            middle, angle = rate_and_angle(given.optimizer, arguments, given.preset, fields | overrides, given.device)
-        lrs = grid_around(middle)
+            middles, angle = rates_and_angle(classes, given.preset, fields | overrides, given.device)
+        middle_of = {one["optimizer"]: middle for one, middle in zip(classes, middles, strict=True)}
+        middle_of |= {one: _default_rate(one, given.preset) for one in against if one in OPPONENTS}
+        lrs = grid_around(middles[0])
         if given.lrs is not None:
             lrs = tuple(given.lrs)
             increasing = lrs[0] > 0 and all(one < other for one, other in itertools.pairwise(lrs))
             require(increasing, f"--lrs must be positive and increasing: {' '.join(f'{lr:g}' for lr in lrs)}")
-        self.measured, self.tried = (middle, angle), (given.optimizer, lrs[len(lrs) // 2], arguments)
-        self.experiment = campaign_of(given.optimizer, arguments, name, lrs, angle, against, given.preset, fields)
+        self.measured = middles, angle
+        self.along_the_gradient = _along_the_gradient(given.optimizer, lrs[len(lrs) // 2], arguments)
+        if self.along_the_gradient >= 0:
+            cosine = f"a cosine of {self.along_the_gradient:+.2f} with the gradient"
+            print(f"note: {name} does not descend: its moves have {cosine}")
+        of_opponents = {one: middle_of[one] for one in against}
+        self.experiment = campaign_of(entrant, name, lrs, of_opponents, angle, given.preset, fields)
         return super().plan(given)
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
-        from ngpt.optim.trial import along_the_gradient  # imported late, as it needs torch
+        found = {"along_the_gradient": self.along_the_gradient, "measured": self.measured}
+        return super().details(plan, runs) | found
 
-        cosine = along_the_gradient(*self.tried)
-        return super().details(plan, runs) | {"along_the_gradient": cosine, "measured": self.measured}
+
+def _along_the_gradient(optimizer: str, lr: float, arguments: str) -> float:
+    from ngpt.optim.trial import along_the_gradient  # imported late, as it needs torch
+
+    return along_the_gradient(optimizer, lr, arguments)

@@ -16,7 +16,7 @@ from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
 from ngpt.optim.sharded import shard_layout
-from ngpt.registry import FOREIGN, TOKEN_RULES, entry, entry_of, load
+from ngpt.registry import FOREIGN, VOCAB_RULES, entry, entry_of, load
 
 Group = dict[str, Any]
 
@@ -31,7 +31,7 @@ class Optimizers:
     config: RunConfig
     hidden: torch.optim.Optimizer
     aux: torch.optim.AdamW
-    tokens: torch.optim.Optimizer | None
+    vocab: torch.optim.Optimizer | None
     """that of embedding and head, where it is not `aux`"""
     projection: LazyProjection
     dims: dict[Tensor, int]
@@ -42,7 +42,7 @@ class Optimizers:
     @property
     def all(self) -> dict[str, torch.optim.Optimizer]:
         """All optimizers by name."""
-        return {"hidden": self.hidden, "aux": self.aux} | ({} if self.tokens is None else {"tokens": self.tokens})
+        return {"hidden": self.hidden, "aux": self.aux} | ({} if self.vocab is None else {"vocab": self.vocab})
 
     @property
     def foreign(self) -> torch.optim.Optimizer | None:
@@ -67,8 +67,8 @@ class Optimizers:
                 _set(group, "momentum", momentum_at(optim, step=step))
         for group in self.aux.param_groups:
             _set(group, "lr", optim.resolved_aux_lr * factor)
-        for group in [] if self.tokens is None else self.tokens.param_groups:
-            _set(group, "lr", optim.token_lr * factor)
+        for group in [] if self.vocab is None else self.vocab.param_groups:
+            _set(group, "lr", optim.vocab_lr * factor)
         return optim.lr * factor
 
     def move(self) -> None:
@@ -150,11 +150,11 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
         for options in kinds
     ]
     hidden = load(chosen.factory)(groups, optim, device)
-    tokens = None
-    if optim.token_rule != "adamw":
-        of_tokens = {W: dim for name, W in trained.items() if (dim := _token_dim(specs[name])) is not None}
-        tokens = load(TOKEN_RULES[optim.token_rule].factory)(of_tokens, optim, device)
-        others = [parameter for parameter in others if parameter not in of_tokens]
+    vocab = None
+    if optim.vocab_rule != "adamw":
+        of_vocab = {W: dim for name, W in trained.items() if (dim := _vocab_dim(specs[name])) is not None}
+        vocab = load(VOCAB_RULES[optim.vocab_rule].factory)(of_vocab, optim, device)
+        others = [parameter for parameter in others if parameter not in of_vocab]
     aux = adamw(others, optim, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
     leaving = {role for role in Role if role != Role.HIDDEN or not chosen.stays_on_sphere(optim)}
     first = 1 if config.model.starts_unprojected else None
@@ -166,10 +166,10 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     if config.model.starts_unprojected and (_needs_unit_vectors(optim) or chosen.stays_on_sphere(optim)):
         projection.start()
     sphere_dims = {p: dim for name, p in matrices.items() if (dim := specs[name].sphere_dim) is not None}
-    return Optimizers(config, hidden, aux, tokens, projection, sphere_dims)
+    return Optimizers(config, hidden, aux, vocab, projection, sphere_dims)
 
 
-def _token_dim(spec: ParameterSpec) -> int | None:
+def _vocab_dim(spec: ParameterSpec) -> int | None:
     """Return the dimension of the vectors of embedding and head; None for other parameters."""
     return spec.sphere_dim if spec.role in (Role.EMBEDDING, Role.HEAD) else None
 
@@ -177,8 +177,8 @@ def _token_dim(spec: ParameterSpec) -> int | None:
 def _group_options(spec: ParameterSpec, optim: OptimConfig) -> Group:
     """Return what a group of hidden matrices states beside its matrices."""
     options: Group = {"sphere_dim": spec.sphere_dim}
-    if optim.normuon is not None and optim.normuon_on != "all":
-        on = spec.part is not None and spec.part.value.startswith(optim.normuon_on)
+    if optim.normuon is not None and optim.normuon_matrices != "all":
+        on = spec.part is not None and spec.part.value.startswith(optim.normuon_matrices)
         options["normuon"] = optim.normuon if on else None
     return options
 
@@ -215,9 +215,10 @@ def adam(groups: list[Group], optim: OptimConfig, device: torch.device) -> torch
 
 def rmnp(dims: Mapping[Tensor, int], optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
     """Build RMNP for embedding and head. dims: the dimension of the vectors of each matrix."""
-    require(all(shard_layout(W) is None for W in dims), f"--token-rule {optim.token_rule} needs whole matrices")
+    require(all(shard_layout(W) is None for W in dims), f"--vocab-rule {optim.vocab_rule} needs whole matrices")
     groups = [{"params": [W], "sphere_dim": dim} for W, dim in dims.items()] or [{"params": [], "sphere_dim": -1}]
-    made: torch.optim.Optimizer = load(TOKEN_RULES["rmnp"].kind)(groups, lr=_rate(optim.token_lr, device), rest=True)
+    kind = load(VOCAB_RULES["rmnp"].kind)
+    made: torch.optim.Optimizer = kind(groups, lr=_rate(optim.vocab_lr, device), skip_zero_grad=True)
     return made
 
 

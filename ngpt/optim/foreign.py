@@ -26,8 +26,17 @@ class UnsavableError(Exception):
 
 
 def build(groups: Sequence[Group], optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Build the class that --optimizer names, with --optimizer-args. Raises InputError if it cannot be built."""
-    return construct(optim.optimizer, groups, optim.lr, optim.optimizer_args)
+    """Build the class that --optimizer names, with --optimizer-args. Raises InputError if it cannot be built.
+
+    It gets `sphere_dim` as in the trial and on its page: -1 or -2, or None without a sphere.
+    """
+    counted = [{**group, "sphere_dim": _from_the_end(group["sphere_dim"])} for group in groups]
+    return construct(optim.optimizer, counted, optim.lr, optim.optimizer_args)
+
+
+def _from_the_end(dim: int | None) -> int | None:
+    """Return a dimension of a matrix counted from the end."""
+    return dim if dim is None or dim < 0 else dim - 2
 
 
 def construct(optimizer: str, groups: Sequence[Group], lr: float, arguments: str) -> torch.optim.Optimizer:

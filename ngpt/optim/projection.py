@@ -4,8 +4,8 @@ The whole policy: weights start on the sphere; they are projected after every K-
 run; a validation sees them projected and leaves them as they were; after the last step they are projected. Skipped
 steps count, so a resumed run projects at the same steps.
 
-A geodesic step keeps its parameters on the sphere. They are projected at the start and after that only watched. With
-`--constraint` hidden matrices start as unit vectors and are then scaled as wholes, or left alone.
+A geodesic step keeps its parameters on the sphere. They are projected at the start; after that only their drift is
+measured. With another `--constraint`, hidden matrices start as unit vectors and are later rescaled whole or left alone.
 
 The arch gated-literal follows the earlier attempt instead: weights start as they are drawn, and are projected after
 step 1 and every K-th step from there. Only if an option of the step needs unit vectors, or weights come from another
@@ -58,8 +58,9 @@ class LazyProjection:
             for name, parameter in parameters.items()
             if (spec := specs[name]).sphere_dim is not None
         ]
-        free = {Role.HIDDEN} if constraint == "none" else set()
-        self.leaving = [point for point in self.points if point[0] in set(roles) - free]
+        self.constrained = [point for point in self.points if constraint != "none" or point[0] != Role.HIDDEN]
+        """Those of `points` that a projection acts on"""
+        self.leaving = [point for point in self.constrained if point[0] in roles]
         """Those of `points` that a step moves off the sphere"""
         self.seen_drift: dict[Role, Tensor] = {}
         """`drift` just before the latest projection of `after_step` that was measured"""
@@ -84,6 +85,7 @@ class LazyProjection:
         vectors = [(Role.HIDDEN, parameter, group) for group in groups for parameter in group["params"]]
         made = cls({}, {}, every=every)
         made.points = [(role, parameter, group["sphere_dim"]) for role, parameter, group in vectors]
+        made.constrained = made.points
         made.leaving = [
             point for point, (*_, group) in zip(made.points, vectors, strict=True) if group.get("geodesic") is None
         ]
@@ -94,13 +96,14 @@ class LazyProjection:
         """Project all vectors in place, those included that steps keep on the sphere: a run starts on it."""
         _project(self.points)
 
-    def project(self) -> None:
-        """Project now, in place."""
+    def project(self, *, all_of_them: bool = False) -> None:
+        """Project now, in place; with `all_of_them`, also what steps keep on the sphere but something else may not."""
+        points = self.constrained if all_of_them else self.leaving
         if self.constraint == "vectors":
-            _project(self.leaving)
+            _project(points)
             return
-        _project([point for point in self.leaving if point[0] != Role.HIDDEN])
-        for role, W, dim in self.leaving:
+        _project([point for point in points if point[0] != Role.HIDDEN])
+        for role, W, dim in points:
             if role == Role.HIDDEN:
                 rescale_(W, dim, self.constraint)
 
@@ -112,11 +115,12 @@ class LazyProjection:
             self.project()
 
     @contextmanager
-    def projected(self) -> Iterator[None]:
+    def projected(self, *, all_of_them: bool = False) -> Iterator[None]:
         """Hold the weights projected inside the context and restore them afterwards, to the bit."""
-        weights = [local_of(parameter).detach() for _, parameter, _ in self.leaving]
+        points = self.constrained if all_of_them else self.leaving
+        weights = [local_of(parameter).detach() for _, parameter, _ in points]
         kept = [weight.clone() for weight in weights]
-        self.project()
+        self.project(all_of_them=all_of_them)
         try:
             yield
         finally:
@@ -139,16 +143,16 @@ class LazyProjection:
 
 @torch.no_grad()
 def rescale_(W: Tensor, dim: int, constraint: Constraint) -> None:
-    """Multiply a matrix of N vectors of D entries by a factor, in place, so that it has the norm of its constraint.
+    """Scale a matrix of N vectors of n entries, in place, to the norm that its constraint sets.
 
-    "frobenius": |W|_F = sqrt(N), that of unit vectors. "spectral": the largest singular value is 1 + sqrt(N / D), where
-    that of random unit vectors lies for large N and D (Bai and Yin 1993). A zero matrix stays zero.
+    "frobenius": |W|_F = sqrt(N), that of unit vectors. "spectral": the largest singular value is 1 + sqrt(N / n), where
+    that of random unit vectors lies for large N and n (Bai and Yin 1993). A zero matrix stays zero.
     """
-    D = W.size(dim)
-    N = W.numel() / D
+    n = W.size(dim)
+    N = W.numel() / n
     norm, radius = {
         "frobenius": (torch.linalg.matrix_norm(W), N**0.5),
-        "spectral": (torch.linalg.matrix_norm(W, 2), 1 + (N / D) ** 0.5),
+        "spectral": (torch.linalg.matrix_norm(W, 2), 1 + (N / n) ** 0.5),
     }[constraint]
     W.mul_(radius * sphere.inverse(norm))
 

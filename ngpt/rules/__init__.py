@@ -1,8 +1,9 @@
-"""Update rules of the field, one file each: formula, source, and how the rule here differs from it.
+"""Published update rules, one file each: formula, source, and how the rule here differs from it.
 
 Each is a class for `--optimizer ngpt.rules:Nora`, with its arguments as `--optimizer-args axis=rows`. W is a matrix
-(m, n), G its gradient, M its momentum, D the direction of its step; "vector" means what nGPT keeps at length 1, a row
-or, in the two output projections, a column. `ngpt.rules.base` holds what they share.
+(m, n), G its gradient, M its momentum, X the momentum or its look-ahead, and D what is subtracted, lr times. "Vector"
+means what nGPT keeps at length 1: a row or, in the two output projections, a column. w is one of the vectors of W, and
+X_w stands in the place of w in X. `ngpt.rules.base` holds what they share.
 """
 
 from ngpt.rules.angular_muown import AngularMuown

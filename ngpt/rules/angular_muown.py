@@ -1,4 +1,4 @@
-"""AngularMuown with frozen gains: Muon on the sphere, tangent at the gradient, with a schedule of its own."""
+"""AngularMuown with frozen gains: Muon on the sphere, with tangent gradients and an optional decay of its own."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ class AngularMuown(MatrixRule):
         M <- mu M + (G_w - <G_w, w> w),   Q = polar(G_w - <G_w, w> w + mu M)
         W <- N(W - lr kappa(t) sqrt(max(1, m / n)) Q),   kappa(t) = (1 + c max(0, t - t0))^-p
 
-    t: steps before this one. c, p: `decay_scale`, `decay_degree`; t0: `decay_after`. The published p is 1 for a
-    constant lr and 0 where a schedule sets it; here a schedule does, so 0 is the default.
+    t: steps before this one. c, p: `decay_scale`, `decay_degree`; t0: `decay_after`. The source has p = 1 for a
+    constant lr and p = 0 under a schedule. The default here is 0: use `--schedule`.
 
     Source: arXiv 2606.23637 and its code, fhueb/angular-muown. Differs: the gains of the rows, which it trains with
     Adam, stay at 1; it normalizes rows, and this the vectors of nGPT.
@@ -40,9 +40,9 @@ class AngularMuown(MatrixRule):
         for group in self.param_groups:
             group["steps_made"] += 1
 
-    def average(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
-        """Average tangent gradients; only the direction counts, so the sum of the source is an average here."""
-        return super().average(W, sphere.tangent(W, G, dim=group["sphere_dim"]), state, group)
+    def update_momentum(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
+        """Average tangent gradients; the source sums them, which gives the same direction."""
+        return super().update_momentum(W, sphere.tangent(W, G, dim=group["sphere_dim"]), state, group)
 
     def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
         """Return the polar factor by Polar Express, with the factor by shape."""

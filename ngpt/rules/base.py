@@ -1,4 +1,4 @@
-"""What the rules share: momentum, then a direction, then a straight step. A rule overrides what it changes."""
+"""What the rules share: momentum, a direction, a straight step. A rule overrides what it changes."""
 
 from typing import Any, Literal
 
@@ -6,18 +6,21 @@ import torch
 from torch import Tensor
 
 Axis = Literal["vectors", "rows"]
-"""The lines that a rule treats one by one: the unit vectors of nGPT, or rows, which are output neurons in most papers.
-They differ in the two output projections, whose unit vectors are columns."""
+"""What a rule treats one by one: the unit vectors of nGPT, or rows, which are output neurons in most papers. They
+differ in the two output projections, whose unit vectors are columns."""
 
 Group = dict[str, Any]
 State = dict[str, Any]
 
 
 class MatrixRule(torch.optim.Optimizer):
-    """Move matrices by W <- W - lr D, where D is the direction that a rule makes of the momentum.
+    """Move matrices by W <- W - lr D, where a rule computes D from the momentum.
 
-    M <- mu M + (1 - mu) G, an exponential moving average. D is made of (1 - mu) G + mu M with `nesterov`, else of M. A
-    zero gradient with zero momentum moves nothing.
+    M <- mu M + (1 - mu) G, an exponential moving average. D is computed from X = (1 - mu) G + mu M with `nesterov`,
+    else from X = M. It is subtracted, so it points uphill, as X does. A zero gradient with zero momentum moves nothing.
+
+    A subclass writes `direction`. It overrides `update_momentum` if it averages otherwise, and `move` if its step is
+    not straight. State goes to `self.state[W]`, as tensors and plain values.
     """
 
     def __init__(self, params: Any, lr: float | Tensor, *, momentum: float, nesterov: bool, **options: Any) -> None:
@@ -35,17 +38,17 @@ class MatrixRule(torch.optim.Optimizer):
         for group in self.param_groups:
             for W in group["params"]:
                 if W.grad is not None:
-                    X = self.average(W, W.grad, self.state[W], group)
+                    X = self.update_momentum(W, W.grad, self.state[W], group)
                     self.move(W, self.direction(W, X, group), group)
 
-    def average(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
-        """Update the momentum with the gradient and return what the direction is made of, (m, n)."""
+    def update_momentum(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
+        """Update the momentum with the gradient and return X, (m, n)."""
         M = state.setdefault("momentum_buffer", torch.zeros_like(W))
         M.lerp_(G, 1 - group["momentum"])
         return G.lerp(M, group["momentum"]) if group["nesterov"] else M
 
     def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
-        """Return the direction D, (m, n), that the rule makes of X."""
+        """Return D, (m, n), computed from X; `move` subtracts lr D."""
         raise NotImplementedError
 
     def move(self, W: Tensor, D: Tensor, group: Group) -> None:
@@ -70,7 +73,14 @@ def require_axis(axis: str) -> None:
     require(axis in ("vectors", "rows"), f"axis must be vectors or rows: {axis}")
 
 
-def dim_of(group: Group) -> int:
-    """Return the dimension along which the lines of a group's `axis` lie."""
-    dim: int = -1 if group["axis"] == "rows" else group["sphere_dim"]
+def line_dim(group: Group) -> int:
+    """Return the dimension to sum over for one vector or row, by the group's `axis`.
+
+    Raises ValueError where there are no unit vectors, as in `--arch gpt`.
+    """
+    if group["axis"] == "rows":
+        return -1
+    dim: int | None = group["sphere_dim"]
+    require(dim is not None, "axis=vectors needs unit vectors: give axis=rows")
+    assert dim is not None
     return dim

@@ -9,14 +9,14 @@ from ngpt.rules.base import Group, MatrixRule, require
 
 
 class Kaon(MatrixRule):
-    """Keep the singular vectors of the momentum and draw its singular values anew at every step.
+    """Keep the singular vectors of the momentum and redraw its singular values at every step.
 
         X = U S V',   D = U R V',   R diagonal with `values`: "uniform" on (0, 1), or "signs", +1 or -1 with equal odds
 
-    With "signs", D is as orthogonal as Muon's and knows nothing of the direction of descent: the control's control.
+    With "signs", D is as orthogonal as Muon's but does not descend: a control for the control.
 
     Source: Shumaylov et al., arXiv 2605.11181, for "uniform"; "signs" is ours. Differs: a singular value decomposition
-    and numbers of PyTorch's generator instead of a chaotic iteration. Directions that are null to rounding stay null.
+    and PyTorch's random numbers instead of a chaotic iteration. Directions that are null to rounding stay null.
     """
 
     def __init__(

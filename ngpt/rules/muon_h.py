@@ -14,7 +14,7 @@ class MuonH(MatrixRule):
 
         D = polar(X),   W <- R N(W - lr R N(D)),   R^2 = number of unit vectors,   N(Y) = Y / |Y|_F
 
-    Single vectors may grow and shrink. For `--constraint none`, which leaves them to it.
+    Vectors may change length. Use `--constraint none`.
 
     Source: arXiv 2606.16899. Differs: R is the Frobenius norm of a matrix of unit vectors, which is |W|_F at the start
     and follows from the shape, so that a resumed run has it too.

@@ -10,14 +10,14 @@ from ngpt.rules.base import Group, MatrixRule, State, require
 
 
 class MuonSphere(MatrixRule):
-    """Bring the largest singular value of the matrix to its radius, then step relative to it.
+    """Scale the matrix to a fixed largest singular value R, then step relative to R.
 
         W <- W R / sigma,   W <- W - lr R polar(X),   R = c sqrt(m / n)
 
-    sigma is estimated by power iteration from the last singular vector. For `--constraint none`.
+    sigma is estimated by power iteration from the last singular vector. Use `--constraint none`.
 
-    Source: Unakar's SSO, arXiv 2601.08393, with its multiplier lambda at 0, which it names MuonSphere. Differs: 5 steps
-    of Polar Express in float32 for 8 in bfloat16.
+    Source: SSO with lambda = 0, there called MuonSphere (arXiv 2601.08393). Differs: 5 steps of Polar Express in
+    float32 instead of 8 in bfloat16.
     """
 
     def __init__(
@@ -29,13 +29,13 @@ class MuonSphere(MatrixRule):
             params, lr, momentum=momentum, nesterov=nesterov, c=c, ns_steps=ns_steps, power_steps=power_steps
         )
 
-    def average(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
+    def update_momentum(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
         """Bring the matrix to its sphere, then update the momentum."""
         v = state.setdefault("right_vector", torch.ones_like(W[0]) / W.size(1) ** 0.5)
         sigma, v_new = largest_singular_value(W, v, group["power_steps"])
         v.copy_(v_new)
         W.mul_(torch.where(sigma > 0, radius(W, group) / sigma, 1.0))
-        return super().average(W, G, state, group)
+        return super().update_momentum(W, G, state, group)
 
     def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
         """Return the polar factor times the radius."""

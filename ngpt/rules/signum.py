@@ -9,10 +9,10 @@ from ngpt.rules.base import Group, MatrixRule
 
 
 class Signum(MatrixRule):
-    """Move every entry by the same amount against its momentum: D = sign(M) / sqrt(d), d the length of a vector.
+    """Move every entry by the same amount against its momentum: D = sign(X) / sqrt(d), for d entries per vector.
 
-    The entries of D are even where the singular values of Muon's are. Source: Bernstein et al., arXiv 1802.04434.
-    Differs: divided by sqrt(d), so that D has unit vectors and lr is about the angle in radians.
+    The entries of D are equal in size where Muon's D has equal singular values. Source: Bernstein et al., arXiv
+    1802.04434. Differs: divided by sqrt(d), so that D has unit vectors.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.95, nesterov: bool = False):

@@ -16,8 +16,8 @@ class TwoBufferMuon(MatrixRule):
         S <- nu S + (1 - nu) G
         W <- W - lr sqrt(max(1, m / n)) polar((1 - a) X + a S / (1 - nu^t))
 
-    nu: `slow_momentum`; a: `slow_weight`; t: number of this step, from 1. Dividing by 1 - nu^t makes up for S starting
-    at zero: a mixture depends on the lengths of its parts. With a = 0 this is Muon.
+    nu: `slow_momentum`; a: `slow_weight`; t: number of this step, from 1. 1 - nu^t corrects for S starting at zero,
+    since a mixture depends on scale. With a = 0 this is Muon.
 
     Source: modded-nanogpt, track 3, pull requests 339 and 340, which go from one average to two during the run.
     Differs: both from the first step, and the slow one is corrected for its start.
@@ -34,9 +34,9 @@ class TwoBufferMuon(MatrixRule):
             ns_steps=ns_steps,
         )  # fmt: skip
 
-    def average(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
+    def update_momentum(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
         """Update both averages and return their mixture."""
-        X = super().average(W, G, state, group)
+        X = super().update_momentum(W, G, state, group)
         S = state.setdefault("slow_momentum_buffer", torch.zeros_like(W))
         S.lerp_(G, 1 - group["slow_momentum"])
         state["steps"] = state.get("steps", 0) + 1

@@ -27,7 +27,6 @@ from ngpt.optim.trial import require_fit
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
 from ngpt.registry import entry
 from ngpt.training import checkpoint, environment, preflight
-from ngpt.training.averaging import TailAverage
 from ngpt.training.checkpoint import CheckpointState, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.clock import RunClock
 from ngpt.training.evaluation import Evaluator
@@ -37,6 +36,7 @@ from ngpt.training.metrics import MetricsFile
 from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord
 from ngpt.training.sharding import shard_model
 from ngpt.training.step import Feed, TrainingStep
+from ngpt.training.tail_ema import TailEma
 from ngpt.training.telemetry import Telemetry
 
 Progress = Callable[[int, float], None]
@@ -200,7 +200,7 @@ class Run:
             record.optimizer_origin = origin_of(config.optim.optimizer).text
             self._note(f"optimizer: {record.optimizer_origin}")
         self.fallback = Fallback(self.sharding, self.optimizers, record)
-        self.average = TailAverage(config.optim, self.sharding.owned)
+        self.average = TailEma(config.optim, self.sharding.owned)
         every = config.train.telemetry_every
         self.telemetry = Telemetry(self.model, specs, self.optimizers.projection, self.sharding, every=every)
         batches, self.evaluator = self._data()
@@ -210,7 +210,7 @@ class Run:
             compiled=config.train.compile,
             graphs=(
                 self.runtime.cuda_graphs and device.type == "cuda" and self.ranks.count == 1
-                and entry(config.optim.optimizer).capturable and config.optim.token_rule == "adamw"
+                and entry(config.optim.optimizer).capturable and config.optim.vocab_rule == "adamw"
             ),
         )  # fmt: skip
         record.engine = self.training_step.describe()
@@ -364,14 +364,17 @@ class Run:
         return taken_over
 
     def _validate(self, *, final: bool) -> dict[str, float]:
-        """Measure the loss on the sphere, of the weights as they are read out; the last step leaves them so."""
+        """Measure the loss on the sphere, of the weights as they are evaluated; only the last step leaves them so."""
         projection, average = self.optimizers.projection, self.average
         with self.clock.paused():
             self.corpus.require_unchanged()
             if final:
                 average.apply()
-                projection.project()
-            with nullcontext() if final else average.read_out(), nullcontext() if final else projection.projected():
+                projection.project(all_of_them=average.begun)
+            with (
+                nullcontext() if final else average.mixed(),
+                nullcontext() if final else projection.projected(all_of_them=average.begun),
+            ):
                 self.sharding.broadcast_weights()
                 figures = self.evaluator.measure(self.model, self.autocast)
             if not final:

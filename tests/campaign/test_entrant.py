@@ -1,5 +1,6 @@
 """An optimizer of the user's against tuned opponents: rates at equal angles, and a whole small campaign."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import pytest
 
 from ngpt import foreign
 from ngpt.campaign import engine, entrant
-from ngpt.campaign.entrant import EntrantStudy, grid_around, rate_and_angle, slug
+from ngpt.campaign.entrant import EntrantStudy, grid_around, rates_and_angle, slug
+from ngpt.doctor import runs_in
 from ngpt.errors import InputError
 from ngpt.foreign import origin_of
+from ngpt.training.record import read_record
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import SMALL
@@ -61,7 +64,8 @@ def test_pytorchs_muon_turns_vectors_as_far_as_the_built_in_one(arguments: str, 
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
     fields = {**FIELDS, "data": str(tmp_path / "text.txt")}
     words = " ".join(["weight_decay=0.0", *([arguments] if arguments else [])])
-    middle, angle = rate_and_angle("torch.optim:Muon", words, "tiny", fields, "cpu")
+    given = [{"optimizer": "torch.optim:Muon", "optimizer_args": words}]
+    (middle,), angle = rates_and_angle(given, "tiny", fields, "cpu")
     assert middle == pytest.approx(0.03, rel=0.1) and 0.005 < angle < 0.05
     assert grid_around(0.0312) == (0.0078, 0.016, 0.031, 0.062, 0.12)
 
@@ -107,11 +111,39 @@ def test_a_report_of_other_code_is_not_made_again_from_old_data(arguments: list[
         ([RULE, "--lrs", "0.1", "0.05", "0.2"], "--lrs must be positive and increasing"),
         ([RULE, "--optimizer-args", "memory=0.5"], "unexpected keyword argument 'memory'"),
         (["torch.optim:LBFGS"], "LBFGS doesn't support per-parameter options"),
+        ([RULE, "--against", "muon", "sgd"], "--against sgd: must be muon, geodesic-muon, normuon, adam, or a class"),
+        ([RULE, "--against", "muon", RULE], "MyRule is the name of another method or campaign"),
+        ([RULE, "--against", "muon", "torch.optim:Muon"], "--against names two of one name: Muon, Muon"),
     ],
 )
 def test_what_makes_no_campaign_says_why(arguments: list[str], words: list[str], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         carry_out([*words, *arguments])
+
+
+def test_classes_as_opponents_and_another_constraint(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ngpt.rules:MuonH", *arguments, "--constraint", "none", "--against", "muon", "ngpt.rules:Nora"]
+    assert carry_out([*words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "5 seeds of MuonH at" in printed and "5 seeds of Nora at" in printed and "note:" not in printed
+    quick = [*words, "--seeds", "1"]
+    assert carry_out(quick) == 0
+    text = (tmp_path / "out" / "reports" / "MUON_H_REPORT.md").read_text()
+    assert "# MuonH against Muon and Nora" in text and "Does MuonH end lower than a tuned Nora?" in text
+    records = [read_record(folder) for folder in runs_in(tmp_path / "out")]
+    used = {(record.config["optim"]["optimizer"], record.config["optim"]["constraint"]) for record in records}
+    assert used == {("ngpt.rules:MuonH", "none"), ("ngpt.rules:Nora", "vectors"), ("muon", "vectors")}
+    with pytest.raises(InputError, match="of other classes than these"):
+        carry_out([*quick[:-3], "--seeds", "1", "--report-only"])
+
+
+def test_one_that_ascends_is_said_to(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = (ROOT / "examples" / "my_rule.py").read_text()
+    (tmp_path / "up.py").write_text(source.replace("W -= group", "W += group"))
+    assert carry_out([f"{tmp_path}/up.py:MyRule", *arguments, "--dry-run"]) == 0
+    assert re.search(r"note: MyRule does not descend: its moves have a cosine of \+0\.\d\d", capsys.readouterr().out)
 
 
 def test_one_that_does_not_turn_vectors_here_is_caught(arguments: list[str], tmp_path: Path) -> None:

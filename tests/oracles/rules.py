@@ -149,12 +149,12 @@ def muon_sphere(
 
 def ema_nesterov(
     W: ArrayLike, grads: Sequence[ArrayLike], *, dim: int, lr: float, momentum: float, nesterov: bool, gamma: float,
-    strength: float, orthogonalize: Orthogonalize,
+    look_ahead: float, orthogonalize: Orthogonalize,
 ) -> list[Array]:  # fmt: skip
     """arXiv 2605.25395 on the sphere, at a constant rate: the points ahead, y_1, y_2, ...
 
     theta_{t+1} = A(y_t); e <- T(gamma e + (1 - gamma)(N(theta_{t+1}) - N(theta_t)));
-    y_{t+1} = |theta_{t+1}| N(N(theta_{t+1}) + strength e).
+    y_{t+1} = |theta_{t+1}| N(N(theta_{t+1}) + look_ahead e).
     """
     e = np.zeros(np.array(W).shape)
     x = sphere.project(W, dim)
@@ -165,6 +165,6 @@ def ema_nesterov(
         x_new = sphere.project(theta, dim)
         e = sphere.tangent(x_new, gamma * e + (1.0 - gamma) * (x_new - x), dim)
         x = x_new
-        return np.linalg.norm(theta, axis=dim, keepdims=True) * sphere.retract(x_new, strength * e, dim)
+        return np.linalg.norm(theta, axis=dim, keepdims=True) * sphere.retract(x_new, look_ahead * e, dim)
 
     return _trace(W, grads, momentum, nesterov, step)

@@ -79,7 +79,7 @@ def both(kind: type[base.MatrixRule], options: Options, want: Callable[..., list
 
 POLAR = 2e-11
 SLOW: Options = {"slow_momentum": 0.9, "slow_weight": 0.4}
-AHEAD: Options = {"gamma": 0.7, "strength": 0.9}
+AHEAD: Options = {"gamma": 0.7, "look_ahead": 0.9}
 DECAY: Options = {"decay_scale": 0.5, "decay_degree": 0.7, "decay_after": 1}
 CASES = [
     *both(rules.Nora, {}, lambda W, G, dim, **o: oracle.nora(W, G, dim=dim, **o)),
@@ -149,14 +149,14 @@ def no_tangent(x: Tensor, v: Tensor, *, dim: int) -> Tensor:
 
 
 def wrong_axis(group: base.Group) -> int:
-    return -1 if base.dim_of(group) in (0, -2) else -2
+    return -1 if base.line_dim(group) in (0, -2) else -2
 
 
 MUTATIONS: list[tuple[type[base.MatrixRule], str, Any]] = [
     (rules.Nora, "ngpt.sphere.tangent", no_tangent),
     (rules.Nora, "ngpt.sphere.project", lambda x, *, dim: x),
-    (rules.Nora, "ngpt.rules.nora.dim_of", wrong_axis),
-    (rules.RMNP, "ngpt.rules.rmnp.dim_of", wrong_axis),
+    (rules.Nora, "ngpt.rules.nora.line_dim", wrong_axis),
+    (rules.RMNP, "ngpt.rules.rmnp.line_dim", wrong_axis),
     (rules.RMNP, "ngpt.sphere.project", lambda x, *, dim: x),
     (rules.Signum, "torch.Tensor.sign", lambda x: x),
     (rules.Kaon, "torch.rand", lambda shape, **kw: torch.full(shape, 0.7, dtype=kw["dtype"])),
@@ -216,7 +216,7 @@ def test_a_slow_memory_without_weight_is_muon(shape: tuple[int, int], dim: int) 
 @pytest.mark.parametrize(("shape", "dim"), SHAPES)
 def test_no_look_ahead_is_muon_and_it_fades_with_the_rate(shape: tuple[int, int], dim: int) -> None:
     W, G = points(shape, dim), gradients(shape)
-    still = ours(rules.EmaNesterov, W, G, dim, momentum=MU, strength=0.0)
+    still = ours(rules.EmaNesterov, W, G, dim, momentum=MU, look_ahead=0.0)
     assert error(still, muon(W, G, dim)) < POLAR < 1e-3 < error(still, ours(rules.EmaNesterov, W, G, dim, momentum=MU))
     parameter = nn.Parameter(torch.tensor(W))
     optimizer = rules.EmaNesterov([{"params": [parameter], "sphere_dim": dim}], lr=LR)
@@ -310,7 +310,7 @@ def test_random_signs_do_not_descend() -> None:
     [(rules.Nora, {"axis": "columns"}), (rules.RMNP, {"axis": "columns"}), (rules.Kaon, {"values": "normal"}),
      (rules.Signum, {"momentum": 1.0}), (rules.TwoBufferMuon, {"slow_weight": 2.0}), (rules.MuonSphere, {"c": 0.0}),
      (rules.TwoBufferMuon, {"slow_momentum": 1.0}), (rules.AngularMuown, {"decay_scale": -1.0}),
-     (rules.EmaNesterov, {"gamma": 1.0}), (rules.EmaNesterov, {"strength": -1.0})],
+     (rules.EmaNesterov, {"gamma": 1.0}), (rules.EmaNesterov, {"look_ahead": -1.0})],
 )  # fmt: skip
 def test_a_wrong_argument_is_refused(kind: type[base.MatrixRule], wrong: Options) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -496,14 +496,14 @@ def test_half_an_environment_of_torchrun_is_refused(
 def test_row_normalized_tokens_on_several_ranks(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    config = thirty(data, token_rule="rmnp", normuon="rows", normuon_on="mlp", constraint="frobenius")
+    config = thirty(data, vocab_rule="rmnp", normuon="rows", normuon_matrices="mlp", constraint="frobenius")
     monkeypatch.setattr(dense, "onednn_runs", lambda: False)
     expected = outcome(start(config, tmp_path / "one process")[0])
     ended(ranks_of(flags(config, tmp_path / "runs"), tmp_path / "errors", count, PLAIN_PRODUCTS=1))
     same_losses(only(tmp_path / "runs"), expected)
 
 
-@pytest.mark.parametrize("option", ["--token-rule rmnp", "--constraint frobenius"])
+@pytest.mark.parametrize("option", ["--vocab-rule rmnp", "--constraint frobenius"])
 def test_what_needs_whole_matrices_is_refused_where_they_are_sharded(data: str, tmp_path: Path, option: str) -> None:
     config = thirty(data, **{option.split()[0][2:].replace("-", "_"): option.split()[1]})
     arguments = flags(config, tmp_path / "runs", "--parallel", "fsdp")
@@ -516,7 +516,7 @@ def test_what_needs_whole_matrices_is_refused_where_they_are_sharded(data: str, 
 def test_the_average_of_the_weights_on_several_ranks(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: str
 ) -> None:
-    config = thirty(data, tail_average=5, tail_start=0.3)
+    config = thirty(data, tail_ema_steps=5, tail_ema_start=0.3)
     monkeypatch.setattr(dense, "onednn_runs", lambda: False)
     expected = outcome(start(config, tmp_path / "one process")[0])
     assert expected != outcome(start(thirty(data), tmp_path / "without")[0])

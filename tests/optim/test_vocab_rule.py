@@ -1,4 +1,4 @@
-"""`--token-rule rmnp`: row-normalized momentum for embedding and head."""
+"""`--vocab-rule rmnp`: row-normalized momentum for embedding and head."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_vectors_with_a_gradient_move_as_in_the_source_and_others_rest() -> None
     for step, absent in enumerate(([], [1], [1, 4], [2])):
         G[step][absent] = 0.0
     parameter = torch.nn.Parameter(torch.tensor(W))
-    optimizer = RMNP([{"params": [parameter], "sphere_dim": -1}], lr=0.1, momentum=0.8, rest=True)
+    optimizer = RMNP([{"params": [parameter], "sphere_dim": -1}], lr=0.1, momentum=0.8, skip_zero_grad=True)
     for number, gradient in enumerate(G):
         before = parameter.detach().numpy().copy()
         parameter.grad = torch.tensor(gradient)
@@ -46,7 +46,7 @@ def test_vectors_with_a_gradient_move_as_in_the_source_and_others_rest() -> None
 def test_it_moves_embedding_and_head_and_adamw_the_rest(arch: str) -> None:
     ends = []
     for rule in ("adamw", "rmnp"):
-        fields = {"token_rule": rule} | ({"token_lr": 0.05} if rule == "rmnp" else {})
+        fields = {"vocab_rule": rule} | ({"vocab_lr": 0.05} if rule == "rmnp" else {})
         config = resolve("tiny", arch=arch, n_layer=1, n_embd=12, n_head=2, seq_len=8, **fields)  # type: ignore[arg-type]
         model = build_model(config.model, 17, seed=0)
         optimizers = build_optimizers(model, config)
@@ -69,11 +69,11 @@ def test_it_moves_embedding_and_head_and_adamw_the_rest(arch: str) -> None:
 
 
 def test_its_rate_follows_the_schedule_and_needs_the_rule() -> None:
-    config = resolve("tiny", token_rule="rmnp", token_lr=0.05, schedule="linear")
+    config = resolve("tiny", vocab_rule="rmnp", vocab_lr=0.05, schedule="linear")
     optimizers = build_optimizers(build_model(config.model, 17, seed=0), config)
     optimizers.schedule(step=100, progress=0.5)
-    assert optimizers.tokens is not None
-    assert {group["lr"] for group in optimizers.tokens.param_groups} == {0.025}
-    for refused in ({"token_lr": 0.05}, {"token_rule": "rmnp", "arch": "gpt"}):
-        with pytest.raises(InputError, match="--token-(lr|rule) has no effect with"):
+    assert optimizers.vocab is not None
+    assert {group["lr"] for group in optimizers.vocab.param_groups} == {0.025}
+    for refused in ({"vocab_lr": 0.05}, {"vocab_rule": "rmnp", "arch": "gpt"}):
+        with pytest.raises(InputError, match="--vocab-(lr|rule) has no effect with"):
             resolve("tiny", **refused)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`--normuon-on`: NorMuon for some of the hidden matrices, plain Muon for the others."""
+"""`--normuon-matrices`: NorMuon for some of the hidden matrices, plain Muon for the others."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def stepped(arch: Any, **fields: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gpt", "gated-literal"])
 def test_only_the_named_matrices_are_reduced(arch: str, part: str) -> None:
     plain, reduced = stepped(arch), stepped(arch, normuon="rows")
-    for name, W in stepped(arch, normuon="rows", normuon_on=part).items():
+    for name, W in stepped(arch, normuon="rows", normuon_matrices=part).items():
         inside = name.split(".")[-2] in PARTS[part]
         assert W.equal(reduced[name] if inside else plain[name]), name
         if plain[name].equal(reduced[name]):
@@ -46,6 +46,6 @@ def test_only_the_named_matrices_are_reduced(arch: str, part: str) -> None:
 
 
 def test_without_normuon_it_is_refused() -> None:
-    with pytest.raises(InputError, match="--normuon-on has no effect without --normuon"):
-        resolve("tiny", normuon_on="mlp")
-    assert OptimConfig(normuon="rows", normuon_on="mlp").normuon_on == "mlp"
+    with pytest.raises(InputError, match="--normuon-matrices has no effect without --normuon"):
+        resolve("tiny", normuon_matrices="mlp")
+    assert OptimConfig(normuon="rows", normuon_matrices="mlp").normuon_matrices == "mlp"
