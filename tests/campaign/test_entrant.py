@@ -128,15 +128,14 @@ def test_classes_as_opponents_and_another_constraint(
     assert carry_out([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "5 seeds of MuonH at" in printed and "5 seeds of Nora at" in printed and "note:" not in printed
-    quick = [*words, "--seeds", "1"]
-    assert carry_out(quick) == 0
+    assert carry_out(words) == 0
     text = (tmp_path / "out" / "reports" / "MUON_H_REPORT.md").read_text()
     assert "# MuonH against Muon and Nora" in text and "Does MuonH end lower than a tuned Nora?" in text
     records = [read_record(folder) for folder in runs_in(tmp_path / "out")]
     used = {(record.config["optim"]["optimizer"], record.config["optim"]["constraint"]) for record in records}
     assert used == {("ngpt.rules:MuonH", "none"), ("ngpt.rules:Nora", "vectors"), ("muon", "vectors")}
     with pytest.raises(InputError, match="of other classes than these"):
-        carry_out([*quick[:-3], "--seeds", "1", "--report-only"])
+        carry_out([*words[:-1], "--report-only"])
 
 
 def test_one_that_ascends_is_said_to(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
