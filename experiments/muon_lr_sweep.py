@@ -8,7 +8,8 @@ CAMPAIGN = Campaign(
     question="Does Muon beat a tuned Adam on gated nGPT?",
     claim=r"""
         Hidden matrices W are updated by Muon, $W \leftarrow W - \eta\,\mathrm{polar}((1-\mu)G + \mu M)$ ($\mu = 0.95$,
-        Nesterov, five Newton-Schulz iterations), or by Adam ($\beta = 0.9, 0.95$). Either way, lazy projection brings
+        Nesterov, five Newton-Schulz iterations), or by Adam ($\beta = 0.9, 0.95$; 0.7, 0.95 on the
+        ladder). Either way, lazy projection brings
         them back to the sphere every 7 steps. Everything else (embedding, head, gates, scalars) is updated by AdamW
         at a rate of its own, the auxiliary rate. All rates fall linearly to zero over the run, so that losses are
         compared at the end of a decay.

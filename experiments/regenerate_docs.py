@@ -36,7 +36,7 @@ def rules_table(rules: Path = ROOT / "ngpt" / "rules") -> str:
     for file in sorted(rules.glob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and file.stem != "base":
-                does = (ast.get_docstring(node) or "").splitlines()[0]
+                does = (ast.get_docstring(node) or "").splitlines()[0].replace("|", "\\|")
                 place = file.relative_to(ROOT).as_posix()
                 lines.append(f"| `ngpt.rules:{node.name}` | {does} | [`{file.name}`](../{place}) |")
     return "\n".join(lines) + "\n"

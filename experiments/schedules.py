@@ -106,6 +106,7 @@ CAMPAIGN = Campaign(
     rule=RULE,
     leading=tuple(over_families(schedule) for schedule in SCHEDULES if schedule != BASELINE),
     preset=PRESET,
+    fields={"adam_beta1": 0.9},  # as when it ran: the ladder's own for Adam is another since
     follow_up=follow_up,
     reading=r"""
         Muon and geodesic Muon need a decay longer than the last fifth of the run; beyond that, its shape and length

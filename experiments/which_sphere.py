@@ -21,8 +21,9 @@ def under(name: str, suffix: str = "", **fields: Any) -> Method:
 
 
 def published(name: str, rates: tuple[float, ...]) -> Method:
-    """Return a rule that keeps a constraint of its own."""
-    return Method(name=name, fields={"optimizer": f"ngpt.rules:{name}", "constraint": "none"}, lrs=rates)
+    """Return a rule that keeps a constraint of its own, with Muon's momentum."""
+    fields = {"optimizer": f"ngpt.rules:{name}", "optimizer_args": "momentum=0.95", "constraint": "none"}
+    return Method(name=name, fields=fields, lrs=rates)
 
 
 CAMPAIGN = Campaign(
@@ -36,7 +37,9 @@ CAMPAIGN = Campaign(
         vectors in all runs, and AdamW moves everything but the hidden matrices.
 
         *MuonH* (arXiv 2606.16899) and *MuonSphere* (arXiv 2601.08393) are rules published for the Frobenius and the
-        spectral sphere, with steps relative to its radius.
+        spectral sphere, with steps relative to its radius; here with Muon's momentum. The radius of *MuonSphere* is its
+        source's, $2\sqrt{m/n}$ for an m x n matrix, which is not that of random unit vectors: it more than halves the
+        MLP's output matrix at the first step. It also has another polynomial, Polar Express.
 
         At *equal angle*, each matrix is moved so that its vectors turn by the rate on average, whatever their lengths
         (`--match-step angle`). Without it, a norm that grows makes steps smaller by itself, so that a constraint also

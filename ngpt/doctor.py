@@ -72,7 +72,7 @@ def _damage(folder: Path, record: RunRecord) -> list[str]:
 def _check_record(path: Path, record: RunRecord) -> str | None:
     if record.run_id not in (path.parent.name, path.parent.name.rpartition(".")[0]):  # set aside: <id>.1
         return f"the record of {record.run_id}"
-    optimizer = record.config.get("optim", {}).get("optimizer")
+    optimizer = str(record.config.get("optim", {}).get("optimizer")).rpartition(":")[2]  # of a class, its name
     if record.run_id != f"{optimizer}-{record.digest[:10]}-s{record.seed}" or record.config.get("seed") != record.seed:
         return "its id is not that of its configuration, digest and seed"
     if record.status == "done" and (record.final_val_loss is None or "final" not in record.weights_sha256):

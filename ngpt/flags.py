@@ -57,9 +57,11 @@ def notes(config: RunConfig) -> list[str]:
     """Return what a user should know about a combination that is allowed but does less than it seems to."""
     optim = config.optim
     found = []
-    if optim.weight_decay and not optim.cautious_wd and config.model.arch != "gpt":
+    if optim.weight_decay and not optim.cautious_wd and config.model.arch != "gpt" and optim.constraint == "vectors":
         found.append("on the sphere --weight-decay wd only lengthens the step, to lr / (1 - lr wd)")
-    if optim.normuon is not None:
+    if optim.normuon is not None and optim.normuon_matrices == "attention" and config.model.arch != "gated-literal":
+        found.append("--normuon changes little: rows of attention's polar factors are equally long, up to their error")
+    elif optim.normuon is not None:
         where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]
         if config.model.arch == "gated-literal":
             where += " and the joint matrix of queries, keys and values"

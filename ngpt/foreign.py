@@ -183,9 +183,9 @@ def _module_of(origin: Origin) -> ModuleType:
     return module
 
 
-def claims_sphere(optimizer: str) -> bool:
-    """Return whether a class says that its step keeps unit vectors."""
-    return bool(getattr(load_class(optimizer), "stays_on_sphere", False))
+def claims(optimizer: str, what: str) -> bool:
+    """Return whether a class has an attribute that is true: `stays_on_sphere`, `keeps_norm` or `keeps_position`."""
+    return bool(getattr(load_class(optimizer), what, False))
 
 
 def explain(optimizer: str, error: BaseException) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ngpt.foreign import claims_sphere, is_class
+from ngpt.foreign import claims, is_class
 
 
 def load(entry_point: str) -> Any:
@@ -77,7 +77,7 @@ FOREIGN = OptimizerEntry(
     factory="ngpt.optim.foreign:build",
     state_types="",
     defaults={},
-    stays_on_sphere=lambda optim: optim.match_step == "none" and claims_sphere(optim.optimizer),
+    stays_on_sphere=lambda optim: optim.match_step == "none" and claims(optim.optimizer, "stays_on_sphere"),
     capturable=False,
 )
 """The entry of every class that --optimizer names"""

@@ -163,7 +163,8 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     )
     whole = all(shard_layout(W) is None for W in matrices.values())
     require(whole or optim.constraint in ("vectors", "none"), f"--constraint {optim.constraint} needs whole matrices")
-    if config.model.starts_unprojected and (_needs_unit_vectors(optim) or chosen.stays_on_sphere(optim)):
+    needs_vectors = _needs_unit_vectors(optim) or chosen.stays_on_sphere(optim) or optim.constraint != "vectors"
+    if config.model.starts_unprojected and needs_vectors:
         projection.start()
     sphere_dims = {p: dim for name, p in matrices.items() if (dim := specs[name].sphere_dim) is not None}
     return Optimizers(config, hidden, aux, vocab, projection, sphere_dims)

@@ -150,11 +150,11 @@ def rescale_(W: Tensor, dim: int, constraint: Constraint) -> None:
     """
     n = W.size(dim)
     N = W.numel() / n
-    norm, radius = {
-        "frobenius": (torch.linalg.matrix_norm(W), N**0.5),
-        "spectral": (torch.linalg.matrix_norm(W, 2), 1 + (N / n) ** 0.5),
-    }[constraint]
-    W.mul_(radius * sphere.inverse(norm))
+    norm = torch.linalg.matrix_norm(W)
+    if constraint == "frobenius" or not norm.isfinite():  # a decomposition would raise; the run is about to diverge
+        W.mul_(N**0.5 * sphere.inverse(norm))
+    else:
+        W.mul_((1 + (N / n) ** 0.5) * sphere.inverse(torch.linalg.matrix_norm(W, 2)))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ngpt.config import OptimConfig
 from ngpt.errors import InputError
-from ngpt.foreign import claims_sphere, explain, is_class, load_class
+from ngpt.foreign import claims, explain, is_class, load_class
 from ngpt.optim.foreign import (
     UnsavableError,
     construct,
@@ -84,14 +84,18 @@ def refusal(optimizer: str, lr: float, arguments: str) -> str | None:
 
 
 def require_fit(optim: OptimConfig) -> None:
-    """Raise InputError if --optimizer names a class that cannot train here."""
-    if is_class(optim.optimizer):
-        reason = refusal(optim.optimizer, optim.lr, optim.optimizer_args)
-        if reason is not None:
-            raise InputError(f"--optimizer {optim.optimizer}: {reason}")
-        if optim.constraint != "vectors" and claims_sphere(optim.optimizer):
-            why = f"--constraint {optim.constraint} has no effect with --optimizer {optim.optimizer}"
-            raise InputError(f"{why}, which says stays_on_sphere")
+    """Raise InputError if --optimizer names a class that cannot train here, or not with these options."""
+    if not is_class(optim.optimizer):
+        return
+    reason = refusal(optim.optimizer, optim.lr, optim.optimizer_args)
+    if reason is None and optim.constraint != "vectors" and claims(optim.optimizer, "stays_on_sphere"):
+        reason = f"it says stays_on_sphere, so --constraint {optim.constraint} has no effect"
+    if reason is None and optim.constraint != "none" and claims(optim.optimizer, "keeps_norm"):
+        reason = "it says keeps_norm, so it needs --constraint none"
+    if reason is None and optim.match_step == "angle" and claims(optim.optimizer, "keeps_position"):
+        reason = "it says keeps_position, so its moves cannot be rescaled by --match-step angle"
+    if reason is not None:
+        raise InputError(f"--optimizer {optim.optimizer}: {reason}")
 
 
 Make = Callable[[], Trial]

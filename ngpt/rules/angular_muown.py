@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ngpt import polar, sphere
 from ngpt.optim.steps import shape_factor
-from ngpt.rules.base import Group, MatrixRule, State, require
+from ngpt.rules.base import Group, MatrixRule, State, require, vector_dim
 
 
 class AngularMuown(MatrixRule):
@@ -42,7 +42,7 @@ class AngularMuown(MatrixRule):
 
     def update_momentum(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
         """Average tangent gradients; the source sums them, which gives the same direction."""
-        return super().update_momentum(W, sphere.tangent(W, G, dim=group["sphere_dim"]), state, group)
+        return super().update_momentum(W, sphere.tangent(W, G, dim=vector_dim(group)), state, group)
 
     def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
         """Return the polar factor by Polar Express, with the factor by shape."""
@@ -53,4 +53,4 @@ class AngularMuown(MatrixRule):
         """Step with the rate of this step and return to the sphere."""
         late = max(0, group["steps_made"] - group["decay_after"])
         kappa = (1 + group["decay_scale"] * late) ** -group["decay_degree"]
-        W.copy_(sphere.retract(W, -group["lr"] * kappa * D, dim=group["sphere_dim"]))
+        W.copy_(sphere.retract(W, -group["lr"] * kappa * D, dim=vector_dim(group)))

@@ -73,14 +73,14 @@ def require_axis(axis: str) -> None:
     require(axis in ("vectors", "rows"), f"axis must be vectors or rows: {axis}")
 
 
-def line_dim(group: Group) -> int:
-    """Return the dimension to sum over for one vector or row, by the group's `axis`.
-
-    Raises ValueError where there are no unit vectors, as in `--arch gpt`.
-    """
-    if group["axis"] == "rows":
-        return -1
+def vector_dim(group: Group) -> int:
+    """Return the dimension of the unit vectors of a group. Raises ValueError if it has none, as with `--arch gpt`."""
     dim: int | None = group["sphere_dim"]
-    require(dim is not None, "axis=vectors needs unit vectors: give axis=rows")
-    assert dim is not None
+    if dim is None:
+        raise ValueError("this rule needs unit vectors, and the model has none")
     return dim
+
+
+def line_dim(group: Group) -> int:
+    """Return the dimension to sum over for one vector or row, by the group's `axis`. Raises as `vector_dim`."""
+    return -1 if group["axis"] == "rows" else vector_dim(group)

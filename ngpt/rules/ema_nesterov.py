@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ngpt import polar, sphere
 from ngpt.optim.steps import shape_factor
-from ngpt.rules.base import Group, MatrixRule, require
+from ngpt.rules.base import Group, MatrixRule, require, vector_dim
 
 
 class EmaNesterov(MatrixRule):
@@ -24,6 +24,8 @@ class EmaNesterov(MatrixRule):
     in the decay. Differs: lengths are left to projection, so displacements are taken between unit vectors, the average
     is kept tangent, and the look-ahead is a retraction; beta follows the rate.
     """
+
+    keeps_position = True
 
     def __init__(
         self, params: Any, lr: float, momentum: float = 0.95, nesterov: bool = True, gamma: float = 0.99,
@@ -43,7 +45,7 @@ class EmaNesterov(MatrixRule):
 
     def move(self, W: Tensor, D: Tensor, group: Group) -> None:
         """Step, average the displacement, and look ahead along it."""
-        state, dim = self.state[W], group["sphere_dim"]
+        state, dim = self.state[W], vector_dim(group)
         last = state.setdefault("point", sphere.project(W, dim=dim))
         e = state.setdefault("trend", torch.zeros_like(W))
         super().move(W, D, group)

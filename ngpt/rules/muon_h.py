@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ngpt import polar
-from ngpt.rules.base import Group, MatrixRule
+from ngpt.rules.base import Group, MatrixRule, vector_dim
 
 
 class MuonH(MatrixRule):
@@ -19,6 +19,8 @@ class MuonH(MatrixRule):
     Source: arXiv 2606.16899. Differs: R is the Frobenius norm of a matrix of unit vectors, which is |W|_F at the start
     and follows from the shape, so that a resumed run has it too.
     """
+
+    keeps_norm = True
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.95, nesterov: bool = True, ns_steps: int = 5):
         super().__init__(params, lr, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps)
@@ -35,7 +37,7 @@ class MuonH(MatrixRule):
 
 def radius(W: Tensor, group: Group) -> float:
     """Return the Frobenius norm of a matrix of unit vectors."""
-    return math.sqrt(W.numel() / W.shape[group["sphere_dim"]])
+    return math.sqrt(W.numel() / W.shape[vector_dim(group)])
 
 
 def to_norm(X: Tensor, norm: float) -> Tensor:

@@ -20,6 +20,8 @@ class MuonSphere(MatrixRule):
     float32 instead of 8 in bfloat16.
     """
 
+    keeps_norm = True
+
     def __init__(
         self, params: Any, lr: float, momentum: float = 0.9, nesterov: bool = True, c: float = 2.0, ns_steps: int = 5,
         power_steps: int = 5,
@@ -33,7 +35,7 @@ class MuonSphere(MatrixRule):
         """Bring the matrix to its sphere, then update the momentum."""
         v = state.setdefault("right_vector", torch.ones_like(W[0]) / W.size(1) ** 0.5)
         sigma, v_new = largest_singular_value(W, v, group["power_steps"])
-        v.copy_(v_new)
+        v.copy_(torch.where(sigma > 0, v_new, v))  # a vector of zeros would stay one
         W.mul_(torch.where(sigma > 0, radius(W, group) / sigma, 1.0))
         return super().update_momentum(W, G, state, group)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ngpt import sphere
@@ -14,7 +15,7 @@ class Nora(MatrixRule):
         u = X_w - <X_w, w> w / <w, w>,   D_w = u / |u|
 
     Source: Yuan et al., arXiv 2605.03769, for rows: `axis="rows"`. Differs: no weight decay, which only lengthens the
-    step of a vector that is projected. A vector whose u is zero stays.
+    step of a vector that is projected. A vector whose u is zero, or only the rounding of an X_w parallel to w, stays.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.95, nesterov: bool = False, axis: Axis = "vectors"):
@@ -24,4 +25,6 @@ class Nora(MatrixRule):
     def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
         """Return unit vectors tangent to those of W."""
         dim = line_dim(group)
-        return sphere.project(sphere.tangent(W, X, dim=dim), dim=dim)
+        u = sphere.tangent(W, X, dim=dim)
+        rounding = sphere.NOISE * torch.finfo(X.dtype).eps * sphere.norm(X, dim=dim)
+        return sphere.project(torch.where(sphere.norm(u, dim=dim) > rounding, u, 0.0), dim=dim)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ngpt.rules.base import Group, MatrixRule
+from ngpt.rules.base import Group, MatrixRule, vector_dim
 
 
 class Signum(MatrixRule):
@@ -20,4 +20,4 @@ class Signum(MatrixRule):
 
     def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
         """Return signs, scaled to unit vectors."""
-        return X.sign() / math.sqrt(W.shape[group["sphere_dim"]])
+        return X.sign() / math.sqrt(W.shape[vector_dim(group)])

@@ -189,8 +189,8 @@ def transfer(source: Path, parameters: Tensors, specs: Mapping[str, ParameterSpe
 
     parameters: those of the model that this rank steps. specs: of all parameters of the model.
 
-    A run's final weights are projected, so what is copied lies on the sphere. Raises InputError unless the run kept its
-    weights and every transferred tensor has the shape of its counterpart.
+    A run's final weights are projected, so what is copied keeps the constraint of that run. Raises InputError unless
+    the run kept its weights and every transferred tensor has the shape of its counterpart.
     """
     weights, _ = read_tensors(source / WEIGHTS)
     fresh = [name for name, spec in specs.items() if spec.role in (Role.EMBEDDING, Role.HEAD)]

@@ -237,7 +237,7 @@ class Run:
                 moved, weights = checkpoint.transfer(Path(config.train.init_from), self.sharding.owned, specs)
                 same = run_digest(config, self.corpus.digest, weights) == record.digest
                 require(same, f"--init-from {config.train.init_from}: not the weights that its record states")
-                self.optimizers.projection.start()
+                self.optimizers.projection.project(all_of_them=True)
                 self._note(f"transferred from {config.train.init_from}: {moved}")
             self.fallback.remember()
         self.sharding.broadcast_weights()

@@ -97,6 +97,22 @@ def test_a_zero_matrix_stays_zero() -> None:
         assert W.equal(torch.zeros(3, 4))
 
 
+@pytest.mark.parametrize("constraint", ["frobenius", "spectral"])
+def test_weights_that_are_not_finite_raise_nothing(constraint: Any) -> None:
+    """The run then diverges or falls back, as it does without projection."""
+    for broken in (math.nan, math.inf):
+        W = torch.ones(4, 3)
+        W[0, 0] = broken
+        rescale_(W, -1, constraint)
+        assert not W.isfinite().all()
+
+
+def test_the_earlier_attempts_model_starts_with_unit_vectors_too() -> None:
+    optimizers = built("none", arch="gated-literal")
+    for _, W, dim in optimizers.projection.points:
+        assert (W.detach().norm(dim=dim) - 1).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("mode", ["lr", "lr-norm"])
 def test_beside_a_step_that_keeps_unit_vectors_it_is_refused(mode: Any) -> None:
     with pytest.raises(InputError, match="--constraint none has no effect with --geodesic-muon"):

@@ -319,6 +319,48 @@ def test_a_wrong_argument_is_refused(kind: type[base.MatrixRule], wrong: Options
 
 def test_another_constraint_beside_a_rule_that_stays_on_the_sphere_is_refused() -> None:
     for constraint, optimizer in (("none", "ngpt.rules:AngularMuown"), ("frobenius", "ngpt.rules:AngularMuown")):
-        with pytest.raises(InputError, match=f"--constraint {constraint} has no effect .*stays_on_sphere"):
+        with pytest.raises(InputError, match=f"stays_on_sphere, so --constraint {constraint} has no effect"):
             require_fit(OptimConfig(optimizer=optimizer, lr=0.01, constraint=constraint))  # type: ignore[arg-type]
     require_fit(OptimConfig(optimizer="ngpt.rules:MuonH", lr=0.01, constraint="none"))
+
+
+@pytest.mark.parametrize("name", ["MuonH", "MuonSphere"])
+def test_a_rule_that_keeps_a_norm_of_its_own_needs_no_other(name: str) -> None:
+    for constraint in ("vectors", "frobenius", "spectral"):
+        with pytest.raises(InputError, match=f"{name}: it says keeps_norm, so it needs --constraint none"):
+            require_fit(OptimConfig(optimizer=f"ngpt.rules:{name}", lr=0.01, constraint=constraint))  # type: ignore[arg-type]
+
+
+def test_a_rule_whose_state_holds_places_cannot_be_rescaled() -> None:
+    with pytest.raises(InputError, match="keeps_position, so its moves cannot be rescaled"):
+        require_fit(OptimConfig(optimizer="ngpt.rules:EmaNesterov", lr=0.01, match_step="angle"))
+
+
+@pytest.mark.parametrize("name", sorted({case.kind.__name__ for case in CASES}))
+def test_without_unit_vectors_a_rule_that_needs_them_says_so(name: str) -> None:
+    parameter = nn.Parameter(torch.ones(3, 4))
+    parameter.grad = torch.ones(3, 4)
+    optimizer = getattr(rules, name)([{"params": [parameter], "sphere_dim": None}], lr=0.1)
+    if name in ("Kaon", "MuonSphere", "TwoBufferMuon"):
+        optimizer.step()
+    else:
+        with pytest.raises(ValueError, match="this rule needs unit vectors, and the model has none"):
+            optimizer.step()
+
+
+def test_a_gradient_along_the_vectors_turns_none() -> None:
+    """Its tangent part is rounding."""
+    W = torch.tensor(points((5, 9), -1), dtype=torch.float32)
+    parameter = nn.Parameter(W.clone())
+    parameter.grad = 3.7 * W
+    rules.Nora([{"params": [parameter], "sphere_dim": -1}], lr=0.03).step()
+    assert (parameter.detach() - W).abs().max() < 1e-6
+
+
+def test_power_iteration_recovers_from_a_vector_that_the_matrix_annihilates() -> None:
+    parameter = nn.Parameter(torch.tensor([[1.0, -1.0], [2.0, -2.0]]))
+    optimizer = rules.MuonSphere([{"params": [parameter], "sphere_dim": -1}], lr=0.05)
+    for seed in range(20):
+        parameter.grad = torch.randn(2, 2, generator=torch.Generator().manual_seed(seed))
+        optimizer.step()
+    assert float(torch.linalg.matrix_norm(parameter.detach(), 2)) == pytest.approx(2.0, abs=0.15)
