@@ -138,6 +138,14 @@ def test_classes_as_opponents_and_another_constraint(
         carry_out([*words[:-1], "--report-only"])
 
 
+def test_one_that_cannot_be_rescaled_is_not_compared_at_equal_angles(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rule, compared in ((RULE, True), ("ngpt.rules:EmaNesterov", False)):
+        assert carry_out([rule, *arguments, "--dry-run"]) == 0
+        assert ("equal angle" in capsys.readouterr().out) == compared
+
+
 def test_one_that_ascends_is_said_to(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = (ROOT / "examples" / "my_rule.py").read_text()
     (tmp_path / "up.py").write_text(source.replace("W -= group", "W += group"))

@@ -3,16 +3,20 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small_runs import ROOT, killed, outcome, small, start
 
 from ngpt.command import parse
+from ngpt.doctor import examine
 from ngpt.errors import InputError
 from ngpt.flags import to_flags
 from ngpt.foreign import arguments_of, canonical, is_class, load_class, origin_of
 from ngpt.identity import run_id
+from ngpt.model import build_model
+from ngpt.optim.build import build_optimizers
 from ngpt.optim.trial import along_the_gradient, refusal
 from ngpt.presets import resolve
 from ngpt.training.record import read_metrics, read_record
@@ -360,6 +364,18 @@ def test_the_template_trains(data: str, tmp_path: Path) -> None:
     assert record.status == "done" and rows[-1]["loss"] < rows[0]["loss"] - 0.5
     angles = [row["rotation_hidden_rad"] for row in rows if "rotation_hidden_rad" in row]
     assert angles and all(0.3 * 0.02 < angle < 1.1 * 0.02 for angle in angles)
+
+
+@pytest.mark.parametrize("arch", ["gated-ngpt", "gpt"])
+def test_a_class_gets_the_dimensions_that_its_page_names(arch: Any) -> None:
+    config = resolve("tiny", arch=arch, optimizer="torch.optim:SGD", lr=0.1)
+    groups = build_optimizers(build_model(config.model, 17, seed=0), config).hidden.param_groups
+    assert [group["sphere_dim"] for group in groups] == ([-1, -2] if arch == "gated-ngpt" else [None])
+
+
+def test_a_sound_run_of_a_class_is_sound_to_the_doctor(data: str, tmp_path: Path) -> None:
+    folder, _ = start(small(data, optimizer="ngpt.rules:Kaon"), tmp_path)
+    assert examine(folder)[1:] == ([], [])
 
 
 def test_the_short_form_of_the_page_trains(data: str, tmp_path: Path) -> None:

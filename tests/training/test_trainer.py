@@ -387,6 +387,16 @@ def test_code_that_is_edited_while_a_campaign_starts_is_one_line(
     assert not stopped and [kind for kind, _ in messages] == ["error"] and "has changed since" in messages[0][1]
 
 
+def test_init_from_keeps_the_lengths_of_a_run_without_constraint(data: str, tmp_path: Path) -> None:
+    free: dict[str, Any] = {"constraint": "none", "lr": 0.3}
+    source, _ = start(small(data, **free), tmp_path / "source", keep_weights=True)
+    folder, _ = start(small(data, init_from=str(source), steps=1, **free | {"lr": 1e-9}), tmp_path, keep_weights=True)
+    name = "blocks.0.attention.q.weight"
+    before, after = (load_file(path / WEIGHTS)[name] for path in (source, folder))
+    assert (before.norm(dim=-1) - 1).abs().max() > 0.05
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+
+
 def test_init_from_what_does_not_fit_is_refused(data: str, tmp_path: Path) -> None:
     def init(source: Path, **fields: Any) -> None:
         with pytest.raises(InputError) as caught:
