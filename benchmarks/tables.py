@@ -130,8 +130,8 @@ def training_tables() -> list[str]:
         results = read_json(path)
         machine, rows = results["measured_on"], results["rows"]
         lines = [
-            f"Training steps of {rows[0]['tokens_a_step']:,} tokens, interleaved: {machine['device']} "
-            f"(`{results['command']}`).",
+            f"Training steps of {rows[0]['tokens_a_step']:,} tokens, interleaved: {machine['device']}, "
+            f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} (`{results['command']}`).",
             "",
             "| arrangement | time per step relative to the first row | floor, share of the time | forward and backward "
             "| optimizers | projection |",

@@ -256,8 +256,9 @@ def main(arguments: list[str]) -> int:
             f"{row['arrangement']:30} {row['tokens_per_second']:11,.0f} tokens/s {row['milliseconds']:9.2f} ms "
             f"{slower:>18} x the first  floor {row['share_of_floor']:4.0%}  {shares}"
         )
+    threads = "" if options.threads == 1 else f" --threads {options.threads}"
     content: dict[str, Any] = {
-        "command": f"python benchmarks/training_throughput.py --preset {options.preset}",
+        "command": f"python benchmarks/training_throughput.py --preset {options.preset}{threads}",
         "measured_on": machine,
         "rates": rates,
         "rows": rows,
