@@ -7,6 +7,7 @@ from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 ANGLES = (0.0075, 0.015, 0.03, 0.06, 0.12)
 """Radians a step; about 0.03 is what Muon turns vectors by at its best rate at `tiny`"""
 
+AGAIN = "Muon, other batches"
 WORSE = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
@@ -36,6 +37,8 @@ CAMPAIGN = Campaign(
           the comparison can detect a useless direction, at the middle of the others' grid: a smaller step is always
           better for it.
 
+        *Other batches* is Muon again on the same data in another order: the size of noise.
+
         Prediction: each loss ends higher than Muon's by 0.02 nats per token or more. For GPT-2 with unconstrained
         weights, Kaon was published as equal to Muon (arXiv 2605.11181), and RMNP as competitive with it (arXiv
         2603.20527). If an even spectrum is what helps, Kaon must lose; if only the singular vectors count, Kaon ends
@@ -51,8 +54,12 @@ CAMPAIGN = Campaign(
         at_equal_angle("Signum", "ngpt.rules:Signum", "nesterov=True"),
         at_equal_angle("Adam", "adam"),
         at_equal_angle("random signs", "ngpt.rules:Kaon", "values=signs", lrs=(0.03,)),
-    ),
-    baselines=("Muon",),
+        Method(
+            name=AGAIN, fields={"optimizer": "muon", "match_step": "angle", "data_order": 1}, lrs=(),
+            at_rates_of="Muon", family="other batches",
+        ),
+    ),  # fmt: skip
+    baselines=("Muon", AGAIN),
     rule=WORSE,
     further=(
         Contrast(
@@ -65,6 +72,12 @@ CAMPAIGN = Campaign(
             name="RMNP against Nora",
             weights={"RMNP": 1.0, "Nora": -1.0},
             question="Without a polar factor, does it end higher to let vectors turn by different angles?",
+            rule=WORSE,
+        ),
+        Contrast(
+            name=f"{AGAIN} against Muon",
+            weights={AGAIN: 1.0, "Muon": -1.0},
+            question="What does noise alone make of Muon against itself?",
             rule=WORSE,
         ),
     ),

@@ -11,6 +11,7 @@ HALF = tuple(rate / 2 for rate in RATES)
 """Rates of MuonSphere, whose step is lr times a norm of about 2"""
 
 CONSTRAINTS = {"unit vectors": "vectors", "Frobenius": "frobenius", "spectral": "spectral", "none": "none"}
+AGAIN = "unit vectors, other batches"
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
@@ -45,6 +46,8 @@ CAMPAIGN = Campaign(
         (`--match-step angle`). Without it, a norm that grows makes steps smaller by itself, so that a constraint also
         changes the schedule.
 
+        *Other batches* is the baseline again on the same data in another order: the size of noise.
+
         Prediction: under no other constraint does the loss end lower by 0.02 nats per token. Directions are what the
         model learns, and blocks normalize their outputs; the lengths that the other constraints leave free can only act
         within a block. At equal angle the differences should be smaller still. No pilot run was made; the grids are
@@ -55,14 +58,24 @@ CAMPAIGN = Campaign(
         published("MuonH", RATES),
         published("MuonSphere", HALF),
         *(under(name, ", equal angle", match_step="angle") for name in CONSTRAINTS),
-    ),
-    baselines=("unit vectors", "unit vectors, equal angle"),
+        Method(
+            name=AGAIN, fields={"optimizer": "muon", "constraint": "vectors", "data_order": 1}, lrs=(),
+            at_rates_of="unit vectors", family="other batches",
+        ),
+    ),  # fmt: skip
+    baselines=("unit vectors", "unit vectors, equal angle", AGAIN),
     rule=GAIN,
     further=(
         Contrast(
             name="unit vectors, equal angle against unit vectors",
             weights={"unit vectors, equal angle": 1.0, "unit vectors": -1.0},
             question="Does Muon gain from steps that turn the vectors of all matrices by the same mean angle?",
+            rule=GAIN,
+        ),
+        Contrast(
+            name=f"{AGAIN} against unit vectors",
+            weights={AGAIN: 1.0, "unit vectors": -1.0},
+            question="What does noise alone make of unit vectors against themselves?",
             rule=GAIN,
         ),
     ),
