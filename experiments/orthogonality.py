@@ -83,4 +83,16 @@ CAMPAIGN = Campaign(
     ),
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "adam_beta1": 0.9},
     at_preset={"tiny": {"steps": 400}},
+    reading=r"""
+        What counts at equal angles are the singular vectors. Kaon has Muon's, with a spectrum of noise, and stays close
+        to it; a small cost is likely, and not settled with these seeds. Everything that computes no singular vectors,
+        whether it normalizes vectors, entries, or entries by their history, ends far behind, and all of it about
+        equally far. Adam's second moment gains nothing over the bare sign of the momentum here.
+
+        So the prediction that each of them loses came true for all but Kaon, and the reason is not that Muon's update
+        is orthogonal: *random signs* is, and learns next to nothing. Nora, whose vectors all turn by one angle, is not
+        better than RMNP, whose vectors do not.
+
+        One size, one text, a short run, and one auxiliary rate for all.
+    """,
 )
