@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import geodesic_muon, muon_ablations, muon_lr_sweep, projection_frequency
+from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency
 from experiments.first_regime import is_of_first_regime
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
@@ -207,15 +207,23 @@ def lazy_projection(analysis: Analysis) -> str:
     return f"**{headline}** {text[0].upper()}{text[1:]}"
 
 
-def fewer_iterations(analysis: Analysis) -> str:
-    """State whether three Newton-Schulz iterations beat five in the same time."""
-    answer = next(answer for answer in analysis.answers if answer.contrast.name.startswith("NS-1"))
-    headline: dict[Label, str] = {
-        "supported": "Three Newton-Schulz iterations beat five in the same training time.",
-        "refuted": "Three Newton-Schulz iterations do not beat five in the same training time.",
-        "inconclusive": "Whether three Newton-Schulz iterations beat five in the same time is open.",
+def singular_vectors(analysis: Analysis) -> str:
+    """State what the singular vectors of Muon's update are worth, and what its even spectrum, at equal angles."""
+    kaon = named(analysis.answers, "Kaon against Muon")
+    others = [named(analysis.answers, f"{name} against Muon") for name in ("RMNP", "Nora", "Signum", "Adam")]
+    effects = [answer.verdict.effect.mean for answer in (kaon, *others) if answer.verdict.effect is not None]
+    vectors_count = count(others, "supported") == len(others) and len(effects) == 1 + len(others)
+    if not vectors_count or 2 * effects[0] > min(effects[1:]):
+        return "**Whether it is its singular vectors that make Muon's update good is open.**"
+    spectrum: dict[Label, str] = {
+        "supported": "and for less its even spectrum",
+        "refuted": "not its even spectrum",
+        "inconclusive": "perhaps not its even spectrum",
     }
-    return f"**{headline[answer.verdict.label]}** They end {difference(answer)}"
+    headline = f"At equal angles, the singular vectors of Muon's update count, {spectrum[kaon.verdict.label]}."
+    low, high = min(effects[1:]), max(effects[1:])
+    text = f"**{headline}** With random singular values it ends {difference(kaon)}"
+    return f"{text}; normalized vectors, signs and Adam end {low:.3f} to {high:.3f} higher"
 
 
 def count(answers: Sequence[Answer], label: Label) -> int:
@@ -225,9 +233,9 @@ def count(answers: Sequence[Answer], label: Label) -> int:
 
 FINDINGS = (
     Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
+    Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
     Finding(geodesic_muon.CAMPAIGN, before_against_after),
     Finding(projection_frequency.CAMPAIGN, lazy_projection),
-    Finding(muon_ablations.CAMPAIGN, fewer_iterations),
 )
 """The findings in README's order."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import INDEX, muon_lr_sweep
+from experiments import INDEX, muon_lr_sweep, orthogonality
 from experiments.findings import findings_list
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
@@ -215,3 +215,26 @@ def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
     assert "**Whether Muon beats a tuned Adam at equal steps is open; " in found and "[−" in found
+
+
+def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) -> None:
+    campaign = orthogonality.CAMPAIGN
+    data = read_data(campaign, ROOT / "reports")
+    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
+    muon = {row["seed"]: row["final_val_loss"] for row in compared if row["method"] == "Muon"}
+    places = {seed: place for place, seed in enumerate(sorted(muon))}
+
+    def found(kaon: float, others: float) -> str:
+        for row in compared:
+            row["lr"] = 0.03
+            off = {"Muon": 0.0, "Kaon": kaon}.get(row["method"], others)
+            spread = 0.001 * (-1) ** places[row["seed"]] * (row["method"] != "Muon")
+            row["final_val_loss"] = muon[row["seed"]] + off + spread
+        write_data(tmp_path, data)
+        return findings_list(tmp_path)
+
+    assert "singular vectors of Muon's update count, not its even spectrum.**" in found(0.005, 0.1)
+    assert "higher [0.0" in found(0.005, 0.1) and "end 0.100 to 0.100 higher" in found(0.005, 0.1)
+    assert "count, and for less its even spectrum.**" in found(0.04, 0.1)
+    assert "**Whether it is its singular vectors that make Muon's update good is open.**" in found(0.06, 0.1)
+    assert "is open.**" in found(0.0, 0.01)
