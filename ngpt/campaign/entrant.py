@@ -68,6 +68,9 @@ SMALL_RATE = 1e-3
 TINY_STEPS = 400
 """Steps of a run at tiny, as in `muon_lr_sweep`"""
 
+NO_SETTINGS = {"lr", "foreach", "maximize", "capturable", "differentiable", "fused"}
+"""Entries of a group that a claim need not state: the rate, and how PyTorch computes a step"""
+
 TUNING_SEEDS, SEEDS = 3, 5
 """Seeds on which rates are chosen, and on which methods are compared"""
 
@@ -87,14 +90,14 @@ def shown(opponent: str) -> str:
 
 def campaign_of(
     given: Mapping[str, Any], name: str, lrs: Sequence[float], against: Mapping[str, float], angle: float, preset: str,
-    fields: Mapping[str, Any],
+    fields: Mapping[str, Any], settings: str = "",
 ) -> Campaign:  # fmt: skip
     """Return the campaign of an entrant; the first opponent is the baseline.
 
     given: configuration fields of the entrant. against: the middle of its grid of rates by opponent. angle: radians a
-    step, the middle of the grids at equal angles.
+    step, the middle of the grids at equal angles. settings: values of the entrant's arguments, for the claim.
     """
-    optimizer, arguments = given["optimizer"], given["optimizer_args"]
+    optimizer = given["optimizer"]
     rule = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
     methods = [Method(name=name, fields=given, lrs=tuple(lrs))] + [
         Method(name=shown(one), fields=OPPONENTS.get(one, {"optimizer": one}), lrs=grid_around(middle))
@@ -120,7 +123,7 @@ def campaign_of(
         name=slug(name), title=f"{name} against {' and '.join(method.name for method in methods[1:])}",
         question=f"Which methods end lower than a tuned {baseline.name}?",
         claim=CLAIM.format(name=name, baseline=baseline.name, origin=origin_of(optimizer).text,
-                           arguments=f"`{arguments}`" if arguments else "its defaults",
+                           arguments=f"`{settings}`" if settings else "no arguments",
                            equal=EQUAL.format(name=name, baseline=baseline.name) if equal else ""),
         methods=(*methods, again, *equal), baselines=(baseline.name, again.name, *(method.name for method in equal)),
         rule=rule, preset=preset, fields=fields, aux_lrs=AUX_LRS, tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
@@ -261,7 +264,8 @@ class EntrantStudy(CampaignStudy):
             cosine = f"a cosine of {self.along_the_gradient:+.2f} with the gradient"
             print(f"note: {name} does not descend: its moves have {cosine}")
         of_opponents = {one: middle_of[one] for one in against}
-        self.experiment = campaign_of(entrant, name, lrs, of_opponents, angle, given.preset, fields)
+        settings = _settings(given.optimizer, lrs[len(lrs) // 2], arguments)
+        self.experiment = campaign_of(entrant, name, lrs, of_opponents, angle, given.preset, fields, settings)
         return super().plan(given)
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
@@ -273,3 +277,11 @@ def _along_the_gradient(optimizer: str, lr: float, arguments: str) -> float:
     from ngpt.optim.trial import along_the_gradient  # imported late, as it needs torch
 
     return along_the_gradient(optimizer, lr, arguments)
+
+
+def _settings(optimizer: str, lr: float, arguments: str) -> str:
+    """Return the arguments of a class with their values, defaults included: what a new group of it holds."""
+    from ngpt.optim.trial import trial  # imported late, as it needs torch
+
+    held = trial(optimizer, lr, arguments).optimizer.defaults
+    return ", ".join(f"{name}={value}" for name, value in held.items() if name not in NO_SETTINGS and value is not None)

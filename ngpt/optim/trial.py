@@ -186,7 +186,7 @@ def resumes_from_its_state(make: Make, lr: float) -> str | None:
     for number in range(STEPS // 2, STEPS):
         second.step(number)
     if not all(a.equal(b) for a, b in zip(whole.weights(), second.weights(), strict=True)):
-        return "it does not go on from its state_dict() to the bit: some of its state is kept elsewhere"
+        return "it does not go on from its state_dict() to the bit: some of its state is kept elsewhere than self.state"
     return None
 
 

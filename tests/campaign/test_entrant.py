@@ -79,6 +79,7 @@ def test_a_whole_campaign(arguments: list[str], tmp_path: Path, capsys: pytest.C
     assert "**Muon, other batches against Muon: " in text
     assert "**MyRule, equal angle against Muon, equal angle: " in text
     assert "**Which methods end lower than a tuned Muon?**" in text and "than a tuned Adam?**" in text
+    assert "with `momentum=0.95`, or by an opponent" in text
     assert "it descends." in text and f"python runners/try_optimizer.py {RULE}" in text
     rates = next(line for line in text.splitlines() if line.startswith("| MyRule | 0."))
     assert carry_out([RULE, *arguments, "--report-only"]) == 0

@@ -382,7 +382,7 @@ def test_the_short_form_of_the_page_trains(data: str, tmp_path: Path) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your_optimizer.md").read_text(), re.S)
     path = tmp_path / "short.py"
     path.write_text(snippet)
-    short = f"{path}:UnitMomentum"
+    short = f"{path}:PowerMomentum"
     assert refusal(short, 0.01, "") is None and along_the_gradient(short, 0.01, "") < -0.3
     rows = read_metrics(start(small(data, optimizer=short, steps=60, lr=0.02), tmp_path / "runs")[0])
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
