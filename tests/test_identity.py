@@ -27,6 +27,7 @@ BY_CONTENT = {"train.init_from"}
 OTHER: dict[str, Any] = {
     "n_head": 2, "n_embd": 128, "ns_steps": 6, "lr_floor": 0.5, "geodesic_muon": "lr", "normuon": "rows",
     "nan_fallback": "normuon", "optimizer": "adam", "optimizer_args": "momentum=0.9", "logit_scale_init": 2.0,
+    "vocab_lr": 0.05,
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {
     "cautious_wd": {"weight_decay": 0.1}, "optimizer_args": {"optimizer": "torch.optim:SGD", "lr": 0.1},

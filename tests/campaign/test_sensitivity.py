@@ -132,7 +132,7 @@ def test_a_value_that_is_refused_is_refused_before_any_run(tmp_path: Path) -> No
 
 def test_where_all_values_are_equal_every_default_is_fine_and_one_value_serves() -> None:
     findings = findings_of(lambda point: 2.0)
-    assert {scan.state for scan in findings.judged} == {"fine"} and len(findings.judged) == 21
+    assert {scan.state for scan in findings.judged} == {"fine"} and len(findings.judged) == 23
     assert set(advice(findings).values()) == {"one value serves"} and findings.complete
 
 
@@ -150,7 +150,7 @@ def test_where_methods_want_opposite_values_the_knob_is_to_be_tuned_per_method()
     assert scan_of(findings, "geodesic Muon", "alpha").state == "fine"
     assert advice(findings) == {
         "hidden rate (Muon, geodesic Muon)": "one value serves", "auxiliary rate": "one value serves",
-        "momentum (Muon, geodesic Muon)": "one value serves",
+        "momentum (Muon, geodesic Muon)": "one value serves", "beta1 (Muon, geodesic Muon)": "one value serves",
         "alpha": "tune per method", "logit scale": "one value serves", "gate": "one value serves",
     }  # fmt: skip
 
@@ -178,7 +178,7 @@ def test_only_methods_with_the_same_values_of_a_knob_share_it() -> None:
     sharing = {one.knob.name: list(one.verdicts) for one in findings_of(lambda point: 2.0).compromises}
     muons, everyone = ["Muon", "geodesic Muon"], ["Muon", "geodesic Muon", "Adam"]
     assert sharing == {
-        "hidden rate": muons, "auxiliary rate": everyone, "momentum": muons, "alpha": everyone,
+        "hidden rate": muons, "auxiliary rate": everyone, "momentum": muons, "beta1": muons, "alpha": everyone,
         "logit scale": everyone, "gate": everyone,
     }  # fmt: skip
 
@@ -262,7 +262,7 @@ def test_the_report_says_what_is_off_and_what_to_tune(tmp_path: Path) -> None:
     path, analysis, findings = write_sensitivity_report(STUDY, STUDY.at("rung-1"), data, tmp_path)
     assert isinstance(analysis, Analysis) and findings.complete
     text = path.read_text()
-    assert "- Off (some value tried is better by at least 0.02): 2 of 21; Muon: alpha; Adam: alpha." in text
+    assert "- Off (some value tried is better by at least 0.02): 2 of 23; Muon: alpha; Adam: alpha." in text
     assert "- Tune per method: alpha." in text and "- Open: none." in text
     (row,) = [line for line in text.splitlines() if line.startswith("| Adam | alpha |")]
     assert "| 0.225: default |" in row and "**0.45: −0.0" in row and row.endswith("| **off**: 0.45 or beyond |")

@@ -292,7 +292,7 @@ def one_line(errors: Path) -> str:
 
 @pytest.mark.parametrize(
     ("file_bytes", "name"),
-    [(1000, "config.json"), (1500, "record.json"), (4000, "metrics.jsonl"), (60_000, CHECKPOINT)],
+    [(1000, "config.json"), (2000, "record.json"), (4000, "metrics.jsonl"), (60_000, CHECKPOINT)],
 )
 def test_a_file_that_cannot_grow_is_one_clear_line(data: str, tmp_path: Path, file_bytes: int, name: str) -> None:
     """A limit on the size of a file lets those be written that are smaller."""

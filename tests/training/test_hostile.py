@@ -123,6 +123,8 @@ def test_damaged_documents(run: Path, tmp_path: Path, name: str, count: int) -> 
 def test_documents_that_are_whole_and_wrong(run: Path, tmp_path: Path, name: str, count: int) -> None:
     """With a checksum that fits: what is loaded has the types and the ranges of its fields, and is what was written."""
     generator, whole, path = random.Random(name), read_json(run / name), tmp_path / name
+    if name == "record.json":
+        whole["config"] = {"seed": 0}  # which is read as it is, and has a document of its own
     seen = 0
     for number in range(count):
         changed = mutated(whole, generator)
