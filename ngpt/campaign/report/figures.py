@@ -185,8 +185,9 @@ def _loss_against_rate(
 ) -> Figure:  # fmt: skip
     """Draw loss against a rate: of each method its name, its grid, its results (seeds, rates) and its optimum."""
     family_of = {method.name: method.family for method in campaign.methods}
-    families = list(dict.fromkeys(family_of.values()))
-    if _in_panels(campaign):
+    tried = {family_of[name] for name, grid, tuning, _ in curves if grid and len(tuning)}  # not those at others' rates
+    families = [family for family in dict.fromkeys(family_of.values()) if family in tried]
+    if _in_panels(campaign) and len(families) > 1:
         figure, panels = subplots(12.0, 5.2, 1, len(families), sharey=True)
         for axes, family in zip(panels, families, strict=True):
             _draw_rates(axes, [one for one in curves if family_of[one[0]] == family], looks, few=False, room=0.4)
