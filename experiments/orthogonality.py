@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 
 ANGLES = (0.0075, 0.015, 0.03, 0.06, 0.12)
 """Radians a step; about 0.03 is what Muon turns vectors by at its best rate at `tiny`"""
 
-AGAIN = "Muon, other batches"
 WORSE = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
@@ -16,6 +15,8 @@ def at_equal_angle(name: str, optimizer: str, arguments: str = "", lrs: tuple[fl
     fields: dict[str, Any] = {"optimizer": optimizer, "match_step": "angle"}
     return Method(name=name, fields=fields | ({"optimizer_args": arguments} if arguments else {}), lrs=lrs)
 
+
+MUON = at_equal_angle("Muon", "muon")
 
 CAMPAIGN = Campaign(
     name="orthogonality",
@@ -47,19 +48,16 @@ CAMPAIGN = Campaign(
         at Muon's best rate.
     """,
     methods=(
-        at_equal_angle("Muon", "muon"),
+        MUON,
         at_equal_angle("Kaon", "ngpt.rules:Kaon"),
         at_equal_angle("RMNP", "ngpt.rules:RMNP", "nesterov=True"),
         at_equal_angle("Nora", "ngpt.rules:Nora", "nesterov=True"),
         at_equal_angle("Signum", "ngpt.rules:Signum", "nesterov=True"),
         at_equal_angle("Adam", "adam"),
         at_equal_angle("random signs", "ngpt.rules:Kaon", "values=signs", lrs=(0.03,)),
-        Method(
-            name=AGAIN, fields={"optimizer": "muon", "match_step": "angle", "data_order": 1}, lrs=(),
-            at_rates_of="Muon", family="other batches",
-        ),
-    ),  # fmt: skip
-    baselines=("Muon", AGAIN),
+        on_other_batches(MUON),
+    ),
+    baselines=("Muon", on_other_batches(MUON).name),
     rule=WORSE,
     further=(
         Contrast(
@@ -74,12 +72,7 @@ CAMPAIGN = Campaign(
             question="Without a polar factor, does it end higher to let vectors turn by different angles?",
             rule=WORSE,
         ),
-        Contrast(
-            name=f"{AGAIN} against Muon",
-            weights={AGAIN: 1.0, "Muon": -1.0},
-            question="What does noise alone make of Muon against itself?",
-            rule=WORSE,
-        ),
+        noise_of(MUON, WORSE),
     ),
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "adam_beta1": 0.9},
     at_preset={"tiny": {"steps": 400}},

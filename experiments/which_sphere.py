@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 
 RATES = (0.0075, 0.015, 0.03, 0.06, 0.12)
 """Hidden rates, and radians a step where angles are equal"""
@@ -11,7 +11,6 @@ HALF = tuple(rate / 2 for rate in RATES)
 """Rates of MuonSphere, whose step is lr times a norm of about 2"""
 
 CONSTRAINTS = {"unit vectors": "vectors", "Frobenius": "frobenius", "spectral": "spectral", "none": "none"}
-AGAIN = "unit vectors, other batches"
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
@@ -26,6 +25,8 @@ def published(name: str, rates: tuple[float, ...]) -> Method:
     fields = {"optimizer": f"ngpt.rules:{name}", "optimizer_args": "momentum=0.95", "constraint": "none"}
     return Method(name=name, fields=fields, lrs=rates)
 
+
+VECTORS = under("unit vectors")
 
 CAMPAIGN = Campaign(
     name="which_sphere",
@@ -58,12 +59,9 @@ CAMPAIGN = Campaign(
         published("MuonH", RATES),
         published("MuonSphere", HALF),
         *(under(name, ", equal angle", match_step="angle") for name in CONSTRAINTS),
-        Method(
-            name=AGAIN, fields={"optimizer": "muon", "constraint": "vectors", "data_order": 1}, lrs=(),
-            at_rates_of="unit vectors", family="other batches",
-        ),
-    ),  # fmt: skip
-    baselines=("unit vectors", "unit vectors, equal angle", AGAIN),
+        on_other_batches(VECTORS),
+    ),
+    baselines=("unit vectors", "unit vectors, equal angle", on_other_batches(VECTORS).name),
     rule=GAIN,
     further=(
         Contrast(
@@ -72,12 +70,7 @@ CAMPAIGN = Campaign(
             question="Does Muon gain from steps that turn the vectors of all matrices by the same mean angle?",
             rule=GAIN,
         ),
-        Contrast(
-            name=f"{AGAIN} against unit vectors",
-            weights={AGAIN: 1.0, "unit vectors": -1.0},
-            question="What does noise alone make of unit vectors against themselves?",
-            rule=GAIN,
-        ),
+        noise_of(VECTORS, GAIN),
     ),
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "lazy_proj_freq": 1},
     at_preset={"tiny": {"steps": 400}},

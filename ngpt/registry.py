@@ -93,7 +93,7 @@ VOCAB_RULES = {
         capturable=False,
     ),
 }
-"""What moves embedding and head, by the value of --vocab-rule, if it is not AdamW"""
+"""Optimizers of embedding and head other than AdamW, by the value of --vocab-rule"""
 
 
 def is_optimizer(value: str) -> bool:

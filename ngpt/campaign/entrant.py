@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, get_args
 
 from ngpt.campaign.command import CampaignStudy
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 from ngpt.campaign.definition.plan import Plan, PlannedRun
 from ngpt.campaign.execution.collect import data_path
 from ngpt.campaign.execution.options import common_parser, device_settings, overrides_of
@@ -104,10 +104,7 @@ def campaign_of(
         for one, middle in against.items()
     ]
     baseline, others = methods[1], methods[2:]
-    again = Method(
-        name=f"{baseline.name}, other batches", fields={**baseline.fields, "data_order": 1}, lrs=(),
-        at_rates_of=baseline.name, family="other batches",
-    )  # fmt: skip
+    again = on_other_batches(baseline)
     rescaled = not any(is_class(one) and claims(one, "keeps_position") for one in (optimizer, next(iter(against))))
     equal = [
         Method(name=f"{method.name}, equal angle", fields={**method.fields, "match_step": "angle"},
@@ -132,7 +129,7 @@ def campaign_of(
             *(contrast(methods[0], other, f"Does {name} end lower than a tuned {other.name}?") for other in others),
             *(contrast(equal[0], other, f"Does {name} end lower than {baseline.name} at equal angles?")
               for other in equal[1:]),
-            contrast(again, baseline, f"What does noise alone make of {baseline.name} against itself?"),
+            noise_of(baseline, rule),
         ),
     )  # fmt: skip
 

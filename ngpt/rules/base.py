@@ -1,19 +1,20 @@
-"""What the rules share: momentum, a direction, a straight step. A rule overrides what it changes."""
+"""Parts that the rules share: momentum, a direction, a straight step. A rule overrides what it changes."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Axis = Literal["vectors", "rows"]
-"""What a rule treats one by one: the unit vectors of nGPT, or rows, which are output neurons in most papers. They
-differ in the two output projections, whose unit vectors are columns."""
+"""Vectors that a rule treats separately: the unit vectors of nGPT, or rows, which are output neurons in most papers.
+They differ in the two output projections, whose unit vectors are columns."""
 
 Group = dict[str, Any]
 State = dict[str, Any]
 
 
-class MatrixRule(torch.optim.Optimizer):
+class MatrixRule(torch.optim.Optimizer, ABC):
     """Move matrices by W <- W - lr D, where a rule computes D from the momentum.
 
     M <- mu M + (1 - mu) G, an exponential moving average. D is computed from X = (1 - mu) G + mu M with `nesterov`,
@@ -47,9 +48,9 @@ class MatrixRule(torch.optim.Optimizer):
         M.lerp_(G, 1 - group["momentum"])
         return G.lerp(M, group["momentum"]) if group["nesterov"] else M
 
+    @abstractmethod
     def direction(self, W: Tensor, X: Tensor, group: Group) -> Tensor:
         """Return D, (m, n), computed from X; `move` subtracts lr D."""
-        raise NotImplementedError
 
     def move(self, W: Tensor, D: Tensor, group: Group) -> None:
         """Move W in place."""

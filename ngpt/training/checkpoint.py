@@ -100,7 +100,7 @@ def tensor_type(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
 
 
 PARTS = {"before": "weights to fall back to", "average": "average of the weights"}
-"""What a checkpoint may hold of the weights beside themselves"""
+"""Further weights that a checkpoint may hold, with what they are"""
 
 
 def _weights(parameters: Tensors, others: Mapping[str, Tensors]) -> dict[str, Tensor]:

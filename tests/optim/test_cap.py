@@ -8,7 +8,7 @@ import torch
 from cases import EPS32, MATRICES, gradients, points
 from oracles import optimizers as oracle
 from oracles import sphere
-from test_chain import ACCEPTED, COUNT, PAIR, ROUNDING, RULE, fields, orthogonalized
+from test_chain import ACCEPTED, COUNT, PAIR, ROUNDING, RULE, error, fields, oracle_rule, orthogonalized
 from torch import Tensor, nn
 
 from ngpt.config import OptimConfig
@@ -86,21 +86,12 @@ def ours(options: dict[str, Any], most: float | None) -> list[list[Array]]:
 
 
 def wanted(options: dict[str, Any], most: float | None) -> list[list[Array]]:
-    given = fields(options)
-    rule: dict[str, Any] = RULE | {
-        "tangent": given["tangent"], "match_step": given["match_step"], "normuon_axis": given["normuon"],
-        "geodesic": given["geodesic_muon"], "momentum_transport": given["momentum_transport"],
-        "weight_decay": given.get("weight_decay", 0.0), "cautious": given.get("cautious_wd", False),
-    }  # fmt: skip
+    rule = oracle_rule(options)
     return [
         [np.stack(pair) for pair in oracle.sphere_muon(
             points(shape, dim), gradients(shape, COUNT), dim=dim, orthogonalize=orthogonalized, max_angle=most, **rule)]
         for shape, dim in PAIR
     ]  # fmt: skip
-
-
-def error(got: list[list[Array]], want: list[list[Array]]) -> float:
-    return float(max(np.abs(np.stack(a) - np.stack(b)).max() for a, b in zip(got, want, strict=True)))
 
 
 CAPPED = [options for options in ACCEPTED if options["geodesic_muon"] != "lr"]

@@ -174,13 +174,18 @@ def ours(options: Options, matrices: list[tuple[tuple[int, int], int]]) -> list[
     return trace
 
 
-def wanted(options: Options, matrices: list[tuple[tuple[int, int], int]]) -> list[list[np.ndarray]]:
+def oracle_rule(options: Options) -> Options:
+    """Return options as the oracle's arguments."""
     given = fields(options)
-    rule: Options = RULE | {
+    return RULE | {
         "tangent": given["tangent"], "match_step": given["match_step"], "normuon_axis": given["normuon"],
         "geodesic": given["geodesic_muon"], "momentum_transport": given["momentum_transport"],
         "weight_decay": given.get("weight_decay", 0.0), "cautious": given.get("cautious_wd", False),
     }  # fmt: skip
+
+
+def wanted(options: Options, matrices: list[tuple[tuple[int, int], int]]) -> list[list[np.ndarray]]:
+    rule = oracle_rule(options)
     return [
         [np.stack(pair) for pair in oracle.sphere_muon(
             points(shape, dim), gradients(shape, COUNT), dim=dim, orthogonalize=orthogonalized, **rule)]

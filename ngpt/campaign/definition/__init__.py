@@ -1,6 +1,14 @@
 """Statements made before any run: question, methods, contrasts and rule; and the plan of the runs."""
 
-from ngpt.campaign.definition.campaign import Arm, Campaign, Contrast, Method, rates_text
+from ngpt.campaign.definition.campaign import (
+    Arm,
+    Campaign,
+    Contrast,
+    Method,
+    noise_of,
+    on_other_batches,
+    rates_text,
+)
 from ngpt.campaign.definition.rule import Direction, Rule
 
-__all__ = ["Arm", "Campaign", "Contrast", "Direction", "Method", "Rule", "rates_text"]
+__all__ = ["Arm", "Campaign", "Contrast", "Direction", "Method", "Rule", "noise_of", "on_other_batches", "rates_text"]

@@ -60,6 +60,23 @@ class Contrast:
         return [name for name, weight in self.weights.items() if weight * side > 0]
 
 
+def on_other_batches(method: Method) -> Method:
+    """Return a method again, at its chosen rates, on the same data in another order: a control for noise."""
+    return Method(
+        name=f"{method.name}, other batches", fields={**method.fields, "data_order": 1}, lrs=(),
+        at_rates_of=method.name, family="other batches",
+    )  # fmt: skip
+
+
+def noise_of(method: Method, rule: Rule) -> Contrast:
+    """Return the contrast of a method on other batches with itself."""
+    again = on_other_batches(method)
+    return Contrast(
+        name=f"{again.name} against {method.name}", weights={again.name: 1.0, method.name: -1.0}, rule=rule,
+        question=f"What difference does noise alone make to {method.name}?",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One configuration of a campaign, without its seed."""
