@@ -13,6 +13,7 @@ from experiments import (
     projection_frequency,
     schedules,
     sensitivity,
+    sphere_optimizers,
     which_sphere,
 )
 from ngpt.campaign.command import CampaignStudy
@@ -30,6 +31,7 @@ CAMPAIGNS = [
     schedules.CAMPAIGN,
     orthogonality.CAMPAIGN,
     which_sphere.CAMPAIGN,
+    sphere_optimizers.CAMPAIGN,
 ]
 """Campaigns that compare methods, in the order of the index."""
 
