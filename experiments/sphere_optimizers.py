@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ngpt.campaign.definition import Campaign, Method, Rule
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Every grid of hidden rates, as multiples of its middle"""
@@ -41,6 +41,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], float]] = {
 }
 """Configuration fields and the middle of the grid: the rate at which vectors turn as far as under Muon at 0.03"""
 
+AGAIN = "Muon, other batches"
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
@@ -51,14 +52,14 @@ def grid(middle: float) -> tuple[float, ...]:
 
 def finalists(losses: Mapping[str, NDArray[np.float64]]) -> list[str]:
     """Return the methods that go on: Muon, then the others with the lowest finite mean loss, best first."""
-    means = {name: float(np.mean(values)) for name, values in losses.items() if name != "Muon"}
-    finite = [name for name, mean in means.items() if np.isfinite(mean)]
+    means = {name: float(np.mean(values)) for name, values in losses.items()}
+    finite = [name for name, mean in means.items() if np.isfinite(mean) and name not in ("Muon", AGAIN)]
     return ["Muon", *sorted(finite, key=lambda name: means[name])[: FINALISTS - 1]]
 
 
 def follow_up(losses: Mapping[str, NDArray[np.float64]]) -> str:
     """Return who goes on, as a sentence; nothing while there are runs to come."""
-    if len(losses) < len(CANDIDATES) or not np.isfinite(losses["Muon"]).all():
+    if not {*CANDIDATES} <= {*losses} or not np.isfinite(losses["Muon"]).all():
         return ""
     return f"By the rule below, these go on to `rung-1`: {', '.join(finalists(losses))}."
 
@@ -83,13 +84,26 @@ CAMPAIGN = Campaign(
         comparison seeds go on to `rung-1`, on other seeds, with both rates tuned. `finalists` in the experiment's file
         computes them.
 
+        *Other batches* is Muon again on the same data in another order: the size of noise.
+
         Prediction: no method's loss ends lower than Muon's by 0.02 nats per token or more. Earlier campaigns saw no
         step gain that much, and Adam and its relatives lose to Muon. Among the rules without a polar factor, none comes
         within 0.02 of it.
     """,
-    methods=tuple(Method(name=name, fields=fields, lrs=grid(rate)) for name, (fields, rate) in CANDIDATES.items()),
-    baselines=("Muon",),
+    methods=(
+        *(Method(name=name, fields=fields, lrs=grid(rate)) for name, (fields, rate) in CANDIDATES.items()),
+        Method(name=AGAIN, fields={**MUON, "data_order": 1}, lrs=(), at_rates_of="Muon", family="other batches"),
+    ),
+    baselines=("Muon", AGAIN),
     rule=GAIN,
+    further=(
+        Contrast(
+            name=f"{AGAIN} against Muon",
+            weights={AGAIN: 1.0, "Muon": -1.0},
+            question="What does noise alone make of Muon against itself?",
+            rule=GAIN,
+        ),
+    ),
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "adam_beta1": 0.9},
     at_preset={"tiny": {"steps": 400}},
     follow_up=follow_up,

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from experiments.sphere_optimizers import CAMPAIGN, CANDIDATES, FINALISTS, finalists, follow_up
+from experiments.sphere_optimizers import AGAIN, CAMPAIGN, CANDIDATES, FINALISTS, finalists, follow_up
 from ngpt.foreign import is_class
 
 
 def test_muon_and_the_best_seven_others_go_on() -> None:
     names = [name for name in CANDIDATES if name != "Muon"]
     losses = {name: np.array([2.0 + 0.01 * place, 2.02 + 0.01 * place]) for place, name in enumerate(names)}
-    losses["Muon"] = np.array([9.0, 9.0])
+    losses |= {"Muon": np.array([9.0, 9.0]), AGAIN: np.array([0.0, 0.0])}
     assert finalists(losses) == ["Muon", *names[: FINALISTS - 1]]
     losses[names[1]] = np.array([1.0, np.nan])
     assert finalists(losses) == ["Muon", names[0], *names[2:FINALISTS]], "one that diverged does not"
@@ -19,7 +19,7 @@ def test_muon_and_the_best_seven_others_go_on() -> None:
 
 
 def test_every_grid_is_around_its_middle() -> None:
-    for method in CAMPAIGN.methods:
+    for method in CAMPAIGN.methods[:-1]:
         assert np.array(method.lrs) / CANDIDATES[method.name][1] == pytest.approx([0.25, 0.5, 1, 2, 4], rel=0.05)
     of_packages = [m for m in CAMPAIGN.methods if is_class(m.fields["optimizer"])]
-    assert len(of_packages) == 13 and len(CAMPAIGN.methods) == 22
+    assert len(of_packages) == 13 and len(CAMPAIGN.methods) == 23
