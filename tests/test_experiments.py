@@ -21,7 +21,7 @@ SMALL = {
 }  # fmt: skip
 LATE = {
     "lazy_proj_freq", "momentum_transport", "momentum", "momentum_start", "momentum_warmup_steps", "beta2", "schedule",
-    "decay_share",
+    "decay_share", "tail_ema_steps",
 }  # fmt: skip
 """Fields that act on the weights only at or after a later step."""
 

@@ -22,4 +22,4 @@ def test_every_grid_is_around_its_middle() -> None:
     for method in CAMPAIGN.methods[:-1]:
         assert np.array(method.lrs) / CANDIDATES[method.name][1] == pytest.approx([0.25, 0.5, 1, 2, 4], rel=0.05)
     of_packages = [m for m in CAMPAIGN.methods if is_class(m.fields["optimizer"])]
-    assert len(of_packages) == 13 and len(CAMPAIGN.methods) == 23
+    assert len(of_packages) == 13 and len(CAMPAIGN.methods) == 22
