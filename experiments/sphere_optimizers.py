@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import Campaign, Method, Rule, noise_of, on_other_batches
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Every grid of hidden rates, as multiples of its middle"""
@@ -40,19 +40,23 @@ CANDIDATES: dict[str, tuple[dict[str, Any], float]] = {
 }
 """Configuration fields and the middle of the grid: the rate at which vectors turn as far as under Muon at 0.03"""
 
-AGAIN = "Muon, other batches"
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
-def grid(middle: float) -> tuple[float, ...]:
-    """Return the hidden rates around the middle of a grid."""
-    return tuple(float(f"{factor * middle:.2g}") for factor in FACTORS)
+def tuned(name: str) -> Method:
+    """Return a candidate with the grid of hidden rates around its middle."""
+    fields, middle = CANDIDATES[name]
+    return Method(name=name, fields=fields, lrs=tuple(float(f"{factor * middle:.2g}") for factor in FACTORS))
+
+
+METHODS = [tuned(name) for name in CANDIDATES]
+AGAIN = on_other_batches(METHODS[0])
 
 
 def finalists(losses: Mapping[str, NDArray[np.float64]]) -> list[str]:
     """Return the methods that go on: Muon, then the others with the lowest finite mean loss, best first."""
     means = {name: float(np.mean(values)) for name, values in losses.items()}
-    finite = [name for name, mean in means.items() if np.isfinite(mean) and name not in ("Muon", AGAIN)]
+    finite = [name for name, mean in means.items() if np.isfinite(mean) and name not in ("Muon", AGAIN.name)]
     return ["Muon", *sorted(finite, key=lambda name: means[name])[: FINALISTS - 1]]
 
 
@@ -90,20 +94,10 @@ CAMPAIGN = Campaign(
         step gain that much, and Adam and its relatives lose to Muon. Among the rules without a polar factor, none comes
         within 0.02 of it.
     """,
-    methods=(
-        *(Method(name=name, fields=fields, lrs=grid(rate)) for name, (fields, rate) in CANDIDATES.items()),
-        Method(name=AGAIN, fields={**MUON, "data_order": 1}, lrs=(), at_rates_of="Muon", family="other batches"),
-    ),
-    baselines=("Muon", AGAIN),
+    methods=(*METHODS, AGAIN),
+    baselines=("Muon", AGAIN.name),
     rule=GAIN,
-    further=(
-        Contrast(
-            name=f"{AGAIN} against Muon",
-            weights={AGAIN: 1.0, "Muon": -1.0},
-            question="What does noise alone make of Muon against itself?",
-            rule=GAIN,
-        ),
-    ),
+    further=(noise_of(METHODS[0], GAIN),),
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "adam_beta1": 0.9},
     at_preset={"tiny": {"steps": 400}},
     follow_up=follow_up,

@@ -10,7 +10,7 @@ from ngpt.foreign import is_class
 def test_muon_and_the_best_seven_others_go_on() -> None:
     names = [name for name in CANDIDATES if name != "Muon"]
     losses = {name: np.array([2.0 + 0.01 * place, 2.02 + 0.01 * place]) for place, name in enumerate(names)}
-    losses |= {"Muon": np.array([9.0, 9.0]), AGAIN: np.array([0.0, 0.0])}
+    losses |= {"Muon": np.array([9.0, 9.0]), AGAIN.name: np.array([0.0, 0.0])}
     assert finalists(losses) == ["Muon", *names[: FINALISTS - 1]]
     losses[names[1]] = np.array([1.0, np.nan])
     assert finalists(losses) == ["Muon", names[0], *names[2:FINALISTS]], "one that diverged does not"
