@@ -15,8 +15,8 @@ from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_
 from experiments.first_regime import is_of_first_regime
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
-from ngpt.campaign.analysis.verdict import Answer, Label
-from ngpt.campaign.definition import Campaign
+from ngpt.campaign.analysis.verdict import Answer
+from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report.markdown import share_text
 
@@ -119,12 +119,13 @@ def muon_against_adam(analysis: Analysis) -> str:
     """State whether Muon beats Adam at equal steps, and whether it is also sooner at Adam's final loss."""
     answer = named(analysis.answers, "Muon against Adam")
     muon = next(summary for summary in analysis.summaries if summary.method.name == "Muon")
-    headline: dict[Label, str] = {
-        "supported": "At equal steps, Muon beats a tuned Adam",
-        "refuted": f"At equal steps, Muon does not beat a tuned Adam by {matters(answer)}",
-        "inconclusive": "Whether Muon beats a tuned Adam at equal steps is open",
+    headline: dict[Word, str] = {
+        "better": "At equal steps, Muon beats a tuned Adam",
+        "no difference that matters": f"At equal steps, Muon and a tuned Adam end within {matters(answer)}",
+        "worse": "At equal steps, Muon loses to a tuned Adam",
+        "undecided": "Whether Muon beats a tuned Adam at equal steps is open",
     }
-    text = f"**{headline[answer.verdict.label]}; in training time, {sooner(muon.time_share)}.** "
+    text = f"**{headline[answer.verdict.word]}; in training time, {sooner(muon.time_share)}.** "
     text += f"It ends {difference(answer)}"
     if not np.isfinite(muon.time_share).all():
         return f"{text} and does not reach Adam's final loss on every seed"
@@ -145,9 +146,9 @@ def sooner(time_share: Array) -> str:
 def geodesic_against_projection(analysis: Analysis) -> str:
     """State how many geodesic and tangent steps gain, and what the best of them does."""
     variants = [answer for answer in analysis.answers if answer.contrast.question == geodesic_muon.CAMPAIGN.question]
-    gain, fails, total = count(variants, "supported"), count(variants, "refuted"), len(variants)
+    gain, total = count(variants, "better"), len(variants)
     what = f"{matters(variants[0])} over Muon with projection"
-    if fails == total:
+    if not gain and not count(variants, "undecided"):
         headline = f"No geodesic or tangent step gains {what}."
     elif gain:
         headline = f"Of {total} geodesic and tangent steps, {gain} gain {what}."
@@ -163,12 +164,13 @@ def geodesic_against_projection(analysis: Analysis) -> str:
 def before_against_after(analysis: Analysis) -> str:
     """State whether removing the radial part before the polar factor is worse than after it."""
     straight, rotated = analysis.questions()[geodesic_muon.BEFORE_OR_AFTER]
+    hurting = count([straight, rotated], "worse")
     verb = {
         (2, 0): "hurts",
         (1, 0): "hurts in one of two cases",
         (1, 1): "hurts in one of two cases",
-        (0, 2): "costs nothing that matters",
-    }.get((count([straight, rotated], "supported"), count([straight, rotated], "refuted")), "may or may not hurt")
+        (0, 0): "costs nothing that matters",
+    }.get((hurting, count([straight, rotated], "undecided")), "may or may not hurt")
     return (
         f"**Removing the radial part (an update's part along the vector itself) before the polar factor, not after it, "
         f"{verb}.** The loss ends "
@@ -184,7 +186,7 @@ def lazy_projection(analysis: Analysis) -> str:
     }
     free = 1
     for interval, answer in by_interval.items():
-        if answer.verdict.label != "refuted":
+        if answer.verdict.word in ("worse", "undecided"):
             break
         free = interval
     parts = []
@@ -197,12 +199,13 @@ def lazy_projection(analysis: Analysis) -> str:
     if beyond is not None:
         parts.append(f"with K = {beyond}, {difference(by_interval[beyond])}")
     less = analysis.answers[0]
-    says: dict[Label, str] = {
-        "supported": "Adam needs it more often",
-        "refuted": "Adam does not need it noticeably more often",
-        "inconclusive": "whether Adam needs it more often is open",
+    says: dict[Word, str] = {
+        "better": "Adam needs it more often",
+        "no difference that matters": "Adam does not need it noticeably more often",
+        "worse": "Adam needs it less often",
+        "undecided": "whether Adam needs it more often is open",
     }
-    parts.append(f"{says[less.verdict.label]}: K = 20 costs {difference(less, 'less', 'more')} under Muon")
+    parts.append(f"{says[less.verdict.word]}: K = 20 costs {difference(less, 'less', 'more')} under Muon")
     text = "; ".join(parts)
     return f"**{headline}** {text[0].upper()}{text[1:]}"
 
@@ -212,23 +215,24 @@ def singular_vectors(analysis: Analysis) -> str:
     kaon = named(analysis.answers, "Kaon against Muon")
     others = [named(analysis.answers, f"{name} against Muon") for name in ("RMNP", "Nora", "Signum", "Adam")]
     effects = [answer.verdict.effect.mean for answer in (kaon, *others) if answer.verdict.effect is not None]
-    vectors_count = count(others, "supported") == len(others) and len(effects) == 1 + len(others)
+    vectors_count = count(others, "worse") == len(others) and len(effects) == 1 + len(others)
     if not vectors_count or 2 * effects[0] > min(effects[1:]):
         return "**Whether it is its singular vectors that make Muon's update good is open.**"
-    spectrum: dict[Label, str] = {
-        "supported": "and for less its even spectrum",
-        "refuted": "not its even spectrum",
-        "inconclusive": "perhaps not its even spectrum",
+    spectrum: dict[Word, str] = {
+        "better": "and an uneven spectrum is better",
+        "no difference that matters": "not its even spectrum",
+        "worse": "and for less its even spectrum",
+        "undecided": "perhaps not its even spectrum",
     }
-    headline = f"At equal angles, the singular vectors of Muon's update count, {spectrum[kaon.verdict.label]}."
+    headline = f"At equal angles, the singular vectors of Muon's update count, {spectrum[kaon.verdict.word]}."
     low, high = min(effects[1:]), max(effects[1:])
     text = f"**{headline}** With random singular values it ends {difference(kaon)}"
     return f"{text}; normalized vectors, signs and Adam end {low:.3f} to {high:.3f} higher"
 
 
-def count(answers: Sequence[Answer], label: Label) -> int:
-    """Return how many answers have a label."""
-    return sum(answer.verdict.label == label for answer in answers)
+def count(answers: Sequence[Answer], word: Word) -> int:
+    """Return how many comparisons have an answer."""
+    return sum(answer.verdict.word == word for answer in answers)
 
 
 FINDINGS = (

@@ -9,19 +9,20 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from ngpt.campaign.analysis.analyze import analyze
-from ngpt.campaign.analysis.verdict import Answer, Label
+from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.definition import Arm, Campaign
 from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
-from ngpt.campaign.report.markdown import effect_of, signed, write_report
+from ngpt.campaign.report.markdown import write_report
+from ngpt.campaign.report.words import effect_of, groups, reach, word_of
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import require
@@ -154,7 +155,7 @@ class CampaignStudy(Study[Plan]):
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:
         """Write report and figures; the experiment fails if a flag had no effect or a run failed."""
         path, analysis = write_report(self.experiment, reports)
-        lines = [f"{a.contrast.name}: {a.verdict.label}. {a.verdict.reason}" for a in analysis.answers]
+        lines = [f"{a.contrast.name}: {word_of(a)}. {a.verdict.reason}" for a in analysis.answers]
         return path, lines, not (analysis.idle or analysis.counts.get("failed"))
 
     def reproduce(self, plan: Plan, given: argparse.Namespace, jobs: int) -> int:
@@ -165,7 +166,7 @@ class CampaignStudy(Study[Plan]):
         return 0 if reproduce(published, plan.data_digest, **settings) else 1
 
     def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-        return [(question, a.contrast.name, a.verdict.label, f"{effect_of(a)} {a.contrast.rule.unit}", seeds_of([a]))
+        return [(question, a.contrast.name, word_of(a), f"{effect_of(a)} {a.contrast.rule.unit}", seeds_of([a]))
                 for question, answers in analyze(self.experiment, data).questions().items()
                 for a in answers]  # fmt: skip
 
@@ -220,19 +221,13 @@ def _lowest(plan: Plan, arms: Sequence[Arm], runs: Sequence[PlannedRun]) -> dict
 
 
 def _named(answer: Answer) -> str:
-    return f"{answer.contrast.name}: **{answer.verdict.label}**, {effect_of(answer)}"
+    return f"{answer.contrast.name}: **{word_of(answer)}**, {effect_of(answer)}"
 
 
 def _by_verdict(answers: Sequence[Answer]) -> list[str]:
     """Return for each verdict how many answers have it, and the range of their effects."""
-    groups = []
-    for label in get_args(Label):
-        mine = [answer for answer in answers if answer.verdict.label == label]
-        effects = [answer.verdict.effect.mean for answer in mine if answer.verdict.effect is not None]
-        reach = f", {signed(min(effects))} to {signed(max(effects))}" if effects else ""
-        if mine:
-            groups.append(_named(mine[0]) if len(mine) == 1 else f"{len(mine)} **{label}**{reach}")
-    return groups
+    return [_named(mine[0]) if len(mine) == 1 else f"{len(mine)} **{word}**, {reach(mine, 4)}"
+            for word, mine in groups(answers)]  # fmt: skip
 
 
 def seeds_of(answers: Sequence[Answer]) -> str:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.analysis.pace import Pace, pace_of
-from ngpt.campaign.analysis.statistics import Array, LrOptimum, best_lr, sample_mean, steps_to_reach
+from ngpt.campaign.analysis.statistics import (
+    Array,
+    LrOptimum,
+    PairedDifference,
+    best_lr,
+    losses_at_optimum,
+    sample_mean,
+    share_of_descent,
+    steps_to_reach,
+)
 from ngpt.campaign.analysis.verdict import Answer, Simplicity, judge_campaign, judge_simplicity
 from ngpt.campaign.definition import Campaign, Method, rates_text
 from ngpt.config import DECAYING
@@ -33,10 +42,13 @@ class MethodSummary:
     """None also where the auxiliary rate is not tuned"""
     optimum: LrOptimum | None
     aux_optimum: LrOptimum | None
+    at_optimum: Array | None
+    """metric on the tuning seeds at the fitted optimum of the rate that was tuned last, (seeds,)"""
     tuning_runs: int
     """runs of both stages of tuning"""
-    tuning_hours: float
-    """time of these runs, training and validation"""
+    comparison_runs: int
+    hours: float
+    """time of all these runs, training and validation"""
     comparison: Array
     """metric at the chosen rate on the comparison seeds, (seeds,)"""
     speedup: Array
@@ -64,10 +76,15 @@ class Analysis:
 
     summaries: list[MethodSummary]
     answers: list[Answer]
+    exchange: dict[str, float]
+    """by contrast of a method and another: the share of training, at its end, in which the other's loss fell by as much
+    as the effect; inf: more than since its first validation"""
+    at_optima: dict[str, PairedDifference]
+    """by contrast: the effect at the fitted optima, on the tuning seeds; absent where one lies beyond its grid"""
     simplifications: list[tuple[Method, Answer, Simplicity]]
     """each method that does without something, its answer, and whether that costs anything"""
     winner: str | None
-    """the best of the methods that beat their baseline; None also where no gain is predicted"""
+    """the best of the methods that are better than their baseline"""
     noise_floors: dict[str, float]
     """standard deviation of each baseline over the comparison seeds, with the seed effects that pairing removes"""
     paired_noise: float | None
@@ -105,9 +122,10 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     plain = [answer for answer in answers if answer.contrast.question == campaign.question]
     spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
     counts = Counter(row["status"] for row in rows)
+    summaries = [_summary(campaign, m, rows, columns[m.name], undecayed, rng) for m in campaign.methods]
     return Analysis(
-        summaries=[_summary(campaign, m, rows, columns[m.name], undecayed, rng) for m in campaign.methods],
-        answers=answers, winner=winner,
+        summaries=summaries, answers=answers, winner=winner,
+        exchange=_exchange(answers, final, rule.metric), at_optima=_at_optima(answers, summaries),
         simplifications=[
             (m, a, judge_simplicity(rule, a.verdict.effect, n_missing=a.result.n_missing))
             for m in campaign.methods for a in plain if m.leaves_out and a.contrast.weights.get(m.name) == 1.0
@@ -139,6 +157,7 @@ def _summary(
         complete = table.size and np.isfinite(table).all(axis=0).any()
         return best_lr(lrs, table, rng, tolerance=rule.smallest_effect) if complete else None
 
+    tuned_last = (campaign.aux_lrs, aux_tuning) if campaign.aux_lrs else (method.lrs, tuning)
     baseline = campaign.baseline_of(method)
     base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
     speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
@@ -150,14 +169,47 @@ def _summary(
         method=method, tuning=tuning, aux_tuning=aux_tuning, chosen_lr=final[0]["lr"] if final else None,
         chosen_aux_lr=final[0]["aux_lr"] if final and campaign.aux_lrs else None,
         optimum=best(method.lrs, tuning), aux_optimum=best(campaign.aux_lrs, aux_tuning),
-        tuning_runs=len(tuning_rows),
-        tuning_hours=sum(row.get("train_seconds", 0.0) + row.get("eval_seconds", 0.0) for row in tuning_rows) / 3600,
+        at_optimum=losses_at_optimum(*tuned_last) if tuned_last[1].size else None,
+        tuning_runs=len(tuning_rows), comparison_runs=len(final),
+        hours=sum(row.get("train_seconds", 0.0) + row.get("eval_seconds", 0.0) for row in mine) / 3600,
         comparison=comparison, speedup=np.array(speedups), time_share=np.array(shares),
         tokens_per_second=float(np.median(list(speeds.values()))) if speeds else None,
         tokens_per_second_ratio=float(np.median(list(ratios.values()))) if ratios else None,
         telemetry=_mean_telemetry(final),
         pace=pace_of(final, list(base.values()), undecayed_seconds=undecayed) if undecayed is not None else None,
     )  # fmt: skip
+
+
+def pair_of(answer: Answer) -> tuple[str, str] | None:
+    """Return the two methods of a contrast that compares one with another; None for other contrasts."""
+    sides = {weight: name for name, weight in answer.contrast.weights.items() if weight}
+    return (sides[1.0], sides[-1.0]) if sides.keys() == {1.0, -1.0} and len(answer.contrast.weights) == 2 else None
+
+
+def _exchange(answers: list[Answer], final: list[Row], metric: str) -> dict[str, float]:
+    found = {}
+    for answer in answers:
+        pair, effect = pair_of(answer), answer.verdict.effect
+        if pair is None or effect is None or metric != "final_val_loss":
+            continue
+        curves = [row["val"] for row in final if row["method"] == pair[1] and "final_val_loss" in row and "val" in row]
+        if curves and all(curve["step"] == curves[0]["step"] for curve in curves):
+            mean = np.mean([curve["loss"] for curve in curves], axis=0)
+            found[answer.contrast.name] = share_of_descent(curves[0]["step"], mean, abs(effect.mean))
+    return found
+
+
+def _at_optima(answers: list[Answer], summaries: list[MethodSummary]) -> dict[str, PairedDifference]:
+    losses = {summary.method.name: summary.at_optimum for summary in summaries}
+    found = {}
+    for answer in answers:
+        needed = {name: losses[name] for name, weight in answer.contrast.weights.items() if weight}
+        known = {name: values for name, values in needed.items() if values is not None}
+        if len(known) == len(needed) and len({len(values) for values in known.values()}) == 1:
+            difference = sample_mean(np.sum([answer.contrast.weights[n] * v for n, v in known.items()], axis=0))
+            if difference is not None:
+                found[answer.contrast.name] = difference
+    return found
 
 
 def _tuned(rows: list[Row], rate: str, grid: tuple[float, ...], metric: str) -> Array:

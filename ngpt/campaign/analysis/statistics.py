@@ -274,6 +274,45 @@ def best_lr(
     )  # fmt: skip
 
 
+def losses_at_optimum(lrs: ArrayLike, table: Array) -> Array | None:
+    """Return each seed's loss at the fitted optimum of the mean, (S,), from the tuning runs alone.
+
+        l_s(x*) = sum_j l_sj L_j(x*),  L_j: Lagrange's polynomials through the lowest arm of the mean and its neighbors
+
+    lrs, table: as in `best_lr`; x* is the optimum that it finds, so the mean over seeds is the parabola's minimum. None
+    where the lowest arm is at an end of the grid, or one of the three has a missing run.
+    """
+    order = np.argsort(np.asarray(lrs, dtype=np.float64))
+    x, losses = np.log(np.asarray(lrs, dtype=np.float64)[order]), np.asarray(table, dtype=np.float64)[:, order]
+    mean = losses.mean(axis=0)
+    if len(x) < 3 or not np.isfinite(mean).any():
+        return None
+    lowest = int(np.nanargmin(np.where(np.isfinite(mean), mean, np.nan)))
+    near = slice(lowest - 1, lowest + 2)
+    if not 0 < lowest < len(x) - 1 or not np.isfinite(mean[near]).all():
+        return None
+    vertex, flat = _vertex(x[near], mean[None, near])
+    if flat[0]:
+        return None
+    at, points = vertex[0], x[near]
+    basis = [math.prod((at - b) / (a - b) for b in points if b != a) for a in points]
+    found: Array = losses[:, near] @ np.array(basis)
+    return found
+
+
+def share_of_descent(steps: ArrayLike, losses: ArrayLike, amount: float) -> float:
+    """Return the share of a run in which, up to its end, the loss fell by `amount`; math.inf if it never was as high.
+
+        share = 1 - s / s_N,  s the last step at which the loss was l_N + amount, linear between validations
+
+    steps: (N,), increasing from above 0. losses: (N,), finite. amount: at least 0, in the loss's unit.
+    """
+    s, curve = np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    back, level = curve[::-1], curve[-1] + amount
+    reached = _crossing(s[::-1], back, back >= level, level)
+    return math.inf if math.isinf(reached) else 1 - reached / float(s[-1])
+
+
 def steps_to_reach(steps: ArrayLike, losses: ArrayLike, target: float) -> float:
     """Return the first step at which a recorded curve is at or below the target; math.inf if it never is.
 

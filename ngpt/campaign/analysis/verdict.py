@@ -1,4 +1,4 @@
-"""Answers from results: supported, refuted or inconclusive, by a rule fixed before any run. No torch."""
+"""Answers from results, in four words, by a rule fixed before any run. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,17 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ngpt.campaign.analysis.statistics import LEVEL, MAX_SEEDS, Comparison, PairedDifference, compare, seeds_to_decide
-from ngpt.campaign.definition import Campaign, Contrast, Rule
+from ngpt.campaign.analysis.statistics import (
+    LEVEL,
+    MAX_SEEDS,
+    Array,
+    Comparison,
+    PairedDifference,
+    compare,
+    seeds_to_decide,
+)
+from ngpt.campaign.definition import Campaign, Contrast, Rule, Word
 
-Label = Literal["supported", "refuted", "inconclusive"]
 Simplicity = Literal["a win", "not free", "open"]
 
 
@@ -17,7 +24,7 @@ Simplicity = Literal["a win", "not free", "open"]
 class Verdict:
     """The answer, the numbers it rests on, and one plain sentence that states them."""
 
-    label: Label
+    word: Word
     effect: PairedDifference | None
     """the contrast's mean; None with fewer than two pairs"""
     why: str
@@ -25,8 +32,15 @@ class Verdict:
     reason: str
     """one sentence: the numbers, then `why`"""
     seeds_needed: int | None
-    """for an inconclusive answer, roughly how many seeds would decide; None if no number up to 10,000 would, or if the
+    """for an undecided answer, roughly how many seeds would decide; None if no number up to 10,000 would, or if the
     problem is not the number of seeds"""
+    confirmed: bool | None
+    """whether the rule's prediction came true; None if it makes none"""
+
+    @property
+    def side(self) -> str:
+        """Return "lower" or "higher" if the interval excludes zero, else nothing."""
+        return "" if self.effect is None else side_of(self.effect)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,59 +50,80 @@ class Answer:
     contrast: Contrast
     result: Comparison
     verdict: Verdict
+    values: Array
+    """the contrast on each comparison seed, (seeds,); NaN where a run of it has no result"""
+
+    @property
+    def agreeing(self) -> int:
+        """Return the number of seeds on which the contrast has the sign of its mean."""
+        mean = 0.0 if self.verdict.effect is None else self.verdict.effect.mean
+        return int((np.sign(self.values) == np.sign(mean)).sum())
+
+    @property
+    def seeds(self) -> int:
+        """Return the number of seeds with a result."""
+        return int(np.isfinite(self.values).sum())
+
+
+def side_of(difference: PairedDifference) -> str:
+    """Return "lower" or "higher" if the t interval excludes zero, else nothing."""
+    return "lower" if difference.t_high < 0 else "higher" if difference.t_low > 0 else ""
 
 
 def judge(
     rule: Rule, difference: PairedDifference | None, *, n_missing: int = 0, distinguishable: bool = True,
-    edge: Mapping[Label, Sequence[str]] | None = None,
+    doubts: Mapping[Word, Sequence[str]] | None = None,
 ) -> Verdict:  # fmt: skip
-    """Judge one contrast.
+    """Judge one contrast. A lower metric is better.
 
-        supported     the t interval lies on the predicted side of zero, |mean| >= smallest_effect, the contrast is
-                      `distinguishable` from noise among all those compared, and no run of it is missing
-        refuted       the t interval lies on the other side of zero, or within +- smallest_effect
-        inconclusive  otherwise; also with fewer than `rule.seeds` pairs, and wherever a rate beyond the edge of a
-                      tuning grid could overturn the verdict
+        better      the t interval lies below zero, |mean| >= smallest_effect, and the contrast is `distinguishable`
+                    from noise among all those compared
+        worse       the same above zero
+        no difference that matters    the t interval lies within +- smallest_effect
+        undecided   otherwise; also with fewer than `rule.seeds` pairs, and wherever there is a doubt about the word
+
+    A missing run is a doubt about every word but "worse", and a prediction is confirmed by the word on its side only
+    if none is missing.
 
     difference: mean of the contrast over seeds, in `rule.unit`; None with fewer than two pairs. n_missing: seeds on
-    which a run of the contrast has no result; missing runs are never evidence for a method, and do not keep it from
-    being refuted. distinguishable: as in `Comparison`. edge: for each label, the methods whose chosen rate is at the
-    edge of their grid and whose better tuning could overturn that label. Refuting rests on the contrast's own interval,
-    without Holm's correction: it says that the prediction failed, not that the method is worse.
+    which a run of the contrast has no result, so that its noise is not estimated with that of the others.
+    distinguishable: as in `Comparison`; not asked for with missing runs. doubts: for each word, what could overturn it.
     """
-    missing = f", and {n_missing} of the arm's runs are missing" if n_missing else ""
+    missing = f", and {n_missing} of its runs are missing" if n_missing else ""
+    unknown = None if rule.predicted is None else False
     if difference is None:
         reason = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}."
-        return Verdict("inconclusive", None, reason, reason, rule.seeds)
+        return Verdict("undecided", None, reason, reason, rule.seeds, unknown)
     needed = seeds_to_decide(difference, rule.smallest_effect)
-    smallest = f"{rule.smallest_effect:g} {rule.unit}"
+    smallest = f"the {rule.smallest_effect:g} {rule.unit} that matter"
+    side = side_of(difference)
 
-    def verdict(label: Label, why: str, seeds_needed: int | None = None) -> Verdict:
+    def verdict(word: Word, why: str, seeds_needed: int | None = None) -> Verdict:
         reason = (
-            f"{rule.metric} differs from the baseline by {difference.mean:+.4g} {rule.unit} ({1 - LEVEL:.0%} interval "
+            f"{rule.metric} differs by {difference.mean:+.4g} {rule.unit} ({1 - LEVEL:.0%} interval "
             f"{difference.t_low:+.4g} to {difference.t_high:+.4g}, {difference.n} seeds): {why}."
         )
-        if names := (edge or {}).get(label):
-            why = f"would be {label}, but the best rate of {' and '.join(names)} may lie beyond its grid"
-            label, reason = "inconclusive", f"{reason} But: {why}."
-        return Verdict(label, difference, why, reason, seeds_needed)
+        lost = [f"{n_missing} of its runs are missing"] if n_missing and word not in ("worse", "undecided") else []
+        if reasons := [*(doubts or {}).get(word, ()), *lost]:
+            why = f"would be {word}, but {' and '.join(reasons)}"
+            word, reason = "undecided", f"{reason} But: {why}."
+        confirmed = None if rule.predicted is None else word == rule.confirming_word and not n_missing
+        return Verdict(word, difference, why, reason, seeds_needed, confirmed)
 
     if difference.n < rule.seeds:
         why = f"too few, the rule asks for {rule.seeds} complete pairs of seeds{missing}"
-        return verdict("inconclusive", why, needed and max(needed, rule.seeds))
-    gain = rule.sign * difference.mean
-    if difference.excludes_zero and gain >= rule.smallest_effect:
-        if n_missing:
-            return verdict("inconclusive", f"as predicted, but only among survivors{missing}")
-        if not distinguishable:
-            return verdict("inconclusive", "as predicted, but not beyond the noise of all the arms compared", needed)
-        return verdict("supported", f"{rule.predicted} as predicted, by at least the {smallest} that matter")
-    if difference.excludes_zero and gain < 0:
-        return verdict("refuted", f"the interval lies on the side of zero opposite to the predicted {rule.predicted}")
+        return verdict("undecided", why, needed and max(needed, rule.seeds))
+    if side and abs(difference.mean) >= rule.smallest_effect:
+        if not distinguishable and not n_missing:
+            why = f"{side} by at least {smallest}, but not beyond the noise of all the methods compared"
+            return verdict("undecided", why, needed)
+        return verdict("better" if side == "lower" else "worse", f"{side} by at least {smallest}")
     if max(abs(difference.t_low), abs(difference.t_high)) <= rule.smallest_effect:
-        return verdict("refuted", f"the interval lies within the {smallest} that matter")
+        return verdict("no difference that matters", f"{side + ', but ' if side else ''}within {smallest}")
     advice = f"about {needed:,} seeds would decide" if needed else f"not even {MAX_SEEDS:,} seeds would decide"
-    return verdict("inconclusive", f"neither the predicted effect nor its absence is shown, and {advice}", needed)
+    if side:
+        return verdict("undecided", f"{side}, but whether by {smallest} is open; {advice}", needed)
+    return verdict("undecided", f"the interval contains zero and more than {smallest}; {advice}", needed)
 
 
 def judge_campaign(
@@ -97,42 +132,50 @@ def judge_campaign(
 ) -> tuple[list[Answer], str | None]:  # fmt: skip
     """Judge every contrast of a campaign, those of one question under one error rate, and name the winner.
 
-    The winner is the method with the largest gain among those *supported* against their baseline, where a lower metric
-    is predicted; None if there is none.
+    The winner is the method with the largest gain among those that are *better* than their baseline; None if none is.
+    A rate at the edge of a grid may hide a better result of its method, which is a doubt about the words that it could
+    overturn. What a method is compared with is not called better for runs that are missing.
 
     table: (S, K), `rule.metric` on each comparison seed of each method at its chosen rates; S may be 0. rates: each
     method's chosen hidden rate. aux_rates: the same for the auxiliary rate, where it is tuned. rng, resamples: for the
     bootstrap intervals, which decide nothing; 0 for none.
     """
     contrasts = campaign.contrasts()
-    at_edge = {
+    edges = {
         method.name: [
-            method.name + suffix
-            for grid, chosen, suffix in (
+            f"the best {kind}rate of {method.name} may lie beyond its grid"
+            for grid, chosen, kind in (
                 (method.lrs, rates.get(method.name), ""),
-                (campaign.aux_lrs, (aux_rates or {}).get(method.name), " (auxiliary)"),
+                (campaign.aux_lrs, (aux_rates or {}).get(method.name), "auxiliary "),
             )
             if len(grid) > 1 and chosen in (grid[0], grid[-1])
         ]
         for method in campaign.methods
     }
+    lost = dict(zip([method.name for method in campaign.methods], (~np.isfinite(table)).sum(axis=0), strict=True))
     answers = []
     for question in dict.fromkeys(contrast.question for contrast in contrasts):
         asked = [contrast for contrast in contrasts if contrast.question == question]
         weights = np.array([[c.weights.get(method.name, 0.0) for method in campaign.methods] for c in asked])
         found = compare(table, weights, rng, resamples=resamples)
-        for contrast, result in zip(asked, found, strict=True):
-            edge = {label: [text for name in contrast.methods_that_could_overturn(label) for text in at_edge[name]]
-                    for label in get_args(Label)}  # fmt: skip
+        incomplete = ~np.isfinite(table) @ (weights.T != 0)
+        values = np.where(incomplete, np.nan, np.where(np.isfinite(table), table, 0.0) @ weights.T)
+        for contrast, result, column in zip(asked, found, values.T, strict=True):
+            doubts = {
+                word: [text for name in contrast.methods_that_could_overturn(word) for text in edges[name]]
+                for word in get_args(Word)
+            }
+            doubts["worse"] += [f"{lost[name]} of the runs of {name} are missing"
+                                for name, weight in contrast.weights.items() if weight < 0 and lost[name]]  # fmt: skip
             verdict = judge(
                 contrast.rule, result.difference, n_missing=result.n_missing, distinguishable=result.distinguishable,
-                edge=edge,
+                doubts=doubts,
             )  # fmt: skip
-            answers.append(Answer(contrast=contrast, result=result, verdict=verdict))
-    better = [a for a in answers if a.contrast.question == campaign.question and a.verdict.label == "supported"]
+            answers.append(Answer(contrast=contrast, result=result, verdict=verdict, values=column))
+    better = [a for a in answers if a.contrast.question == campaign.question and a.verdict.word == "better"]
     gains = {next(name for name, weight in a.contrast.weights.items() if weight > 0): a.verdict.effect.mean
              for a in better if a.verdict.effect is not None}  # fmt: skip
-    return answers, min(gains, key=gains.__getitem__) if gains and campaign.rule.predicted == "lower" else None
+    return answers, min(gains, key=gains.__getitem__) if gains else None
 
 
 def judge_simplicity(rule: Rule, difference: PairedDifference | None, *, n_missing: int = 0) -> Simplicity:

@@ -9,6 +9,17 @@ from ngpt.campaign.definition.campaign import (
     on_other_batches,
     rates_text,
 )
-from ngpt.campaign.definition.rule import Direction, Rule
+from ngpt.campaign.definition.rule import Direction, Rule, Word
 
-__all__ = ["Arm", "Campaign", "Contrast", "Direction", "Method", "Rule", "noise_of", "on_other_batches", "rates_text"]
+__all__ = [
+    "Arm",
+    "Campaign",
+    "Contrast",
+    "Direction",
+    "Method",
+    "Rule",
+    "Word",
+    "noise_of",
+    "on_other_batches",
+    "rates_text",
+]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngpt.campaign.definition.experiment import Experiment
-from ngpt.campaign.definition.rule import Rule, check
+from ngpt.campaign.definition.rule import Rule, Word, check
 from ngpt.config import RunConfig
 from ngpt.presets import resolve
 
@@ -46,18 +46,22 @@ class Contrast:
     question: str
     """one sentence; the contrasts of one question share one error rate"""
     rule: Rule
+    control: bool = field(default=False, repr=False)
+    """whether it compares a method with itself, to show the size of noise, so that no answer is asked for"""
 
     def __post_init__(self) -> None:
         sound = abs(sum(self.weights.values())) <= 1e-12 and any(self.weights.values())
         check(sound, f"{self.name}: the weights of a contrast are not all zero and sum to zero")
 
-    def methods_that_could_overturn(self, label: str) -> list[str]:
-        """Return the methods whose better tuning could overturn the verdict "supported" or "refuted".
+    def methods_that_could_overturn(self, word: Word) -> list[str]:
+        """Return the methods whose better tuning could overturn an answer.
 
         All metrics are losses: a better rate lowers a method's own result and moves the contrast by its weight.
         """
-        side = {"supported": self.rule.sign, "refuted": -self.rule.sign}.get(label, 0)
-        return [name for name, weight in self.weights.items() if weight * side > 0]
+        if word == "undecided":
+            return []
+        sides = {"better": (-1,), "worse": (1,)}.get(word, (-1, 1))
+        return [name for name, weight in self.weights.items() if any(weight * side > 0 for side in sides)]
 
 
 def on_other_batches(method: Method) -> Method:
@@ -73,7 +77,7 @@ def noise_of(method: Method, rule: Rule) -> Contrast:
     again = on_other_batches(method)
     return Contrast(
         name=f"{again.name} against {method.name}", weights={again.name: 1.0, method.name: -1.0}, rule=rule,
-        question=f"What difference does noise alone make to {method.name}?",
+        question=f"What difference does noise alone make to {method.name}?", control=True,
     )  # fmt: skip
 
 

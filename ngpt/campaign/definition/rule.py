@@ -6,6 +6,9 @@ from typing import Literal, get_args
 
 Direction = Literal["lower", "higher"]
 
+Word = Literal["better", "worse", "no difference that matters", "undecided"]
+"""the four answers to a contrast; a lower metric is better"""
+
 
 def check(condition: object, message: str) -> None:
     """Raise ValueError with `message` unless `condition` holds."""
@@ -19,8 +22,8 @@ class Rule:
 
     metric: str
     """field of the run record that decides, such as `final_val_loss`"""
-    predicted: Direction
-    """side of zero on which the contrast is predicted to fall"""
+    predicted: Direction | None
+    """side of zero on which the contrast is predicted to fall; None for no prediction"""
     smallest_effect: float
     """smallest difference that matters, in `unit`, positive"""
     unit: str
@@ -30,12 +33,14 @@ class Rule:
 
     def __post_init__(self) -> None:
         known = get_args(Direction)
-        check(self.predicted in known, f"predicted must be one of {known}, got {self.predicted!r}")
+        sound = self.predicted is None or self.predicted in known
+        check(sound, f"predicted must be one of {known} or None, got {self.predicted!r}")
         finite = 0 < self.smallest_effect < math.inf
         check(finite, f"smallest_effect must be positive and finite, got {self.smallest_effect}")
         check(self.seeds >= 2, f"a rule needs at least 2 seeds, got {self.seeds}")
 
     @property
-    def sign(self) -> int:
-        """+1 or -1; times a difference, positive where the prediction came true."""
-        return 1 if self.predicted == "higher" else -1
+    def confirming_word(self) -> Word | None:
+        """Return the answer that confirms the prediction; None if there is none."""
+        words: dict[Direction | None, Word] = {"lower": "better", "higher": "worse"}
+        return words.get(self.predicted)

@@ -15,7 +15,7 @@ from ngpt.campaign.definition import Campaign
 from ngpt.campaign.report.style import (
     COLORS,
     LINES,
-    VERDICT_COLORS,
+    WORD_COLORS,
     Axes,
     Figure,
     colormaps,
@@ -118,13 +118,13 @@ def _effects(analysis: Analysis) -> Figure | None:
         assert e is not None
         if place and answer.contrast.question != shown[place - 1].contrast.question:
             axes.axhline(place - 0.5, color="#000000", linewidth=0.6, linestyle=":")
-        color = VERDICT_COLORS[answer.verdict.label]
+        color = WORD_COLORS[answer.verdict.word]
         axes.fill_betweenx([place - 0.4, place + 0.4], -smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
         axes.plot([e.t_low, e.t_high], [place, place], color=color, linewidth=2)
         axes.plot(e.mean, place, "o", color=color, markersize=5)
     axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [answer.contrast.name for answer in shown], fontsize=8)
-    for label, color in VERDICT_COLORS.items():
+    for label, color in WORD_COLORS.items():
         axes.plot([], [], color=color, linewidth=2, label=label)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     title = "Paired difference, mean and 95% interval; gray: too small to matter"

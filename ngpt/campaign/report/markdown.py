@@ -1,6 +1,5 @@
 """Analysis -> markdown. The prose is in `templates/report.md.j2`; here are the numbers it prints. No torch."""
 
-import math
 from functools import partial
 from inspect import cleandoc
 from pathlib import Path
@@ -11,10 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay
 from ngpt.campaign.analysis.statistics import sample_mean
-from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import read_data
+from ngpt.campaign.report import words
 from ngpt.campaign.report.figures import draw_figures
+from ngpt.campaign.report.words import mean_sd, percent, signed
 from ngpt.files import write_text
 
 TELEMETRY_COLUMNS = {
@@ -56,7 +56,8 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
         loader=PackageLoader("ngpt.campaign.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    filters = (number, signed, percent, mean_sd, nanmean, counted, tally, effect_of, interval, share_text, cleandoc)
+    of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.word_of, words.agreement, words.tally)
+    filters = (*of_words, nanmean, counted, interval, share_text, cleandoc)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     write_text(path, environment.get_template(template).render(**content))
     return path
@@ -82,38 +83,12 @@ def _cells(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None) ->
     return cells
 
 
-def effect_of(answer: Answer) -> str:
-    """Return `−0.0972 [−0.1190, −0.0754]`, in the unit of the rule, or a dash."""
-    e = answer.verdict.effect
-    return "–" if e is None else f"{signed(e.mean)} [{signed(e.t_low)}, {signed(e.t_high)}]"
-
-
-def tally(answers: list[Answer]) -> str:
-    """Return `Of 3 comparisons, 1 is supported (A against B), 2 are refuted (...)`; few answers are named."""
-    parts = []
-    for label in ("supported", "refuted", "inconclusive"):
-        names = [answer.contrast.name for answer in answers if answer.verdict.label == label]
-        named = f" ({'; '.join(names)})" if 0 < len(names) <= 3 else ""
-        parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {label}{named}")
-    return f"Of {len(answers)} comparisons, " + ", ".join(parts[:-1]) + f" and {parts[-1]}."
-
-
 def command_of(data: dict[str, Any], summary: MethodSummary) -> str:
     """Return the command of a method's run at its chosen rates, on the first seed that has one."""
     rates = [rate for rate in (summary.chosen_lr, summary.chosen_aux_lr) if rate is not None]
     start = "|".join(map(str, [summary.method.name, *rates])) + "|"
     flags = next(flags for key, flags in data["commands"].items() if key.startswith(start))
     return f"python train_architectural.py {flags} --threads 1 --out single".replace("  ", " ")
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Return fixed digits, or a dash for what was not measured."""
-    return "–" if value is None or math.isnan(value) else "never" if math.isinf(value) else f"{value:.{digits}f}"
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """Return a number with its sign and a real minus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def interval(values: np.ndarray, kind: str = "difference") -> str:
@@ -126,11 +101,6 @@ def interval(values: np.ndarray, kind: str = "difference") -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def percent(value: float | None) -> str:
-    """Return a share as a whole percentage."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.0f}%"
-
-
 def nanmean(values: np.ndarray) -> str:
     """Return the mean over the steps at which the quantity was measured."""
     finite = values[np.isfinite(values)]
@@ -141,13 +111,6 @@ def counted(values: np.ndarray) -> str:
     """Return `4 of 5`, or `5` if all runs have a result."""
     finite = int(np.isfinite(values).sum())
     return f"{finite}" if finite == values.size else f"{finite} of {values.size}"
-
-
-def mean_sd(values: np.ndarray) -> str:
-    """Return `2.4870 ± 0.0210`, mean and standard deviation over seeds; a dash if a run has no result."""
-    if values.size == 0 or not np.isfinite(values).all():  # the mean of survivors is not a result of the arm
-        return "–"
-    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if values.size > 1 else "")
 
 
 def share_text(shares: np.ndarray) -> str:

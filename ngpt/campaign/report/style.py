@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from ngpt.campaign.definition import Word
 from ngpt.files import replaced_atomically
 
 backend = os.environ.pop("MPLBACKEND", None)  # a notebook's may name a package that is not installed here
@@ -23,7 +24,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Okabe and Ito's palette, which is safe for color-blind readers, and two more"""
 
 LINES = ("-", "--", ":", "-.")
-VERDICT_COLORS = {"supported": "#009E73", "refuted": "#D55E00", "inconclusive": "#777777"}
+WORD_COLORS: dict[Word, str] = {
+    "better": "#009E73", "no difference that matters": "#0072B2", "worse": "#D55E00", "undecided": "#999999",
+}  # fmt: skip
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 130, "figure.constrained_layout.use": True, "figure.titlesize": 9, "font.size": 10,

@@ -68,7 +68,7 @@ class Scan:
     @property
     def best(self) -> Moved | None:
         """The place of the lowest difference among those that are better by the rule; else among all with one."""
-        found = [one for one in self.moved if one.answer.verdict.label == "supported"] or self.moved
+        found = [one for one in self.moved if one.answer.verdict.word == "better"] or self.moved
         means = {id(one): one.answer.verdict.effect.mean for one in found if one.answer.verdict.effect is not None}
         return min((one for one in found if id(one) in means), key=lambda one: means[id(one)], default=None)
 
@@ -101,7 +101,7 @@ class Compromise:
     @property
     def advice(self) -> Advice:
         """Return what a fair comparison has to do with the knob."""
-        if any(verdict.label == "supported" for verdict in self.verdicts.values()):
+        if any(verdict.word == "worse" for verdict in self.verdicts.values()):
             return "tune per method"
         costs = [verdict.effect for verdict in self.verdicts.values()]
         small = all(cost is not None and cost.n >= self.rule.seeds and cost.t_high < self.rule.smallest_effect
@@ -189,7 +189,7 @@ def find(study: Sensitivity, analysis: Analysis, data: dict[str, Any]) -> Findin
 
 
 def _state(rule: Rule, moved: list[Moved]) -> State:
-    if any(one.answer.verdict.label == "supported" for one in moved):
+    if any(one.answer.verdict.word == "better" for one in moved):
         return "off"
     answers = [one.answer for one in moved if not one.diverged]
     sure = all(

@@ -10,7 +10,7 @@ from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.command import CampaignStudy, seeds_of
 from ngpt.campaign.definition.plan import Plan
 from ngpt.campaign.execution.collect import data_path
-from ngpt.campaign.report.markdown import effect_of
+from ngpt.campaign.report.words import effect_of
 from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Findings, find
 from ngpt.campaign.sensitivity.definition import Sensitivity
 from ngpt.campaign.sensitivity.report import write_sensitivity_report

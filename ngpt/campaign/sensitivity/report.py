@@ -10,8 +10,9 @@ import numpy as np
 from ngpt.campaign.analysis.analyze import Analysis, analyze, ends_with_decay
 from ngpt.campaign.analysis.verdict import Verdict
 from ngpt.campaign.definition import Campaign
-from ngpt.campaign.report.markdown import command_of, effect_of, signed, write_markdown
+from ngpt.campaign.report.markdown import command_of, write_markdown
 from ngpt.campaign.report.style import COLORS, Axes, Figure, save, style, subplots
+from ngpt.campaign.report.words import effect_of, signed
 from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Findings, Moved, Scan, find
 from ngpt.campaign.sensitivity.definition import Knob, Sensitivity
 
@@ -62,7 +63,7 @@ def _place(one: Moved | None) -> str:
     found = f"diverged on {one.diverged} seeds" if one.diverged else effect_of(one.answer)
     found += f" ({missing} seeds missing)" if missing and not one.diverged else ""
     cell = f"{', '.join(f'{value:.6g}' for value in one.values)}: {found}"
-    return f"**{cell}**" if one.answer.verdict.label == "supported" else cell
+    return f"**{cell}**" if one.answer.verdict.word == "better" else cell
 
 
 def _state(scan: Scan) -> str:
@@ -79,7 +80,7 @@ def _cost(verdict: Verdict | None) -> str:
     if verdict is None or e is None:
         return "–"
     cell = "0" if e.mean == e.sd == 0 else f"{signed(e.mean)} [{signed(e.t_low)}, {signed(e.t_high)}]"
-    return f"**{cell}**" if verdict.label == "supported" else cell
+    return f"**{cell}**" if verdict.word == "worse" else cell
 
 
 def _draw_knobs(study: Sensitivity, findings: Findings) -> Figure:

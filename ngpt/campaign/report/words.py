@@ -1,0 +1,192 @@
+"""Answers as a person would say them: words, sentences and numbers as text. No torch."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ngpt.campaign.analysis.analyze import Analysis, pair_of
+from ngpt.campaign.analysis.statistics import PairedDifference
+from ngpt.campaign.analysis.verdict import Answer
+from ngpt.campaign.definition import Campaign, Word
+
+ORDER: tuple[Word, ...] = ("better", "no difference that matters", "worse", "undecided")
+"""the words as tallies list them"""
+
+FEW = 3
+"""methods that a sentence names one by one"""
+
+TEXTS = {"stdlib": "the source of Python's standard library"}
+"""what `--data` means, where its value does not say so by itself"""
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """Return a number with its sign and a real minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval_text(effect: PairedDifference | None) -> str:
+    """Return `−0.0972 [−0.1190, −0.0754]`, or a dash."""
+    return "–" if effect is None else f"{signed(effect.mean)} [{signed(effect.t_low)}, {signed(effect.t_high)}]"
+
+
+def effect_of(answer: Answer) -> str:
+    """Return the effect of an answer with its interval, in the unit of the rule, or a dash."""
+    return interval_text(answer.verdict.effect)
+
+
+def word_of(answer: Answer) -> str:
+    """Return the answer's word; with the side of zero where it does not say so. A control has none."""
+    if answer.contrast.control:
+        return "control"
+    word, side = answer.verdict.word, answer.verdict.side
+    return f"{word} ({side})" if side and word not in ("better", "worse") else word
+
+
+def agreement(answer: Answer) -> str:
+    """Return `9 of 10`: the seeds on which the contrast has the sign of its mean."""
+    return f"{answer.agreeing} of {answer.seeds}" if answer.seeds else "0"
+
+
+def prediction(answers: Sequence[Answer]) -> str:
+    """Return what was predicted for the answers to one question, and for which it came true."""
+    rule = answers[0].contrast.rule
+    if rule.predicted is None:
+        return "No prediction was made."
+    confirmed = [answer for answer in answers if answer.verdict.confirmed]
+    if len(answers) == 1:
+        return f"Predicted {rule.predicted}: {'confirmed' if confirmed else 'not confirmed'}."
+    for_which = "none" if not confirmed else "all" if len(confirmed) == len(answers) else f"{len(confirmed)}"
+    return f"Predicted {rule.predicted}: confirmed for {for_which} of {len(answers)}."
+
+
+def against(answers: Sequence[Answer]) -> str | None:
+    """Return the one method with which all the answers compare another; None if there is no such method."""
+    pairs = [pair_of(answer) for answer in answers]
+    others = {pair[1] for pair in pairs if pair is not None}
+    return others.pop() if len(others) == 1 and None not in pairs else None
+
+
+def short_name(answer: Answer, other: str | None) -> str:
+    """Return the name of a contrast without the method that it shares with others, where there is one."""
+    pair = pair_of(answer)
+    return answer.contrast.name if other is None or pair is None else pair[0]
+
+
+def magnitude(effect: PairedDifference) -> str:
+    """Return the size of an effect in at least two digits, such as `0.153` or `0.0065`."""
+    size = abs(effect.mean)
+    return f"{size:.4f}" if size < 0.01 else f"{size:.3f}"
+
+
+def scale_of(data: dict[str, Any]) -> str:
+    """Return the scale of a campaign, such as `a 0.18M-parameter model and 0.20M tokens of stdlib`."""
+    training = data["training"]
+    if training.get("budget_seconds") is not None:
+        length = f"{training['budget_seconds']:g} s of training on {data['data']}"
+    else:
+        length = f"{millions(tokens_of(data))} tokens of {data['data']}"
+    return f"a {millions(data['parameters'])}-parameter model and {length}" if data["parameters"] else length
+
+
+def tokens_of(data: dict[str, Any]) -> int:
+    """Return the number of training tokens of a run that ends after its steps."""
+    training = data["training"]
+    return int(training["steps"] * training["batch"] * data["model"]["context"])
+
+
+def millions(number: float) -> str:
+    """Return a number in millions with two or three digits: `0.18M`, `155M`."""
+    value = number / 1e6
+    return f"{value:.0f}M" if value >= 100 else f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}M"
+
+
+def on_seeds(answer: Answer) -> str:
+    """Return `on all 5 seeds` or `on 9 of 10 seeds`."""
+    return f"on all {answer.seeds} seeds" if answer.agreeing == answer.seeds else f"on {agreement(answer)} seeds"
+
+
+def exchange_text(share: float, other: str) -> str:
+    """Return what an effect is worth in training of the method it is against."""
+    if math.isinf(share):
+        return f"more than {other} gains after its first validation"
+    shown = "less than 1%" if share < 0.01 else f"{share:.0%}"
+    return f"as much as {other} gains in the last {shown} of its training"
+
+
+def sentence(analysis: Analysis, answer: Answer) -> str:
+    """Return one comparison as a person would say it, with its numbers."""
+    verdict, pair, rule = answer.verdict, pair_of(answer), answer.contrast.rule
+    effect, unit = verdict.effect, rule.unit
+    if effect is None:
+        return f"{answer.contrast.name}: undecided, too few runs have ended"
+    numbers = f"[{signed(effect.t_low)}, {signed(effect.t_high)}]"
+    if pair is None:
+        return f"{answer.contrast.name}: {signed(effect.mean)} {unit} {numbers}, {on_seeds(answer)}: {word_of(answer)}"
+    side = "below" if effect.mean < 0 else "above"
+    text = f"{pair[0]} ends {magnitude(effect)} {unit} {side} {pair[1]} {numbers}, {on_seeds(answer)}: {verdict.word}"
+    share = analysis.exchange.get(answer.contrast.name)
+    if verdict.word in ("better", "worse") and share is not None:
+        return f"{text}. That is {exchange_text(share, pair[1])}"
+    return f"{text}; about {verdict.seeds_needed:,} seeds would decide" if verdict.seeds_needed else text
+
+
+def groups(answers: Sequence[Answer]) -> list[tuple[Word, list[Answer]]]:
+    """Return the answers by word, in the order of `ORDER`."""
+    found = [(word, [answer for answer in answers if answer.verdict.word == word]) for word in ORDER]
+    return [(word, mine) for word, mine in found if mine]
+
+
+def reach(answers: Sequence[Answer], digits: int = 3) -> str:
+    """Return the range of the effects, such as `+0.063 to +0.082`; nothing if none is known."""
+    effects = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
+    if not effects:
+        return ""
+    low, high = (signed(value, digits) for value in (min(effects), max(effects)))
+    return low if low == high else f"{low} to {high}"
+
+
+def tally(answers: Sequence[Answer]) -> str:
+    """Return several comparisons as a person would say them: how many have which answer, and few of them by name."""
+    other = against(answers)
+    parts = []
+    for word, mine in groups(answers):
+        verb = "makes" if len(mine) == 1 else "make"
+        does = {"better": "better", "worse": "worse", "undecided": "undecided"}.get(word, f"{verb} {word}")
+        if word in ("better", "worse", "undecided"):
+            does = f"{'is' if len(mine) == 1 else 'are'} {does}"
+        named = f": {'; '.join(short_name(answer, other) for answer in mine)}" if len(mine) <= FEW else ""
+        parts.append(f"{len(mine)} {does} ({reach(mine)}{named})")
+    if not any(answer.verdict.word == "better" for answer in answers):
+        parts.insert(0, "none is better")
+    listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
+    start = f"of {len(answers)} compared with {other}" if other else f"of {len(answers)} comparisons"
+    return f"{start}, {listed}"
+
+
+def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> list[str]:
+    """Return the answer to each question in a sentence; the first names the scale. Controls have none."""
+    said = []
+    for answers in analysis.questions().values():
+        asked = [answer for answer in answers if not answer.contrast.control]
+        if asked:
+            said.append(sentence(analysis, asked[0]) if len(asked) == 1 else tally(asked))
+    return [f"On {scale_of(data)}, {said[0]}.", *(f"{text[0].upper()}{text[1:]}." for text in said[1:])] if said else []
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return fixed digits, or a dash for what was not measured."""
+    return "–" if value is None or math.isnan(value) else "never" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a whole percentage."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.0f}%"
+
+
+def mean_sd(values: np.ndarray) -> str:
+    """Return `2.4870 ± 0.0210`, mean and standard deviation over seeds; a dash if a run has no result."""
+    if values.size == 0 or not np.isfinite(values).all():  # the mean of survivors is not a result of the arm
+        return "–"
+    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if values.size > 1 else "")
