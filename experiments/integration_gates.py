@@ -78,5 +78,12 @@ GATES = Gates(
         saving is specific to the length of the race: a pilot of 600 steps (seed 0) saved about a quarter. A rate tuned
         for Muon, which the plan does not ask for, is the subject of `muon_lr_sweep`.
     """,
+    does_not_show=r"""
+        Anything about a machine with faster matrix products or with more tokens in a step: both gates that fail are
+        about speed or length of this race.
+    """,
+    follows=r"""
+        The gates stay as the plan states them. G4 and G6 are tried again when a GPU is available.
+    """,
     fields={"batch_size": 3, "schedule": "cosine", "lr_floor": 1e-4, "logit_scale_init": 1.0},
 )

@@ -39,4 +39,12 @@ CAMPAIGN = Campaign(
         [("fineweb10b", "155m"), ("fineweb10b", "155m-literal")],
         "6.775 (Adam, lr 0.0005) and 6.425 (Muon, lr 0.003), one seed each, dnhkng/nGPT-muon at 5a9ab2e",
     ),
+    does_not_show=r"""
+        A lead at another size, on another text or after longer training. The share of training time is this machine's:
+        a Muon step costs more than an Adam step, and by how much depends on the processor and the width.
+    """,
+    follows=r"""
+        Every campaign keeps a tuned Adam as an opponent. The comparison comes next at `rung-1`, where runs see as many
+        tokens for each parameter as is usual.
+    """,
 )

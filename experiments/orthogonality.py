@@ -85,7 +85,13 @@ CAMPAIGN = Campaign(
         So the prediction that each of them loses came true for all but Kaon, and the reason is not that Muon's update
         is orthogonal: *random signs* is, and learns next to nothing. Nora, whose vectors all turn by one angle, is not
         better than RMNP, whose vectors do not.
-
-        One size, one text, a short run, and one auxiliary rate for all.
+    """,
+    does_not_show=r"""
+        An answer at another size, on another text or after longer training. One auxiliary rate serves all methods
+        here, and no rule is run with its paper's own momentum.
+    """,
+    follows=r"""
+        The singular vectors are what an orthogonalizer has to get right; evenness is secondary. Whether Kaon's small
+        cost is real takes more seeds, and the campaign is worth repeating at `rung-1`.
     """,
 )

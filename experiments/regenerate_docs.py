@@ -17,7 +17,7 @@ from benchmarks.tables import batch_tables, speed_tables  # noqa: E402
 from experiments import INDEX  # noqa: E402
 from experiments.findings import findings_list  # noqa: E402
 from experiments.ladder import ladder_table  # noqa: E402
-from ngpt.campaign.report.index import results_table, write_index  # noqa: E402
+from ngpt.campaign.report.index import known_map, write_index  # noqa: E402
 from ngpt.files import write_text  # noqa: E402
 
 COMMAND = "python -m experiments.regenerate_docs"
@@ -46,7 +46,7 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
     "README.md": {"findings": findings_list, "order": lambda _: order_of_steps()},
     "docs/campaigns.md": {"ladder": lambda _: ladder_table(), "batch": lambda _: batch_tables()},
     "docs/method.md": {"order": lambda _: order_of_steps(), "rules": lambda _: rules_table()},
-    "docs/reports.md": {"results": lambda reports: results_table(INDEX, reports, "../reports/")},
+    "docs/reports.md": {"results": lambda reports: known_map(INDEX, reports, "../reports/")},
     "docs/speed.md": {"speed": lambda _: speed_tables()},
     "docs/scaling.md": {
         "exchange": lambda _: exchange_table(),

@@ -114,7 +114,11 @@ CAMPAIGN = Campaign(
         for it. So the schedule is part of a comparison of steps: under *wsd 0.2*, Muon's lead over Adam is smaller
         than under any of the others. Nearly every schedule has its best peak in the middle of its grid, which is the
         same mean rate for all of them: a peak carries over to another schedule at an equal mean.
-
-        The study covers one length of training, one size and one text, with an auxiliary rate that was not tuned.
+    """,
+    does_not_show=r"""
+        Which schedule is best at another length of training, size or text, or with an auxiliary rate tuned for each.
+    """,
+    follows=r"""
+        Campaigns use a linear decay to zero, which serves all three families.
     """,
 )

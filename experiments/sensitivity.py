@@ -65,7 +65,13 @@ STUDY = Sensitivity(
         mind another beta1 of the AdamW beside them, nor a shorter momentum, and lose with a longer one. What belongs to
         the model rather than to the optimizer, the residual step, the logit scale and the gates, hardly matters within
         the range tried, and no method needs a value of its own.
-
-        The study covers one size, one text and one schedule.
+    """,
+    does_not_show=r"""
+        That the defaults fit another size, text, schedule or length of training, nor that two settings moved together
+        gain nothing, except the two rates.
+    """,
+    follows=r"""
+        Campaigns tune both rates for each method and leave everything else at its default. The study is worth repeating
+        at the next size.
     """,
 )

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.analysis.analyze import analyze
-from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.definition import Arm, Campaign
 from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
+from ngpt.campaign.report.index import Listed, VerdictLine
 from ngpt.campaign.report.markdown import write_report
-from ngpt.campaign.report.words import effect_of, groups, reach, word_of
+from ngpt.campaign.report.words import against, agreement, effect_of, groups, reach, short_name, tokens_of, word_of
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import require
@@ -30,9 +30,6 @@ from ngpt.machine import core_count
 
 VARIOUS = "various"
 """schedule in the collected data of methods that differ in it"""
-
-MAX_NAMED = 3
-"""answers to one question that a summary names one by one"""
 
 
 class CampaignStudy(Study[Plan]):
@@ -165,17 +162,50 @@ class CampaignStudy(Study[Plan]):
         settings = {"jobs": jobs, "classes": classes, **options.device_settings(given.device)}
         return 0 if reproduce(published, plan.data_digest, **settings) else 1
 
-    def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-        return [(question, a.contrast.name, word_of(a), f"{effect_of(a)} {a.contrast.rule.unit}", seeds_of([a]))
-                for question, answers in analyze(self.experiment, data).questions().items()
-                for a in answers]  # fmt: skip
-
-    def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
-        """Return the answers to each question one by one if they are few, else by verdict."""
+    def listed(self, data: dict[str, Any]) -> list[Listed]:
         found = []
         for question, answers in analyze(self.experiment, data).questions().items():
-            lines = _by_verdict(answers) if len(answers) > MAX_NAMED else [_named(answer) for answer in answers]
-            found.append((question, f"{'<br>'.join(lines)} ({answers[0].contrast.rule.unit})", seeds_of(answers)))
+            other = against(answers)
+            asked = question if other is None else f"{question} Against {other}:"
+            found += [
+                Listed(question=asked, contrast=short_name(a, other), answer=word_of(a),
+                       effect=f"{effect_of(a)} {a.contrast.rule.unit}", seeds=agreement(a))
+                for a in answers
+            ]  # fmt: skip
+        return found
+
+    def cells(self, data: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return the answers to each question by word; a control is no question."""
+        found = []
+        for question, answers in analyze(self.experiment, data).questions().items():
+            if not answers[0].contrast.control:
+                parts = [f"**{word}**: {reach(mine)}" if len(answers) == 1 else f"{len(mine)} **{word}**: {reach(mine)}"
+                         for word, mine in groups(answers)]  # fmt: skip
+                found.append((question, "<br>".join(parts)))
+        return found
+
+    def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:
+        """Return one line for each contrast."""
+        by_clock = data["training"].get("budget_seconds") is not None
+        commits = [environment["commit"] for environment in data["environments"] if environment["commit"]]
+        scale = f"{data['preset']}, {data['data']}"
+        found = []
+        for answer in analyze(self.experiment, data).answers:
+            effect, contrast = answer.verdict.effect, answer.contrast
+            low, high = (None, None) if effect is None else (effect.t_low, effect.t_high)
+            line = VerdictLine(
+                id=f"{self.name} | {scale} | {contrast.name}", campaign=self.name, question=contrast.question,
+                contrast=contrast.name, answer=None if contrast.control else answer.verdict.word,
+                confirmed=None if contrast.control else answer.verdict.confirmed,
+                effect=None if effect is None else round(effect.mean, 6),
+                low=low and round(low, 6), high=high and round(high, 6), unit=contrast.rule.unit,
+                smallest_effect=contrast.rule.smallest_effect, seeds=answer.seeds, agreeing=answer.agreeing,
+                preset=data["preset"], parameters=data["parameters"], tokens=None if by_clock else tokens_of(data),
+                data=data["data"], arch=data["model"]["arch"], control=contrast.control,
+                date=data["dates"][-1] if data["dates"] else None, commit=commits[-1] if commits else None,
+                report=self.experiment.report_name,
+            )  # fmt: skip
+            found.append(line)
         return found
 
 
@@ -218,19 +248,3 @@ def _lowest(plan: Plan, arms: Sequence[Arm], runs: Sequence[PlannedRun]) -> dict
     complete = [(mean, arm) for mean, arm in means if math.isfinite(mean)]
     names = dict.fromkeys(arm.method for _, arm in complete)
     return {name: min((pair for pair in complete if pair[1].method == name), key=itemgetter(0))[1] for name in names}
-
-
-def _named(answer: Answer) -> str:
-    return f"{answer.contrast.name}: **{word_of(answer)}**, {effect_of(answer)}"
-
-
-def _by_verdict(answers: Sequence[Answer]) -> list[str]:
-    """Return for each verdict how many answers have it, and the range of their effects."""
-    return [_named(mine[0]) if len(mine) == 1 else f"{len(mine)} **{word}**, {reach(mine, 4)}"
-            for word, mine in groups(answers)]  # fmt: skip
-
-
-def seeds_of(answers: Sequence[Answer]) -> str:
-    """Return the number of paired seeds behind the answers."""
-    numbers = {0 if answer.verdict.effect is None else answer.verdict.effect.n for answer in answers}
-    return "–".join(str(number) for number in sorted({min(numbers), max(numbers)}))

@@ -55,8 +55,17 @@ CLAIM = """
     *Other batches* runs {baseline} again at its chosen rates, from the same initialization, on the data in another
     order: the difference shows the size of noise.{equal}
 
-    No prediction was made; each test asks whether the first method ends lower.
+    No prediction was made.
 """
+
+DOES_NOT_SHOW = """That the answers hold at another size, on another text or after longer training, or that other values
+    of the arguments of {name} would do no better."""
+
+FOLLOWS = {
+    True: "`tiny` is a quick look. Repeat it with `--preset rung-1`, where runs see more tokens for each parameter.",
+    False: "Repeat it on another text (`--data`) or at the next size (`--preset`).",
+}
+"""by whether the preset is `tiny`"""
 
 EQUAL = """ *Equal angle* compares {name} with {baseline} where the
     move of each matrix is scaled so that its vectors turn by the rate on average: any remaining difference comes from
@@ -98,7 +107,7 @@ def campaign_of(
     step, the middle of the grids at equal angles. settings: values of the entrant's arguments, for the claim.
     """
     optimizer = given["optimizer"]
-    rule = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
+    rule = Rule(metric="final_val_loss", predicted=None, smallest_effect=0.02, unit="nats per token", seeds=5)
     methods = [Method(name=name, fields=given, lrs=tuple(lrs))] + [
         Method(name=shown(one), fields=OPPONENTS.get(one, {"optimizer": one}), lrs=grid_around(middle))
         for one, middle in against.items()
@@ -122,6 +131,7 @@ def campaign_of(
         claim=CLAIM.format(name=name, baseline=baseline.name, origin=origin_of(optimizer).text,
                            arguments=f"`{settings}`" if settings else "no arguments",
                            equal=EQUAL.format(name=name, baseline=baseline.name) if equal else ""),
+        subject=name, does_not_show=DOES_NOT_SHOW.format(name=name), follows=FOLLOWS[preset == "tiny"],
         methods=(*methods, again, *equal), baselines=(baseline.name, again.name, *(method.name for method in equal)),
         rule=rule, preset=preset, fields=fields, aux_lrs=AUX_LRS, tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
         depends_on=tuple(origin_of(one).identity for one in (optimizer, *against) if is_class(one)),

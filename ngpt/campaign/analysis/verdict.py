@@ -82,8 +82,7 @@ def judge(
         no difference that matters    the t interval lies within +- smallest_effect
         undecided   otherwise; also with fewer than `rule.seeds` pairs, and wherever there is a doubt about the word
 
-    A missing run is a doubt about every word but "worse", and a prediction is confirmed by the word on its side only
-    if none is missing.
+    A missing run is a doubt about every word but "worse", and no prediction is confirmed while one is missing.
 
     difference: mean of the contrast over seeds, in `rule.unit`; None with fewer than two pairs. n_missing: seeds on
     which a run of the contrast has no result, so that its noise is not estimated with that of the others.
@@ -107,7 +106,7 @@ def judge(
         if reasons := [*(doubts or {}).get(word, ()), *lost]:
             why = f"would be {word}, but {' and '.join(reasons)}"
             word, reason = "undecided", f"{reason} But: {why}."
-        confirmed = None if rule.predicted is None else word == rule.confirming_word and not n_missing
+        confirmed = None if rule.predicted is None else word in rule.confirming and not n_missing
         return Verdict(word, difference, why, reason, seeds_needed, confirmed)
 
     if difference.n < rule.seeds:

@@ -9,13 +9,13 @@ from ngpt.campaign.definition.campaign import (
     on_other_batches,
     rates_text,
 )
-from ngpt.campaign.definition.rule import Direction, Rule, Word
+from ngpt.campaign.definition.rule import Prediction, Rule, Word
 
 __all__ = [
     "Arm",
     "Campaign",
     "Contrast",
-    "Direction",
+    "Prediction",
     "Method",
     "Rule",
     "Word",

@@ -23,6 +23,10 @@ class Experiment(ABC):
     """configuration fields shared by all runs"""
     reading: str = ""
     """what the results show, written once they were there; a paragraph of markdown without numbers"""
+    does_not_show: str = ""
+    """what a reader could take from the results, and may not; like `reading`"""
+    follows: str = ""
+    """what follows from them: a decision, or the next experiment; like `reading`"""
 
     @property
     @abstractmethod

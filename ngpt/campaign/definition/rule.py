@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Direction = Literal["lower", "higher"]
+Prediction = Literal["lower", "higher", "not lower"]
 
 Word = Literal["better", "worse", "no difference that matters", "undecided"]
 """the four answers to a contrast; a lower metric is better"""
@@ -22,8 +22,8 @@ class Rule:
 
     metric: str
     """field of the run record that decides, such as `final_val_loss`"""
-    predicted: Direction | None
-    """side of zero on which the contrast is predicted to fall; None for no prediction"""
+    predicted: Prediction | None
+    """how the contrast is predicted to end, by the smallest effect that matters; None for no prediction"""
     smallest_effect: float
     """smallest difference that matters, in `unit`, positive"""
     unit: str
@@ -32,7 +32,7 @@ class Rule:
     """complete pairs required for any decision, at least 2"""
 
     def __post_init__(self) -> None:
-        known = get_args(Direction)
+        known = get_args(Prediction)
         sound = self.predicted is None or self.predicted in known
         check(sound, f"predicted must be one of {known} or None, got {self.predicted!r}")
         finite = 0 < self.smallest_effect < math.inf
@@ -40,7 +40,9 @@ class Rule:
         check(self.seeds >= 2, f"a rule needs at least 2 seeds, got {self.seeds}")
 
     @property
-    def confirming_word(self) -> Word | None:
-        """Return the answer that confirms the prediction; None if there is none."""
-        words: dict[Direction | None, Word] = {"lower": "better", "higher": "worse"}
-        return words.get(self.predicted)
+    def confirming(self) -> tuple[Word, ...]:
+        """Return the answers that confirm the prediction; none if there is none."""
+        words: dict[Prediction | None, tuple[Word, ...]] = {
+            "lower": ("better",), "higher": ("worse",), "not lower": ("worse", "no difference that matters"),
+        }  # fmt: skip
+        return words.get(self.predicted, ())

@@ -19,6 +19,7 @@ from ngpt.campaign.execution.options import common_parser, cost_of_a_run, overri
 from ngpt.campaign.gates.definition import Gates, OptimizerName, TaskName
 from ngpt.campaign.gates.judge import BOTH, judge_gates, overall
 from ngpt.campaign.gates.report import write_gates_report
+from ngpt.campaign.report.index import Listed
 from ngpt.command import Parser
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import require
@@ -167,14 +168,12 @@ class GatesStudy(Study[GatePlan]):
         lines = [*(gate.line for gate in judged), f"{self.name}: {overall(judged)}"]
         return path, lines, all(gate.passed for gate in judged)
 
-    def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-        question, seeds = self.experiment.question, {"G6": str(data["race_seeds"])}
-        judged = judge_gates(self.experiment, data)
-        return [(question, f"{g.name}: {g.asks}", g.label, g.muon, seeds.get(g.name, "1")) for g in judged]
+    def listed(self, data: dict[str, Any]) -> list[Listed]:
+        seeds = {"G6": str(data["race_seeds"])}
+        return [Listed(question=self.experiment.question, contrast=f"{g.name}: {g.asks}", answer=g.label, effect=g.muon,
+                       seeds=seeds.get(g.name, "1")) for g in judge_gates(self.experiment, data)]  # fmt: skip
 
-    def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
-        """Return the overall result and every gate that fails."""
+    def cells(self, data: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return the overall result."""
         judged = judge_gates(self.experiment, data)
-        failed = (f"{g.name}, {g.asks}: {g.muon}, AdamW {g.adamw}" for g in judged if not g.passed)
-        answers = "<br>".join([f"**{overall(judged)}** of {len(judged)} gates", *failed])
-        return [(self.experiment.question, answers, str(data["race_seeds"]))]
+        return [(self.experiment.question, f"**{overall(judged)}** of {len(judged)} gates")]

@@ -24,13 +24,13 @@ def write_gates_report(gates: Gates, data: dict[str, Any], reports: Path) -> tup
     """Write report and figure; return the report's path and the judged gates."""
     judged = judge_gates(gates, data)
     (reports / "figures").mkdir(parents=True, exist_ok=True)
-    figure = f"{gates.name}_curves.png"
-    _draw(data, reports / "figures" / figure)
+    file = f"{gates.name}_curves.png"
+    _draw(data, reports / "figures" / file)
     judged_at = {"ns_steps": data["ns_steps"], "overrides": {}, "preset": data["preset"]}
     operations = polar_operations(gates.configure("speed", "Muon", 0, **judged_at))
     path = write_markdown(
         "gates.md.j2", reports / gates.report_name, gates=gates, judged=judged, overall=overall(judged), data=data,
-        figure=figure, polar_gigaflops=operations / 1e9,
+        file=file, polar_gigaflops=operations / 1e9,
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("steps_not_finite")],
     )  # fmt: skip
     return path, judged

@@ -1,13 +1,68 @@
-"""The index of all reports and the README's table of results: questions with their answers, from collected data."""
+"""Collected data -> what is known where: the map of all answers, the index of reports, and `verdicts.jsonl`."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
+from ngpt.campaign.report.words import millions
 from ngpt.files import write_text
+
+VERDICTS = "verdicts.jsonl"
+"""name of the file with one line per answer; `verdicts.schema.json` beside it describes a line"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One answer as the index lists it."""
+
+    question: str
+    contrast: str
+    """name of the comparison, shortened by what the question's other answers share"""
+    answer: str
+    effect: str
+    """with interval and unit, or what was measured instead"""
+    seeds: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictLine:
+    """One line of `verdicts.jsonl`: a contrast, its answer, and the scope in which it was found."""
+
+    id: str
+    """campaign, scale and contrast; unique in the file"""
+    campaign: str
+    question: str
+    contrast: str
+    answer: str | None
+    """one of the four words; None for a control"""
+    confirmed: bool | None
+    """whether the prediction came true; None if there was none"""
+    effect: float | None
+    """paired difference, first minus second; None with fewer than two pairs"""
+    low: float | None
+    high: float | None
+    """95% t interval of the effect"""
+    unit: str
+    smallest_effect: float
+    seeds: int
+    agreeing: int
+    """seeds on which the contrast has the sign of the effect"""
+    preset: str
+    parameters: int | None
+    tokens: int | None
+    """training tokens of a run; None where runs end by the clock"""
+    data: str
+    arch: str
+    control: bool
+    date: str | None
+    """of the last run"""
+    commit: str | None
+    report: str
 
 
 class Indexed(ABC):
@@ -25,43 +80,89 @@ class Indexed(ABC):
         return read_data(self.experiment, reports)
 
     @abstractmethod
-    def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-        """Return question, name, verdict, effect with its unit, and seeds of every answer, question by question."""
+    def listed(self, data: dict[str, Any]) -> list[Listed]:
+        """Return every answer, question by question."""
 
     @abstractmethod
-    def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
-        """Return for each question its text, its answers in one cell of a table, and the number of seeds."""
+    def cells(self, data: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return each question with its answers in one cell of the map."""
+
+    def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:
+        """Return the lines of `verdicts.jsonl`, for an experiment that compares methods."""
+        return []
 
 
-def results_table(studies: Sequence[Indexed], reports: Path, link: str) -> str:
-    """Return a table with one row per question; `link` precedes each report's file name."""
-    rows = ["| question | answers | seeds | data, preset | report |", "|---|---|---|---|---|"]
+@dataclass(frozen=True, order=True)
+class Scope:
+    """A column of the map: a size and a text."""
+
+    parameters: int
+    preset: str
+    data: str
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> "Scope":
+        """Return the scope of collected data."""
+        return cls(data["parameters"] or 0, data["preset"], data["data"])
+
+    @property
+    def name(self) -> str:
+        """Name shown to people."""
+        return f"`{self.preset}`{f' ({millions(self.parameters)})' if self.parameters else ''}, {self.data}"
+
+
+def known_map(studies: Sequence[Indexed], reports: Path, link: str) -> str:
+    """Return a table of questions down, sizes and texts across; `link` precedes each report's file name.
+
+    An empty cell is a scope in which the question has not been asked.
+    """
     found, note = _collected(studies, reports)
+    scopes = sorted({Scope.of(data) for _, data in found})
+    lines = [f"| question | {' | '.join(scope.name for scope in scopes)} |", f"|---|{'---|' * len(scopes)}"]
     for study, data in found:
-        name = study.experiment.report_name
-        report = f"[{name.removesuffix('_REPORT.md')}]({link}{name})"
-        end = f"{data['data']}, {data['preset']} | {report} |"
-        rows += [f"| {question} | {answers} | {seeds} | {end}" for question, answers, seeds in study.summaries(data)]
-    return "\n".join(rows) + "\n" + note
+        for question, answers in study.cells(data):
+            cells = [answers if scope == Scope.of(data) else "" for scope in scopes]
+            lines.append(f"| [{question}]({link}{study.experiment.report_name}) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" + note
 
 
 def write_index(studies: Sequence[Indexed], reports: Path) -> None:
-    """Write `README.md` in `reports`, with one row per answer of the experiments that have data there."""
-    columns = "question | comparison | verdict | effect [95% interval] | seeds | data, preset | date | report"
-    lines = [f"| {columns} |", "|---|---|---|---|---|---|---|---|"]
-    found, note = _collected(studies, reports)
+    """Write `README.md` and `verdicts.jsonl` in `reports`, from the experiments that have data there."""
+    found, _ = _collected(studies, reports)
+    lines = [asdict(line) for study, data in found for line in study.verdicts(data)]
+    write_text(reports / VERDICTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    parts = [INTRODUCTION, known_map(studies, reports, ""), _how_often(lines), "## Every answer\n"]
     for study, data in found:
-        last, report = "", study.experiment.report_name
-        end = f"{data['data']}, {data['preset']} | {(data['dates'] or ['–'])[-1]} | [{report}]({report}) |"
-        for question, name, verdict, effect, seeds in study.rows(data):
-            shown = "" if question == last else question
-            lines.append(f"| {shown} | {name} | **{verdict}** | {effect} | {seeds} | {end}")
-            last = question
-    text = (
-        "# Reports\n\nGenerated by the campaigns in `runners/`. Every question, its answers by the rule fixed in the\n"
-        "experiment's file before the runs, the effects with 95% intervals, and the number of paired seeds.\n\n"
-    )
-    write_text(reports / "README.md", text + "\n".join(lines) + "\n" + note)
+        report, scope = study.experiment.report_name, Scope.of(data)
+        parts.append(f"### [{study.experiment.title}]({report})\n\n{scope.name}; {(data['dates'] or ['–'])[-1]}.\n")
+        listed = study.listed(data)
+        for question in dict.fromkeys(one.question for one in listed):
+            rows = [f"| {one.contrast} | {one.answer} | {one.effect} | {one.seeds} |"
+                    for one in listed if one.question == question]  # fmt: skip
+            head = "| comparison | answer | effect [95% interval] | seeds |\n|---|---|---|---|\n"
+            parts.append(f"{question}\n\n{head}" + "\n".join(rows) + "\n")
+    write_text(reports / "README.md", "\n".join(parts))
+
+
+INTRODUCTION = """# Reports
+
+Generated by the campaigns in `runners/`. Questions go down, sizes and texts across; an empty cell has not been tried.
+Each answer follows a rule fixed in the experiment's file before the runs: **better**, **worse**, **no difference that
+matters**, or **undecided**. Effects are differences of the final loss, first minus second, with 95% intervals over
+paired seeds. [verdicts.jsonl](verdicts.jsonl) has the same for programs.
+
+## What is known where
+"""
+
+
+def _how_often(lines: Sequence[dict[str, Any]]) -> str:
+    """Return at how many sizes and texts the questions have been asked."""
+    scopes: dict[str, set[tuple[str, str]]] = {}
+    for line in lines:
+        if not line["control"]:
+            scopes.setdefault(line["question"], set()).add((line["preset"], line["data"]))
+    once = sum(len(places) == 1 for places in scopes.values())
+    return f"Of {len(scopes)} questions about methods, {once} have been asked at one size and on one text only.\n"
 
 
 def _collected(studies: Sequence[Indexed], reports: Path) -> tuple[list[tuple[Indexed, dict[str, Any]]], str]:

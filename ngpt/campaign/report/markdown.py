@@ -1,5 +1,7 @@
 """Analysis -> markdown. The prose is in `templates/report.md.j2`; here are the numbers it prints. No torch."""
 
+import re
+import shlex
 from functools import partial
 from inspect import cleandoc
 from pathlib import Path
@@ -17,13 +19,15 @@ from ngpt.campaign.report.figures import draw_figures
 from ngpt.campaign.report.words import mean_sd, percent, signed
 from ngpt.files import write_text
 
-TELEMETRY_COLUMNS = {
-    "rotation_hidden_rad": "rotation, hidden (rad/step)", "rotation_spread_hidden": "its spread over vectors",
-    "rotation_embedding_rad": "rotation, embedding (rad/step)", "rotation_head_rad": "rotation, head (rad/step)",
-    "radial_share_hidden": "radial share, hidden",
-    "drift_hidden": "drift, hidden", "drift_embedding": "drift, embedding", "drift_head": "drift, head",
+TURNED = {
+    "rotation_hidden_rad": "rotation, hidden", "rotation_spread_hidden": "its spread",
+    "rotation_embedding_rad": "embedding", "rotation_head_rad": "head", "radial_share_hidden": "radial share, hidden",
+}  # fmt: skip
+LENGTHS = {
+    "drift_hidden": "drift, hidden", "drift_embedding": "embedding", "drift_head": "head",
     "orthogonality_error": "orthogonality error", "gate_mean": "gate", "step_mean": "residual step",
 }  # fmt: skip
+"""the quantities of each table of telemetry, with their columns' names"""
 
 
 def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
@@ -31,21 +35,23 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
     data = read_data(campaign, reports)
     analysis = analyze(campaign, data)
     summaries = analysis.summaries
-    most_rates = max(len(method.lrs) for method in campaign.methods)
     path = write_markdown(
         "report.md.j2", reports / campaign.report_name, campaign=campaign, analysis=analysis, data=data,
         files=draw_figures(campaign, analysis, data, reports / "figures"),
+        headline=words.headline(campaign, analysis, data), cost=cost_of(analysis, data),
+        ways=ways_to_be_surer(analysis, data),
         published=campaign.published.get((data["data"], data["preset"])),
-        columns={k: v for k, v in TELEMETRY_COLUMNS.items() if any(k in s.telemetry for s in summaries)},
+        telemetry=[{k: v for k, v in table.items() if any(k in s.telemetry for s in summaries)}
+                   for table in (TURNED, LENGTHS)],
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
-        command_of=partial(command_of, data), rates=most_rates, budget=data["training"].get("budget_seconds"),
-        tuning_cells={s.method.name: _tuning_cells(s, most_rates) for s in summaries},
-        aux_cells={
-            s.method.name: _cells(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
-            for s in summaries if not s.method.at_rates_of
-        },
+        command_of=partial(command_of, data), rates=max(len(method.lrs) for method in campaign.methods),
+        budget=data["training"].get("budget_seconds"),
+        tuning_cells={s.method.name: tuning_cell(s) for s in summaries},
+        aux_cells={s.method.name: grid_cell(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
+                   for s in summaries if not s.method.at_rates_of},
+        differences=differences(campaign, analysis, data), seeds=seeds_of(data), against=words.against,
         follow_up=campaign.follow_up and campaign.follow_up({s.method.name: s.comparison for s in summaries}),
-        ends_with_decay=ends_with_decay(data["training"]), costs_known=any("aux_lr" in row for row in data["runs"]),
+        ends_with_decay=ends_with_decay(data["training"]), short_name=words.short_name,
     )  # fmt: skip
     return path, analysis
 
@@ -56,31 +62,98 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
         loader=PackageLoader("ngpt.campaign.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.word_of, words.agreement, words.tally)
-    filters = (*of_words, nanmean, counted, interval, share_text, cleandoc)
+    of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.interval_text, words.word_of,
+                words.agreement, words.prediction)  # fmt: skip
+    filters = (*of_words, nanmean, counted, interval, share_text, cleandoc, hours_unit)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
-    write_text(path, environment.get_template(template).render(**content))
+    text = environment.get_template(template).render(**content)
+    write_text(path, re.sub(r"\n{3,}", "\n\n", text))  # a part that is left out leaves its blank lines
     return path
 
 
-def _tuning_cells(summary: MethodSummary, columns: int) -> list[str]:
-    """Return the tuning result of each rate of a method's grid; the chosen rate in bold, missing runs counted."""
+def tuning_cell(summary: MethodSummary) -> str:
+    """Return the tuning result at each hidden rate of a method, or why there is none."""
     if source := summary.method.at_rates_of:
-        return [f"rates of {source}"] + ["–"] * (columns - 1)
-    if len(summary.method.lrs) == 1 < columns:
-        return [f"{summary.method.lrs[0]:g}, not tuned"] + ["–"] * (columns - 1)
-    return _cells(summary.method.lrs, summary.tuning, summary.chosen_lr)
+        return f"at the rates of {source}"
+    if len(summary.method.lrs) == 1:
+        return f"{summary.method.lrs[0]:g}, not tuned"
+    return grid_cell(summary.method.lrs, summary.tuning, summary.chosen_lr)
 
 
-def _cells(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None) -> list[str]:
-    """Return the tuning result (seeds, rates) of each rate of a grid."""
-    cells = []
+def grid_cell(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None) -> str:
+    """Return `0.015: 2.196, **0.03: 2.105**`: the mean of the results (seeds, rates) at each rate of a grid.
+
+    The chosen rate is bold. Where runs are missing, those that there are are counted.
+    """
+    parts = []
     for index, lr in enumerate(grid):
         values = tuning[:, index] if len(tuning) else np.empty(0)
-        runs = "" if np.isfinite(values).all() else f" ({counted(values)} runs)"
-        cell = f"{lr:g}: {mean_sd(values)}{runs}"
-        cells.append(f"**{cell}**" if lr == chosen else cell)
-    return cells
+        whole = values.size and np.isfinite(values).all()
+        part = f"{lr:g}: {values.mean():.3f}" if whole else f"{lr:g}: – ({counted(values)} runs)"
+        parts.append(f"**{part}**" if lr == chosen else part)
+    return ", ".join(parts)
+
+
+def cost_of(analysis: Analysis, data: dict[str, Any]) -> str:
+    """Return `315 runs, 0.5 core-hours`; hours, where runs had several threads or a GPU."""
+    hours = sum(summary.hours for summary in analysis.summaries)
+    return f"{len(data['runs'])} runs, {hours:.1f} {hours_unit(data)}"
+
+
+def hours_unit(data: dict[str, Any]) -> str:
+    """Return the unit in which the time of runs is counted."""
+    one_core = all(e["threads"] == 1 and re.search(r"\d+ cores\)$", e["device"]) for e in data["environments"])
+    return "core-hours" if one_core else "hours of training"
+
+
+def ways_to_be_surer(analysis: Analysis, data: dict[str, Any]) -> list[str]:
+    """Return what more certainty would cost: half as wide intervals, and enough seeds for what is undecided."""
+    compared = [summary for summary in analysis.summaries if summary.comparison_runs]
+    if not compared:
+        return []
+    runs = max(summary.comparison_runs for summary in compared)
+    each = sum(summary.hours * summary.comparison_runs / (summary.tuning_runs + summary.comparison_runs)
+               for summary in compared) / runs  # fmt: skip
+    ways = [f"intervals half as wide take about {4 * runs} seeds, {3 * runs * each:.2g} more {hours_unit(data)}"]
+    undecided = [answer for answer in analysis.answers if answer.verdict.seeds_needed and not answer.contrast.control]
+    if undecided:
+        first = min(undecided, key=lambda answer: answer.verdict.seeds_needed or 0)
+        ways.append(f"the undecided answer that is nearest to one, {first.contrast.name}, takes about "
+                    f"{first.verdict.seeds_needed:,} seeds")  # fmt: skip
+    return ways
+
+
+def seeds_of(data: dict[str, Any]) -> list[int]:
+    """Return the comparison seeds."""
+    return sorted({row["seed"] for row in data["runs"] if row["stage"] == "comparison"})
+
+
+def differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> dict[str, str]:
+    """Return by method how its command differs from that of its baseline, at the chosen rates of both."""
+    compared = [summary for summary in analysis.summaries if summary.chosen_lr is not None]
+    flags = {summary.method.name: _flags(command_of(data, summary)) for summary in compared}
+    found = {}
+    for summary in analysis.summaries:
+        name, baseline = summary.method.name, campaign.baseline_of(summary.method)
+        if name == baseline or name not in flags or baseline not in flags:
+            continue
+        mine, base = flags[name], flags[baseline]
+        parts = [f"`{flag} {mine[flag]}`".replace(" `", "`") + (f" instead of `{base[flag]}`" if flag in base else "")
+                 for flag in mine if mine[flag] != base.get(flag)]  # fmt: skip
+        parts += [f"without `{flag} {base[flag]}`".replace(" `", "`") for flag in base if flag not in mine]
+        found[name] = f"against {baseline}: {', '.join(parts) or 'no flag differs'}"
+    return found
+
+
+def _flags(command: str) -> dict[str, str]:
+    """Return the values of a command's flags."""
+    found: dict[str, list[str]] = {}
+    for part in shlex.split(command):
+        if part.startswith("--"):
+            last = found.setdefault(part, [])
+        elif found:
+            last.append(part)
+    return {flag: " ".join(values) for flag, values in found.items() if flag != "--seed"}
 
 
 def command_of(data: dict[str, Any], summary: MethodSummary) -> str:

@@ -166,12 +166,18 @@ def tally(answers: Sequence[Answer]) -> str:
 
 
 def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> list[str]:
-    """Return the answer to each question in a sentence; the first names the scale. Controls have none."""
+    """Return the answer to each question in a sentence; the first names the scale. Controls have none.
+
+    In a campaign about one method, only its own comparisons are said, each in a sentence.
+    """
     said = []
     for answers in analysis.questions().values():
         asked = [answer for answer in answers if not answer.contrast.control]
-        if asked:
-            said.append(sentence(analysis, asked[0]) if len(asked) == 1 else tally(asked))
+        own = [a for a in asked if a.contrast.weights.get(campaign.subject, 0) > 0]
+        if campaign.subject or len(asked) == 1:
+            said += [sentence(analysis, answer) for answer in (own if campaign.subject else asked)]
+        elif asked:
+            said.append(tally(asked))
     return [f"On {scale_of(data)}, {said[0]}.", *(f"{text[0].upper()}{text[1:]}." for text in said[1:])] if said else []
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.campaign.analysis.analyze import analyze
-from ngpt.campaign.command import CampaignStudy, seeds_of
+from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition.plan import Plan
 from ngpt.campaign.execution.collect import data_path
-from ngpt.campaign.report.words import effect_of
+from ngpt.campaign.report.index import Listed, VerdictLine
+from ngpt.campaign.report.words import agreement, effect_of
 from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Findings, find
 from ngpt.campaign.sensitivity.definition import Sensitivity
 from ngpt.campaign.sensitivity.report import write_sensitivity_report
@@ -48,21 +49,25 @@ class SensitivityStudy(CampaignStudy):
         lines = [f"{question} {answer}".replace("<br>", ". ") for question, answer in _answers(self.study, findings)]
         return path, lines, not (analysis.idle or analysis.counts.get("failed"))
 
-    def rows(self, data: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    def listed(self, data: dict[str, Any]) -> list[Listed]:
         """Return one row for every setting of every method, with the best place to which it was moved."""
-        found: list[tuple[str, str, str, str, str]] = []
+        found = []
         for scan in self._findings(data).judged:
             best = scan.best
             effect = "–" if best is None else f"{effect_of(best.answer)} {self.study.rule.unit}"
             values = "" if best is None else " ".join(["", *(f"{value:.6g}" for value in best.values)])
-            row = (self.study.question, scan.name + values, scan.state, effect, seeds_of(scan.answers))
-            found.append(row)
+            seeds = "–" if best is None else agreement(best.answer)
+            question = f"{self.study.question} The best other value of each setting:"
+            found.append(Listed(question=question, contrast=scan.name + values, answer=scan.state, effect=effect,
+                                seeds=seeds))  # fmt: skip
         return found
 
-    def summaries(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
-        findings = self._findings(data)
-        seeds = seeds_of([answer for scan in findings.scans for answer in scan.answers])
-        return [(question, answer, seeds) for question, answer in _answers(self.study, findings)]
+    def cells(self, data: dict[str, Any]) -> list[tuple[str, str]]:
+        return _answers(self.study, self._findings(data))
+
+    def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:
+        """Return nothing: a setting's state is not one of the four words."""
+        return []
 
     def _findings(self, data: dict[str, Any]) -> Findings:
         campaign = self.study.at(data["preset"])

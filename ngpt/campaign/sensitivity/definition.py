@@ -64,6 +64,8 @@ class Sensitivity:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """configuration fields shared by all runs"""
     reading: str = ""
+    does_not_show: str = ""
+    follows: str = ""
 
     def __post_init__(self) -> None:
         check(self.rule.predicted == "lower", f"{self.name}: a better value is predicted to give a lower metric")
@@ -112,7 +114,8 @@ class Sensitivity:
             arms.append(Method(name=point.name, fields=fields, lrs=(lr,), family=point.method))
         return Campaign(
             name=self.name, title=self.title, question=self.question, claim=self.claim, preset=preset,
-            fields=self.fields, reading=self.reading, methods=tuple(arms), baselines=tuple(self.methods),
+            fields=self.fields, reading=self.reading, does_not_show=self.does_not_show,
+            follows=self.follows, methods=tuple(arms), baselines=tuple(self.methods),
             rule=self.rule, tuning_seeds=self.seeds, comparison_seeds=self.seeds,
         )  # fmt: skip
 
