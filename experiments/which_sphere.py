@@ -81,8 +81,8 @@ CAMPAIGN = Campaign(
         of the steps. Without a constraint the best rate is at the end of its grid where steps are not matched; where
         they are, runs diverge at the larger rates.
 
-        The prediction, that no other constraint gains, came true; that the differences are smaller at equal angle did
-        not. *Other batches* differ by about as much as some of these constraints do, but unpaired: the comparisons here
+        The prediction, that no other constraint gains, is confirmed where the answer is known; that the differences are
+        smaller at equal angle did not come true. *Other batches* differ by about as much as some of these constraints do, but unpaired: the comparisons here
         are between runs on the same batches.
     """,
     does_not_show=r"""

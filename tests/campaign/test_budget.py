@@ -180,9 +180,9 @@ def test_grids_are_of_one_size_or_of_one_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "label"), [((0, 1, 2), "supported"), ((1,), "supported"), ((1, 2), "inconclusive")], ids=str
+    ("grid", "word"), [((0, 1, 2), "better"), ((1,), "better"), ((1, 2), "undecided")], ids=str
 )
-def test_a_rate_that_is_part_of_the_method_is_no_edge_of_a_grid(grid: tuple[int, ...], label: str) -> None:
+def test_a_rate_that_is_part_of_the_method_is_no_edge_of_a_grid(grid: tuple[int, ...], word: str) -> None:
     """Adam's chosen rate is its middle one: inside a grid of three, the only one, at the edge of a grid of two."""
     muon, adam = (
         dataclasses.replace(method, lrs=tuple(method.lrs[i] for i in grid)) if method.name == "Adam" or len(grid) == 2
@@ -190,4 +190,4 @@ def test_a_rate_that_is_part_of_the_method_is_no_edge_of_a_grid(grid: tuple[int,
         for method in CAMPAIGN.methods
     )  # fmt: skip
     campaign = dataclasses.replace(CAMPAIGN, methods=(muon, adam))
-    assert analyze(campaign, made_up(gain=0.2)).answers[0].verdict.label == label
+    assert analyze(campaign, made_up(gain=0.2)).answers[0].verdict.word == word

@@ -152,7 +152,7 @@ def test_a_report_goes_where_git_does_not_look_unless_it_is_published(
     assert carry_out(CAMPAIGN, flags) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     assert path == Path("runs/reports/MINI_REPORT.md") and untracked() == before, "git sees nothing new"
-    assert "[MINI_REPORT.md](MINI_REPORT.md)" in (path.parent / "README.md").read_text(), "its index lists it"
+    assert "](MINI_REPORT.md)" in (path.parent / "README.md").read_text(), "its index lists it"
     assert (path.parent / "data" / "mini.json").exists() and not published.exists()
 
     with pytest.raises(InputError, match=r"reports/data/mini.json: no such file"):

@@ -10,9 +10,9 @@ from test_report import SEEDS, made_up, row
 
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.command import CampaignStudy
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, read_data, write_data
-from ngpt.campaign.report.index import results_table, write_index
+from ngpt.campaign.report.index import known_map, write_index
 from ngpt.campaign.report.markdown import write_report
 
 COST = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=2)
@@ -87,35 +87,34 @@ def test_a_difference_of_differences_is_taken_seed_by_seed() -> None:
     answers = analyze(SCAN, content).questions()
     assert list(answers) == ["Does Muon need it less often?", "Does K cost anything?"]
     (first,) = answers["Does Muon need it less often?"]
-    assert first.verdict.label == "supported" and first.verdict.effect is not None
+    assert first.verdict.word == "better" and first.verdict.effect is not None
     assert first.verdict.effect.mean == pytest.approx(np.mean(each), abs=1e-12)
     assert first.verdict.effect.sd == pytest.approx(np.std(each, ddof=1), rel=1e-9)
-    assert [a.verdict.label for a in answers["Does K cost anything?"]] == ["supported", "supported"]
+    assert [a.verdict.word for a in answers["Does K cost anything?"]] == ["worse", "worse"]
     assert analyze(SCAN, content).winner is None, "a cost that is shown is no win"
 
 
-def test_no_cost_is_the_prediction_refuted() -> None:
+def test_no_cost_is_no_difference() -> None:
     analysis = analyze(SCAN, data(Muon20=2.0))
-    assert {a.contrast.name: a.verdict.label for a in analysis.answers} == {
-        "Muon's cost minus Adam's": "supported",
-        "Muon, K = 20 against Muon, K = 1": "refuted",
-        "Adam, K = 20 against Adam, K = 1": "supported",
+    assert {a.contrast.name: a.verdict.word for a in analysis.answers} == {
+        "Muon's cost minus Adam's": "better",
+        "Muon, K = 20 against Muon, K = 1": "no difference that matters",
+        "Adam, K = 20 against Adam, K = 1": "worse",
     }
 
 
 @pytest.mark.parametrize(
-    ("rule", "label", "methods"),
+    ("word", "methods"),
     [
-        (GAIN, "supported", ["b"]),  # a better rate of the baseline would raise a - b
-        (GAIN, "refuted", ["a"]),
-        (COST, "supported", ["a"]),  # a better rate of the method would lower its cost
-        (COST, "refuted", ["b"]),
-        (GAIN, "inconclusive", []),
+        ("better", ["b"]),  # a better rate of the baseline would raise a - b
+        ("worse", ["a"]),
+        ("no difference that matters", ["a", "b"]),
+        ("undecided", []),
     ],
 )
-def test_whose_better_tuning_could_overturn_a_verdict(rule: Rule, label: str, methods: list[str]) -> None:
-    contrast = Contrast(name="a - b", weights={"a": 1, "b": -1}, question="?", rule=rule)
-    assert contrast.methods_that_could_overturn(label) == methods
+def test_whose_better_tuning_could_overturn_an_answer(word: Word, methods: list[str]) -> None:
+    contrast = Contrast(name="a - b", weights={"a": 1, "b": -1, "c": 0}, question="?", rule=GAIN)
+    assert contrast.methods_that_could_overturn(word) == methods
 
 
 def test_a_rate_at_the_edge_takes_its_verdicts_and_no_others() -> None:
@@ -123,12 +122,12 @@ def test_a_rate_at_the_edge_takes_its_verdicts_and_no_others() -> None:
     for r in content["runs"]:
         if r["stage"] == "comparison" and r["method"] == named("Muon", 20):
             r["lr"] = LRS[-1]
-    labels = {a.contrast.name: a.verdict for a in analyze(SCAN, content).answers}
-    taken = labels["Muon, K = 20 against Muon, K = 1"]
-    assert taken.label == "inconclusive" and "Muon, K = 20 may lie beyond its grid" in taken.reason
-    assert labels["Adam, K = 20 against Adam, K = 1"].label == "supported"
+    verdicts = {a.contrast.name: a.verdict for a in analyze(SCAN, content).answers}
+    taken = verdicts["Muon, K = 20 against Muon, K = 1"]
+    assert taken.word == "undecided" and "Muon, K = 20 may lie beyond its grid" in taken.reason
+    assert verdicts["Adam, K = 20 against Adam, K = 1"].word == "worse"
     # a better tuned K = 20 would lower Muon's cost still more
-    assert labels["Muon's cost minus Adam's"].label == "supported"
+    assert verdicts["Muon's cost minus Adam's"].word == "better"
 
 
 @pytest.mark.parametrize("weights", [{"a": 1.0}, {"a": 1.0, "b": -0.5}, {"a": 0.0, "b": 0.0}])
@@ -155,23 +154,28 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
     path, _ = write_report(SCAN, tmp_path)
     text = path.read_text()
     order = [
-        "**Does Muon need it less often?**",
-        "**Muon's cost minus Adam's: supported.**",
-        "**Does K cost anything?**",
-        "Of 2 comparisons, 2 are supported (Muon, K = 20 against Muon, K = 1; Adam, K = 20",
+        "Muon's cost minus Adam's: −0.15",
+        "Of 2 comparisons, none is better and 2 are worse (+0.0",
+        "## Answers",
+        "**Does Muon need it less often?** Predicted lower: confirmed.",
+        "| Muon's cost minus Adam's | **better** |",
+        "**Does K cost anything?** Predicted higher: confirmed for all of 2.",
+        "| Adam, K = 20 against Adam, K = 1 | **worse** |",
     ]
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
-    assert "No winner" not in text and "Winner" not in text
-    for kind in ("effects", "scan", "loss_against_lr", "loss_curves", "telemetry"):
+    assert "No method is better by the rule." in text, "a smaller cost is no better method"
+    for kind in ("effects", "scan", "loss_against_lr", "differences", "telemetry"):
         assert f"figures/scan_{kind}.png" in text
         assert (tmp_path / "figures" / f"scan_{kind}.png").stat().st_size > 10_000
 
-    table = results_table([CampaignStudy(SCAN)], tmp_path, "reports/").splitlines()
-    assert len(table) == 4 and table[2].startswith("| Does Muon need it less often? | Muon's cost minus Adam's: **supp")
-    assert "<br>Adam, K = 20 against Adam, K = 1: **supported**" in table[3]
+    table = known_map([CampaignStudy(SCAN)], tmp_path, "reports/").splitlines()
+    assert table[0] == "| question | `tiny` (1,000), text.txt |" and len(table) == 4
+    assert table[2].startswith("| [Does Muon need it less often?](reports/SCAN_REPORT.md) | **better**: −0.15")
+    assert table[3].startswith("| [Does K cost anything?](reports/SCAN_REPORT.md) | 2 **worse**: +0.0")
     write_index([CampaignStudy(SCAN)], tmp_path)
-    index = (tmp_path / "README.md").read_text().splitlines()
-    assert len(index) == 10 and all("| 2026-01-31 |" in line for line in index[-3:])
+    index = (tmp_path / "README.md").read_text()
+    assert "Of 2 questions about methods, 2 have been asked at one size and on one text only." in index
+    assert "`tiny` (1,000), text.txt; 2026-01-31." in index and "| Adam, K = 20 against Adam, K = 1 | worse |" in index
 
 
 def test_a_campaign_with_outdated_data_is_named_in_the_index_and_stops_no_other(tmp_path: Path) -> None:
@@ -179,7 +183,7 @@ def test_a_campaign_with_outdated_data_is_named_in_the_index_and_stops_no_other(
     edited = dataclasses.replace(SCAN, leading=())
     with pytest.raises(OutdatedDataError, match=r"scan\.json: collected before experiments/scan\.py was changed"):
         read_data(edited, tmp_path)
-    table = results_table([CampaignStudy(edited)], tmp_path, "reports/")
-    assert "| Does" not in table
+    table = known_map([CampaignStudy(edited)], tmp_path, "reports/")
+    assert "| [Does" not in table
     assert table.endswith("were collected: SCAN_REPORT.md (`python runners/scan.py` rebuilds it).\n")
-    assert "Not listed" not in results_table([CampaignStudy(SCAN)], tmp_path, "reports/")
+    assert "Not listed" not in known_map([CampaignStudy(SCAN)], tmp_path, "reports/")

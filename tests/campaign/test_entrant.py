@@ -76,9 +76,11 @@ def test_a_whole_campaign(arguments: list[str], tmp_path: Path, capsys: pytest.C
     assert carry_out([RULE, *arguments]) == 0
     text = (tmp_path / "out" / "reports" / "MY_RULE_REPORT.md").read_text()
     assert "# MyRule against Muon and Adam" in text and "70 runs planned: 70 done." in text
-    assert "**Muon, other batches against Muon: " in text
-    assert "**MyRule, equal angle against Muon, equal angle: " in text
-    assert "**Which methods end lower than a tuned Muon?**" in text and "than a tuned Adam?**" in text
+    headline = next(line for line in text.splitlines() if line.startswith("**On a "))
+    assert headline.count(" nats per token ") == 3 and headline.count("MyRule") >= 3, "against Muon, Adam, equal angle"
+    assert "| Muon, other batches | control |" in text and "| MyRule, equal angle | **" in text
+    assert "**Which methods end lower than a tuned Muon?** No prediction was made." in text
+    assert "than a tuned Adam?**" in text and "**What follows.** `tiny` is a quick look." in text
     assert "with `momentum=0.95`, or by an opponent" in text
     assert "it descends." in text and f"python runners/try_optimizer.py {RULE}" in text
     rates = next(line for line in text.splitlines() if line.startswith("| MyRule | 0."))

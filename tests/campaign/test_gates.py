@@ -26,7 +26,7 @@ from ngpt.campaign.gates.command import GatesStudy
 from ngpt.campaign.gates.definition import Gates
 from ngpt.campaign.gates.judge import judge_gates, overall
 from ngpt.campaign.gates.report import write_gates_report
-from ngpt.campaign.report.index import results_table, write_index
+from ngpt.campaign.report.index import known_map, write_index
 from ngpt.config import RunConfig, Runtime
 from ngpt.errors import InputError
 from ngpt.files import read_json
@@ -305,10 +305,10 @@ def test_the_report_is_rebuilt_from_its_data(healthy: Path, tmp_path: Path) -> N
 def test_the_index_has_a_row_a_gate(healthy: Path) -> None:
     write_index([GatesStudy(GATES)], healthy / "r")
     index = (healthy / "r" / "README.md").read_text()
-    assert all(f"| {name}: " in index for name in ("G1", "G7")) and index.count("**PASS**") == 7
-    assert "| **PASS** of 7 gates |" in results_table([GatesStudy(GATES)], healthy / "r", "reports/")
+    assert all(f"| {name}: " in index for name in ("G1", "G7")) and index.count("| PASS |") == 7
+    assert "| **PASS** of 7 gates |" in known_map([GatesStudy(GATES)], healthy / "r", "reports/")
     other = dataclasses.replace(GATES, ns_steps_if_slow=4)
-    assert "Not listed" in results_table([GatesStudy(other)], healthy / "r", "reports/")
+    assert "Not listed" in known_map([GatesStudy(other)], healthy / "r", "reports/")
 
 
 def places(folder: Path) -> list[str]:

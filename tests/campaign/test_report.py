@@ -75,7 +75,7 @@ def test_the_numbers_of_a_report() -> None:
     (answer,) = analysis.answers
     assert answer.verdict.effect is not None
     assert answer.verdict.effect.mean == pytest.approx(difference, abs=1e-12)
-    assert answer.verdict.label == "supported" and analysis.winner == "Muon" and analysis.complete
+    assert answer.verdict.word == "better" and analysis.winner == "Muon" and analysis.complete
     assert muon.optimum is not None and muon.optimum.lr == pytest.approx(0.03, rel=0.1) and not muon.optimum.at_edge
     assert muon.tokens_per_second_ratio == pytest.approx(0.5)
     # Muon's curve falls by 1 over steps 4 to 8 and ends about 0.1 lower: at Adam's final loss after 8 - 0.4 steps
@@ -84,21 +84,23 @@ def test_the_numbers_of_a_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gain", "noise", "label"), [(-0.1, 0.01, "refuted"), (0.0, 1e-4, "refuted"), (0.0, 0.2, "inconclusive")]
+    ("gain", "noise", "word"),
+    [(-0.1, 0.01, "worse"), (0.0, 1e-4, "no difference that matters"), (0.0, 0.2, "undecided")],
 )
-def test_no_effect_is_not_a_win(gain: float, noise: float, label: str, tmp_path: Path) -> None:
+def test_no_effect_is_not_a_win(gain: float, noise: float, word: str, tmp_path: Path) -> None:
     data = made_up(gain, noise)
     analysis = analyze(CAMPAIGN, data)
-    assert analysis.winner is None and analysis.answers[0].verdict.label == label
+    assert analysis.winner is None and analysis.answers[0].verdict.word == word
     text = report(data, tmp_path)
-    assert f"**Muon against Adam: {label}.**" in text and "No winner by the rule." in text
+    assert f"| Muon | **{word}" in text and "No method is better by the rule." in text
+    assert f"seeds: {word}" in text.splitlines()[2] and "Predicted lower: not confirmed." in text
 
 
 def test_the_first_paragraph_answers_and_the_same_data_give_the_same_text(tmp_path: Path) -> None:
     text = report(made_up(), tmp_path)
     lines = [line for line in text.splitlines() if line]
-    assert lines[1] == f"**{CAMPAIGN.question}**" and lines[2].startswith("**Muon against Adam: supported.**")
-    assert "95% interval [" in lines[2] and "4 paired seeds" in lines[2]
+    assert lines[1].startswith("**On a 1,000-parameter model and 256 tokens of text.txt, Muon ends 0.")
+    assert "on all 4 seeds: better. That is as much as Adam gains in the last " in lines[1]
     assert report(made_up(), tmp_path) == text
 
 
@@ -123,7 +125,7 @@ def test_a_comparison_run_that_diverged_is_no_evidence_for_its_method(tmp_path: 
     del final["final_val_loss"]
     final["status"] = "diverged"
     analysis = analyze(CAMPAIGN, data)
-    assert analysis.winner is None and analysis.answers[0].verdict.label == "inconclusive"
+    assert analysis.winner is None and analysis.answers[0].verdict.word == "undecided"
     assert "missing" in report(data, tmp_path)
 
 
@@ -140,7 +142,7 @@ def test_a_report_before_the_comparison_says_what_there_is(tmp_path: Path) -> No
     data = made_up()
     data["runs"] = [r for r in data["runs"] if r["stage"] == "tuning"]
     text = report(data, tmp_path)
-    assert "Incomplete" in text and "inconclusive" in text and "| Muon | 0.0" in text
+    assert "Incomplete" in text and "undecided" in text and "| Muon | 0.0" in text
 
 
 def test_a_report_of_methods_that_never_finished(tmp_path: Path) -> None:
@@ -156,28 +158,23 @@ def test_a_baseline_that_is_missing_a_run_is_beaten_by_nobody() -> None:
     final = next(r for r in data["runs"] if r["stage"] == "comparison" and r["method"] == "Adam")
     del final["final_val_loss"]
     verdict = analyze(CAMPAIGN, data).answers[0].verdict
-    assert verdict.label == "inconclusive" and "missing" in verdict.reason
+    assert verdict.word == "undecided" and "missing" in verdict.reason
 
 
 @pytest.mark.parametrize(
-    ("gain", "edge", "label"),
-    [
-        (0.1, "Adam", "inconclusive"),
-        (0.1, "Muon", "supported"),
-        (-0.1, "Adam", "refuted"),
-        (-0.1, "Muon", "inconclusive"),
-    ],
+    ("gain", "edge", "word"),
+    [(0.1, "Adam", "undecided"), (0.1, "Muon", "better"), (-0.1, "Adam", "worse"), (-0.1, "Muon", "undecided")],
 )
-def test_an_untuned_rate_decides_nothing_in_its_disfavor(gain: float, edge: str, label: str, tmp_path: Path) -> None:
-    """A baseline at the edge of its grid is not beaten, a method at the edge of its own is not refuted."""
+def test_an_untuned_rate_decides_nothing_in_its_disfavor(gain: float, edge: str, word: str, tmp_path: Path) -> None:
+    """A baseline at the edge of its grid is not beaten, a method at the edge of its own is not called worse."""
     data = made_up(gain)
     grid = next(method.lrs for method in CAMPAIGN.methods if method.name == edge)
     for r in data["runs"]:
         if r["stage"] == "comparison" and r["method"] == edge:
             r["lr"] = grid[-1]
     data["commands"] |= {f"{edge}|{grid[-1]}|0": "--flag"}
-    assert analyze(CAMPAIGN, data).answers[0].verdict.label == label
-    assert (f"best rate of {edge} may lie beyond its grid" in report(data, tmp_path)) == (label == "inconclusive")
+    assert analyze(CAMPAIGN, data).answers[0].verdict.word == word
+    assert (f"best rate of {edge} may lie beyond its grid" in report(data, tmp_path)) == (word == "undecided")
 
 
 def test_data_of_another_rule_make_no_report(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_of_two_better_values_the_one_that_is_shown_to_be_better_is_named(tmp_pa
     low, high = gate.moved
     assert low.answer.verdict.effect is not None and high.answer.verdict.effect is not None
     assert low.answer.verdict.effect.mean < high.answer.verdict.effect.mean
-    assert low.answer.verdict.label != "supported" and gate.best is high
+    assert low.answer.verdict.word != "better" and gate.best is high
 
 
 def test_the_surface_is_judged_where_both_knobs_are_moved() -> None:
@@ -315,5 +315,5 @@ def test_data_of_another_preset_are_read_as_what_they_are(tmp_path: Path) -> Non
     write_data(tmp_path, data_of(at_rung_2, lambda point: 2.0))
     study = SensitivityStudy(STUDY)
     write_index([study], tmp_path)
-    assert "| text.txt, rung-2 |" in (tmp_path / "README.md").read_text()
+    assert "| question | `rung-2` (10), text.txt |" in (tmp_path / "README.md").read_text()
     assert study.report(tmp_path)[0].exists()

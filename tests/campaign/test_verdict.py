@@ -1,4 +1,4 @@
-"""Each label from each side, what blocks a verdict, and the winner the engine names."""
+"""Each word from each side, what blocks a word, which prediction it confirms, and the winner the engine names."""
 
 import math
 
@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngpt.campaign.analysis.statistics import PairedDifference, paired_difference
-from ngpt.campaign.analysis.verdict import Label, judge, judge_campaign
-from ngpt.campaign.definition import Campaign, Direction, Method, Rule
+from ngpt.campaign.analysis.verdict import judge, judge_campaign
+from ngpt.campaign.definition import Campaign, Method, Prediction, Rule, Word
 
 LRS = (0.01, 0.03, 0.1)
 
 
-def rule(predicted: Direction = "lower", smallest: float = 0.01, seeds: int = 3) -> Rule:
+def rule(predicted: Prediction = "lower", smallest: float = 0.01, seeds: int = 3) -> Rule:
     return Rule(metric="final_val_loss", predicted=predicted, smallest_effect=smallest, unit="nats", seeds=seeds)
 
 
@@ -22,77 +22,100 @@ def around(mean: float, half: float, n: int = 5) -> PairedDifference:
     return PairedDifference(mean, half * math.sqrt(n) / 2.776, n, mean - half, mean + half, None, None, 0.5)
 
 
-CASES = [
-    (-0.030, 0.010, "supported", "refuted"),
-    (-0.010, 0.005, "supported", "refuted"),  # exactly the smallest effect; seen from "higher", the other side
-    (-0.008, 0.001, "refuted", "refuted"),  # real, but within what does not matter
-    (-0.008, 0.006, "inconclusive", "refuted"),  # real, perhaps large enough
-    (-0.030, 0.040, "inconclusive", "inconclusive"),  # large, perhaps nothing
-    (-0.030, 0.030, "inconclusive", "inconclusive"),  # an interval that touches zero contains it
-    (0.000, 0.010, "refuted", "refuted"),  # exactly within
-    (0.000, 0.020, "inconclusive", "inconclusive"),
-    (0.000, 0.000, "refuted", "refuted"),  # the same numbers in both arms
-    (-0.030, 0.000, "supported", "refuted"),
+SAME: Word = "no difference that matters"
+CASES: list[tuple[float, float, Word]] = [
+    (-0.030, 0.010, "better"),
+    (-0.010, 0.005, "better"),  # exactly the smallest effect
+    (-0.008, 0.001, SAME),  # real, but within what does not matter
+    (-0.008, 0.006, "undecided"),  # real, perhaps large enough
+    (-0.030, 0.040, "undecided"),  # large, perhaps nothing
+    (-0.030, 0.030, "undecided"),  # an interval that touches zero contains it
+    (0.000, 0.010, SAME),  # exactly within
+    (0.000, 0.020, "undecided"),
+    (0.000, 0.000, SAME),  # the same numbers in both arms
+    (-0.030, 0.000, "better"),
 ]
+CONFIRMS: dict[tuple[Word, Prediction], bool] = {
+    ("better", "lower"): True, ("better", "higher"): False, ("better", "not lower"): False,
+    ("worse", "lower"): False, ("worse", "higher"): True, ("worse", "not lower"): True,
+    (SAME, "lower"): False, (SAME, "higher"): False, (SAME, "not lower"): True,
+    ("undecided", "lower"): False, ("undecided", "higher"): False, ("undecided", "not lower"): False,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("mean", "half", "lower", "higher"), CASES)
-def test_judge_from_both_sides(mean: float, half: float, lower: str, higher: str) -> None:
+@pytest.mark.parametrize(("mean", "half", "word"), CASES)
+def test_the_word_does_not_depend_on_the_prediction(mean: float, half: float, word: Word) -> None:
     for sign in (1, -1):
-        d = around(sign * mean, half)
-        labels = [judge(rule(predicted), d).label for predicted in ("lower", "higher")]
-        assert labels == [lower, higher][::sign]
+        turned: Word = {"better": "worse", "worse": "better"}.get(word, word) if sign < 0 else word  # type: ignore[assignment]
+        for predicted in ("lower", "higher", "not lower", None):
+            verdict = judge(rule(predicted), around(sign * mean, half))
+            assert verdict.word == turned
+            assert verdict.confirmed == (None if predicted is None else CONFIRMS[turned, predicted])
+            clear = abs(mean) > half
+            assert verdict.side == ("" if not clear else "lower" if sign * mean < 0 else "higher")
 
 
 def test_the_reason_is_a_sentence_with_the_numbers() -> None:
     assert judge(rule(), around(-0.03, 0.01)).reason == (
-        "final_val_loss differs from the baseline by -0.03 nats (95% interval -0.04 to -0.02, 5 seeds): "
-        "lower as predicted, by at least the 0.01 nats that matter."
+        "final_val_loss differs by -0.03 nats (95% interval -0.04 to -0.02, 5 seeds): "
+        "lower by at least the 0.01 nats that matter."
+    )
+    small = judge(rule(), around(0.008, 0.001))
+    assert small.why == "higher, but within the 0.01 nats that matter"
+    assert judge(rule(), around(0.0, 0.001)).why == "within the 0.01 nats that matter"
+    perhaps = judge(rule(), around(0.008, 0.006))
+    assert perhaps.why == (
+        f"higher, but whether by the 0.01 nats that matter is open; about {perhaps.seeds_needed} seeds would decide"
     )
     undecided = judge(rule(), around(-0.03, 0.04))
-    assert undecided.reason.endswith(f"about {undecided.seeds_needed} seeds would decide.")
+    assert undecided.why == (
+        f"the interval contains zero and more than the 0.01 nats that matter; about {undecided.seeds_needed} seeds "
+        "would decide"
+    )
     never = judge(rule(), around(-0.0099999, 0.04))
     assert never.seeds_needed is None and never.reason.endswith("not even 10,000 seeds would decide.")
 
 
 def test_too_few_seeds_decide_nothing() -> None:
     verdict = judge(rule(seeds=9), around(-0.03, 0.01), n_missing=2)
-    assert (verdict.label, verdict.seeds_needed) == ("inconclusive", 9)
-    assert "5 seeds" in verdict.reason and "9 complete pairs" in verdict.reason and "2 of the arm's" in verdict.reason
+    assert (verdict.word, verdict.seeds_needed, verdict.confirmed) == ("undecided", 9, False)
+    assert "5 seeds" in verdict.reason and "9 complete pairs" in verdict.reason and "2 of its runs" in verdict.reason
     verdict = judge(rule(seeds=5), None, n_missing=5)
-    assert (verdict.label, verdict.effect, verdict.seeds_needed) == ("inconclusive", None, 5)
-    assert "fewer than 2" in verdict.reason and "5 of the arm's" in verdict.reason
+    assert (verdict.word, verdict.effect, verdict.seeds_needed) == ("undecided", None, 5) and verdict.side == ""
+    assert "fewer than 2" in verdict.reason and "5 of its runs" in verdict.reason
+    assert judge(rule(None), None).confirmed is None
 
 
-def test_missing_runs_and_noise_block_support_and_nothing_else() -> None:
-    good, bad = around(-0.03, 0.01), around(0.03, 0.01)
-    missing = judge(rule(), good, n_missing=1)
-    assert (missing.label, missing.seeds_needed) == ("inconclusive", None) and "1 of the arm's" in missing.reason
-    noise = judge(rule(), good, distinguishable=False)
-    assert (noise.label, noise.seeds_needed) == ("inconclusive", 6) and "noise" in noise.reason
-    assert judge(rule(), bad, n_missing=1, distinguishable=False).label == "refuted"
+def test_missing_runs_and_noise_block_words() -> None:
+    good, bad, same = around(-0.03, 0.01), around(0.03, 0.01), around(0.0, 0.01)
+    for difference, word in ((good, "better"), (same, SAME)):
+        missing = judge(rule(), difference, n_missing=1)
+        assert (missing.word, missing.seeds_needed, missing.confirmed) == ("undecided", None, False)
+        assert missing.why == f"would be {word}, but 1 of its runs is missing"
+    for difference in (good, bad):
+        noise = judge(rule(), difference, distinguishable=False)
+        assert (noise.word, noise.seeds_needed) == ("undecided", 6) and "noise" in noise.reason
+    diverges = judge(rule("higher"), bad, n_missing=1, distinguishable=False)
+    assert diverges.word == "worse" and not diverges.confirmed, "a prediction is not confirmed by survivors"
 
 
 @settings(max_examples=200, deadline=None, database=None)
 @given(st.floats(-1, 1), st.floats(0, 1), st.integers(2, 20), st.integers(0, 2), st.booleans())
-def test_support_implies_its_definition(
+def test_a_word_implies_its_definition(
     mean: float, half: float, n: int, n_missing: int, distinguishable: bool
 ) -> None:
     d = around(mean, half, n)
-    lower, higher = (
-        judge(rule(predicted), d, n_missing=n_missing, distinguishable=distinguishable)
-        for predicted in ("lower", "higher")
-    )
-    assert not (lower.label == "supported" and higher.label == "supported")
-    if lower.label == "supported":
-        assert d.t_high < 0 and mean <= -0.01 and n >= 3 and n_missing == 0 and distinguishable
-        assert higher.label == "refuted"
-    for verdict in (lower, higher):
-        assert verdict.reason.endswith(".") and verdict.reason.count("\n") == 0
-        if verdict.label != "inconclusive":
-            assert verdict.seeds_needed is None and n >= 3
-        elif verdict.seeds_needed is not None:
-            assert verdict.seeds_needed > n
+    verdict = judge(rule("lower"), d, n_missing=n_missing, distinguishable=distinguishable)
+    if verdict.word in ("better", "worse"):
+        assert (d.t_high < 0 and mean <= -0.01) if verdict.word == "better" else (d.t_low > 0 and mean >= 0.01)
+        assert n >= 3 and (distinguishable or n_missing)
+    assert not (verdict.word == "better" and n_missing)
+    assert verdict.confirmed == (verdict.word == "better")
+    assert verdict.reason.endswith(".") and verdict.reason.count("\n") == 0
+    if verdict.word != "undecided":
+        assert verdict.seeds_needed is None and n >= 3
+    elif verdict.seeds_needed is not None:
+        assert verdict.seeds_needed > n
 
 
 @pytest.mark.parametrize(
@@ -129,14 +152,14 @@ def winner_of(table: np.ndarray, rule: Rule, baseline: int = 0, resamples: int =
     ("effects", "predicted", "winner"),
     [
         ((0.0, -0.05, -0.08, 0.2), "lower", 2),
-        ((0.0, -0.05, -0.08, 0.2), "higher", None),  # a cost that is shown is no win
+        ((0.0, -0.05, -0.08, 0.2), "higher", 2),  # better, though a cost was predicted
         ((0.0, -0.005, 0.0, 0.2), "lower", None),  # distinguishable, but too small to matter
         ((0.0, 0.0, 0.0, 0.0), "lower", None),
         ((0.0,), "lower", None),
     ],
 )
-def test_the_winner_is_the_best_supported_contrast(
-    effects: tuple[float, ...], predicted: Direction, winner: int | None
+def test_the_winner_is_the_best_of_what_is_better(
+    effects: tuple[float, ...], predicted: Prediction, winner: int | None
 ) -> None:
     assert winner_of(quiet_table(*effects), rule(predicted)) == winner
 
@@ -155,13 +178,40 @@ def test_the_bootstrap_never_decides() -> None:
     assert judge(rule(), d).reason == judge(rule(), bare).reason
 
 
-@pytest.mark.parametrize(("mean", "label"), [(-0.03, "supported"), (0.03, "refuted"), (0.0, "refuted")])
-def test_a_rate_at_the_edge_of_its_grid_takes_the_verdict_that_it_could_overturn(mean: float, label: Label) -> None:
+@pytest.mark.parametrize(("mean", "word"), [(-0.03, "better"), (0.03, "worse"), (0.0, SAME)])
+def test_a_doubt_takes_the_word_that_it_is_about(mean: float, word: Word) -> None:
     plain = judge(rule(), around(mean, 0.005))
-    assert plain.label == label
-    other: Label = "refuted" if label == "supported" else "supported"
-    assert judge(rule(), around(mean, 0.005), edge={label: [], other: ["Adam"]}) == plain
-    taken = judge(rule(), around(mean, 0.005), edge={label: ["Muon", "Adam"]})
-    assert (taken.label, taken.effect, taken.seeds_needed) == ("inconclusive", plain.effect, None)
+    assert plain.word == word
+    other: Word = "worse" if word == "better" else "better"
+    doubts = ["the best rate of Muon may lie beyond its grid", "the best rate of Adam may lie beyond its grid"]
+    assert judge(rule(), around(mean, 0.005), doubts={word: [], other: doubts}) == plain
+    taken = judge(rule(), around(mean, 0.005), doubts={word: doubts})
+    assert (taken.word, taken.effect, taken.seeds_needed, taken.confirmed) == ("undecided", plain.effect, None, False)
     assert taken.reason.startswith(plain.reason) and taken.reason.endswith(f"But: {taken.why}.")
-    assert taken.why == f"would be {label}, but the best rate of Muon and Adam may lie beyond its grid"
+    assert taken.why == f"would be {word}, but {doubts[0]} and {doubts[1]}"
+
+
+def test_a_baseline_that_lost_runs_makes_no_method_worse() -> None:
+    table = quiet_table(0.0, 0.08, 0.0)
+    methods = tuple(Method(name=name, fields={}, lrs=LRS) for name in ("base", "a", "b"))
+    campaign = Campaign(name="t", title="", question="?", claim="", rule=rule(), baselines=("base",), methods=methods)
+    rates = dict.fromkeys(("base", "a", "b"), LRS[1])
+
+    def words(missing: int | None) -> list[str]:
+        values = table.copy()
+        if missing is not None:
+            values[4, missing] = math.nan
+        return [a.verdict.word for a in judge_campaign(campaign, values, rates, np.random.default_rng(0))[0]]
+
+    assert words(None) == ["worse", SAME]
+    assert words(1) == ["worse", SAME], "one that diverges is worse"
+    assert words(0) == ["undecided", "undecided"]
+
+
+def test_the_values_of_an_answer_are_the_contrast_on_each_seed() -> None:
+    table = np.array([[3.0, 2.0], [3.0, 3.5], [3.0, 2.5], [math.nan, 1.0]])
+    methods = tuple(Method(name=name, fields={}, lrs=LRS) for name in ("base", "a"))
+    campaign = Campaign(name="t", title="", question="?", claim="", rule=rule(), baselines=("base",), methods=methods)
+    (answer,), _ = judge_campaign(campaign, table, {}, np.random.default_rng(0), resamples=0)
+    np.testing.assert_array_equal(answer.values, [-1.0, 0.5, -0.5, math.nan])
+    assert (answer.agreeing, answer.seeds) == (2, 3)

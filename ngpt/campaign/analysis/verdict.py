@@ -1,7 +1,7 @@
 """Answers from results, in four words, by a rule fixed before any run. No torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -50,7 +50,7 @@ class Answer:
     contrast: Contrast
     result: Comparison
     verdict: Verdict
-    values: Array
+    values: Array = field(compare=False)
     """the contrast on each comparison seed, (seeds,); NaN where a run of it has no result"""
 
     @property
@@ -88,7 +88,8 @@ def judge(
     which a run of the contrast has no result, so that its noise is not estimated with that of the others.
     distinguishable: as in `Comparison`; not asked for with missing runs. doubts: for each word, what could overturn it.
     """
-    missing = f", and {n_missing} of its runs are missing" if n_missing else ""
+    gap = f"{n_missing} of its runs {_are(n_missing)} missing"
+    missing = f", and {gap}" if n_missing else ""
     unknown = None if rule.predicted is None else False
     if difference is None:
         reason = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}."
@@ -102,7 +103,7 @@ def judge(
             f"{rule.metric} differs by {difference.mean:+.4g} {rule.unit} ({1 - LEVEL:.0%} interval "
             f"{difference.t_low:+.4g} to {difference.t_high:+.4g}, {difference.n} seeds): {why}."
         )
-        lost = [f"{n_missing} of its runs are missing"] if n_missing and word not in ("worse", "undecided") else []
+        lost = [gap] if n_missing and word not in ("worse", "undecided") else []
         if reasons := [*(doubts or {}).get(word, ()), *lost]:
             why = f"would be {word}, but {' and '.join(reasons)}"
             word, reason = "undecided", f"{reason} But: {why}."
@@ -123,6 +124,10 @@ def judge(
     if side:
         return verdict("undecided", f"{side}, but whether by {smallest} is open; {advice}", needed)
     return verdict("undecided", f"the interval contains zero and more than {smallest}; {advice}", needed)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def judge_campaign(
@@ -164,7 +169,7 @@ def judge_campaign(
                 word: [text for name in contrast.methods_that_could_overturn(word) for text in edges[name]]
                 for word in get_args(Word)
             }
-            doubts["worse"] += [f"{lost[name]} of the runs of {name} are missing"
+            doubts["worse"] += [f"{lost[name]} of the runs of {name} {_are(lost[name])} missing"
                                 for name, weight in contrast.weights.items() if weight < 0 and lost[name]]  # fmt: skip
             verdict = judge(
                 contrast.rule, result.difference, n_missing=result.n_missing, distinguishable=result.distinguishable,

@@ -96,8 +96,10 @@ def tokens_of(data: dict[str, Any]) -> int:
     return int(training["steps"] * training["batch"] * data["model"]["context"])
 
 
-def millions(number: float) -> str:
-    """Return a number in millions with two or three digits: `0.18M`, `155M`."""
+def millions(number: int) -> str:
+    """Return a number in millions with two or three digits, `0.18M` or `155M`; a small one in full."""
+    if number < 100_000:
+        return f"{number:,}"
     value = number / 1e6
     return f"{value:.0f}M" if value >= 100 else f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}M"
 
@@ -165,6 +167,11 @@ def tally(answers: Sequence[Answer]) -> str:
     return f"{start}, {listed}"
 
 
+def is_of_subject(name: str, campaign: Campaign) -> bool:
+    """Return whether a method is the one that the campaign is about, or a variant of it: `MyRule, equal angle`."""
+    return name == campaign.subject or name.startswith(f"{campaign.subject}, ")
+
+
 def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> list[str]:
     """Return the answer to each question in a sentence; the first names the scale. Controls have none.
 
@@ -173,7 +180,7 @@ def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> li
     said = []
     for answers in analysis.questions().values():
         asked = [answer for answer in answers if not answer.contrast.control]
-        own = [a for a in asked if a.contrast.weights.get(campaign.subject, 0) > 0]
+        own = [a for a in asked if any(w > 0 and is_of_subject(name, campaign) for name, w in a.contrast.weights.items())]
         if campaign.subject or len(asked) == 1:
             said += [sentence(analysis, answer) for answer in (own if campaign.subject else asked)]
         elif asked:
