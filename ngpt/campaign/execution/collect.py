@@ -72,18 +72,10 @@ def collect(
     """
     rows, records, ends = [], [], []
     for run in runs:
-        record = finished_record(out, run.run_id)
-        row = {**run.labels, "run_id": run.run_id, "status": "missing" if record is None else record.status}
+        row, record = row_of(run, out, figures)
         if record is not None:
             records.append(record)
             ends += [record] * (run.stage != "pretraining")
-            metrics = read_metrics(out / run.run_id)
-            row |= {name: value for name in MEASURED if (value := getattr(record, name)) is not None}
-            row |= {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
-            row |= curves_of(metrics) | figures(record, metrics)
-        elif (out / run.run_id / "record.json").exists():
-            unfinished = read_record(out / run.run_id)
-            row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
         if run.name in failures:
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
@@ -103,6 +95,26 @@ def collect(
         "parameters": ends[0].parameters if ends else None, "eval_tokens": ends[0].eval_tokens if ends else None,
         **details, "runs": rows,
     }  # fmt: skip
+
+
+def row_of(
+    run: PlannedRun, out: Path, figures: Callable[[RunRecord, Metrics], dict[str, Any]]
+) -> tuple[dict[str, Any], RunRecord | None]:  # fmt: skip
+    """Return a run's row of the collected data, and its record if it has ended by itself.
+
+    figures: as in `collect`.
+    """
+    record = finished_record(out, run.run_id)
+    row = {**run.labels, "run_id": run.run_id, "status": "missing" if record is None else record.status}
+    if record is not None:
+        metrics = read_metrics(out / run.run_id)
+        row |= {name: value for name in MEASURED if (value := getattr(record, name)) is not None}
+        row |= {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
+        row |= curves_of(metrics) | figures(record, metrics)
+    elif (out / run.run_id / "record.json").exists():
+        unfinished = read_record(out / run.run_id)
+        row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
+    return row, record
 
 
 def curves_of(metrics: Metrics) -> dict[str, Any]:
