@@ -30,7 +30,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.campaign.execution"},
     {"ngpt.campaign.analysis"},
     {"ngpt.campaign.report"},
-    {"ngpt.campaign.engine"},
+    {"ngpt.campaign.engine", "ngpt.campaign.standing"},
     {"ngpt.campaign.command", "ngpt.campaign.gates"},
     {"ngpt.campaign.sensitivity", "ngpt.campaign.entrant"},
     {"experiments"},

@@ -4,6 +4,8 @@
 
 import argparse
 import math
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,15 +20,20 @@ from ngpt.campaign.definition import Arm, Campaign
 from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import Batch, Study
 from ngpt.campaign.execution import options
-from ngpt.campaign.execution.execute import Outcome, finished_record
+from ngpt.campaign.execution.collect import row_of
+from ngpt.campaign.execution.execute import FINISHED, Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
 from ngpt.campaign.report.index import Listed, VerdictLine
 from ngpt.campaign.report.markdown import write_report
 from ngpt.campaign.report.words import against, agreement, effect_of, groups, reach, short_name, tokens_of, word_of
+from ngpt.campaign.standing import ENDED, standing
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
-from ngpt.errors import require
+from ngpt.errors import InputError, LastingStream, require
 from ngpt.machine import core_count
+
+WATCH_SECONDS = 10.0
+"""time between two looks of --watch at the run folders"""
 
 VARIOUS = "various"
 """schedule in the collected data of methods that differ in it"""
@@ -56,8 +63,7 @@ class CampaignStudy(Study[Plan]):
                 "--budget-seconds", dest="time_budget_seconds", metavar="SECONDS", type=float,
                 default=campaign.budget_seconds, help="training time of a run (%(default)s)",
             )  # fmt: skip
-        text = "repeat one published run per method and compare it to the bit"
-        parser.add_argument("--reproduce", action="store_true", help=text)
+        options.add_campaign_modes(parser)
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:
@@ -161,6 +167,39 @@ class CampaignStudy(Study[Plan]):
         classes = {str(method.fields.get("optimizer")) for method in self.experiment.methods}
         settings = {"jobs": jobs, "classes": classes, **options.device_settings(given.device)}
         return 0 if reproduce(published, plan.data_digest, **settings) else 1
+
+    def watch(self, plan: Plan) -> int:
+        """Print how the campaign stands, at once and whenever a run has ended, until none is left. Writes nothing."""
+        seen: dict[str, dict[str, Any]] = {}
+        shown: list[str] | None = None
+        while True:
+            runs, rows = self._look(plan, seen)
+            ended = [row["run_id"] for row in rows if row["status"] in ENDED]
+            if ended != shown:
+                compares = any(run.stage != "pretraining" for run in runs)
+                details = self.details(plan, runs) if compares else {"planned_runs": plan.count()}
+                print(*standing(self.experiment, {**details, "runs": rows}), sep="\n", end="\n\n", flush=True)
+                shown = ended
+            if len(ended) == len(runs):
+                print("no run is left; the report has the answers", flush=True)
+                return 0
+            if isinstance(sys.stdout, LastingStream) and sys.stdout.lost is not None:
+                raise InputError(f"standard output: {sys.stdout.lost.strerror}")
+            time.sleep(WATCH_SECONDS)
+
+    def _look(self, plan: Plan, seen: dict[str, dict[str, Any]]) -> tuple[list[PlannedRun], list[dict[str, Any]]]:
+        """Return the runs of all stages that have begun, and their rows; those that have ended are kept in `seen`."""
+        runs, rows, outcome = [], [], Outcome()
+        for batch, _ in self.stages(plan, outcome):
+            for run in batch:
+                row = seen[run.run_id] if run.run_id in seen else row_of(run, plan.out, self.figures)[0]
+                if row["status"] in FINISHED:
+                    seen[run.run_id] = row
+                elif row["status"] == "failed":
+                    outcome.failures[run.name] = row["message"]
+                runs.append(run)
+                rows.append(row)
+        return runs, rows
 
     def listed(self, data: dict[str, Any]) -> list[Listed]:
         found = []

@@ -21,7 +21,7 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 from ngpt.campaign.definition.plan import Plan, PlannedRun
 from ngpt.campaign.execution.collect import data_path
-from ngpt.campaign.execution.options import common_parser, device_settings, overrides_of
+from ngpt.campaign.execution.options import add_campaign_modes, common_parser, device_settings, overrides_of
 from ngpt.command import Parser
 from ngpt.config import Constraint, RunConfig
 from ngpt.errors import require
@@ -231,8 +231,7 @@ class EntrantStudy(CampaignStudy):
         parser.add_argument("--constraint", choices=get_args(Constraint), default="vectors", help=text)
         text = f"steps of a run; default: the preset's, and {TINY_STEPS} at tiny"
         parser.add_argument("--steps", type=int, help=text)
-        text = "repeat one published run per method and compare it to the bit"
-        parser.add_argument("--reproduce", action="store_true", help=text)
+        add_campaign_modes(parser)
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:

@@ -46,6 +46,14 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
     return parser
 
 
+def add_campaign_modes(parser: Parser) -> None:
+    """Add the flags of campaigns that do something else than to carry out runs."""
+    text = "repeat one published run per method and compare it to the bit"
+    parser.add_argument("--reproduce", action="store_true", help=text)
+    text = "run nothing: show how the campaign stands whenever a run has ended, until all have"
+    parser.add_argument("--watch", action="store_true", help=text)
+
+
 def reports_folder(given: argparse.Namespace) -> Path:
     """Return the folder of the reports to write or, with --reproduce, of those to compare with."""
     published = given.publish or (vars(given).get("reproduce") and given.reports is None)
