@@ -82,8 +82,8 @@ CAMPAIGN = Campaign(
         they are, runs diverge at the larger rates.
 
         The prediction, that no other constraint gains, is confirmed where the answer is known; that the differences are
-        smaller at equal angle did not come true. *Other batches* differ by about as much as some of these constraints do, but unpaired: the comparisons here
-        are between runs on the same batches.
+        smaller at equal angle did not come true. *Other batches* differ by about as much as some of these constraints
+        do, but unpaired: the comparisons here are between runs on the same batches.
     """,
     does_not_show=r"""
         That unit vectors are best at another size, on another text or after longer training, or with an auxiliary rate

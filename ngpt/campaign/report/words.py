@@ -167,9 +167,10 @@ def tally(answers: Sequence[Answer]) -> str:
     return f"{start}, {listed}"
 
 
-def is_of_subject(name: str, campaign: Campaign) -> bool:
-    """Return whether a method is the one that the campaign is about, or a variant of it: `MyRule, equal angle`."""
-    return name == campaign.subject or name.startswith(f"{campaign.subject}, ")
+def is_of_subject(answer: Answer, subject: str) -> bool:
+    """Return whether a method, or a variant of it such as `MyRule, equal angle`, is compared with another."""
+    first = [name for name, weight in answer.contrast.weights.items() if weight > 0]
+    return any(name == subject or name.startswith(f"{subject}, ") for name in first)
 
 
 def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> list[str]:
@@ -180,9 +181,10 @@ def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> li
     said = []
     for answers in analysis.questions().values():
         asked = [answer for answer in answers if not answer.contrast.control]
-        own = [a for a in asked if any(w > 0 and is_of_subject(name, campaign) for name, w in a.contrast.weights.items())]
-        if campaign.subject or len(asked) == 1:
-            said += [sentence(analysis, answer) for answer in (own if campaign.subject else asked)]
+        if campaign.subject:
+            said += [sentence(analysis, answer) for answer in asked if is_of_subject(answer, campaign.subject)]
+        elif len(asked) == 1:
+            said.append(sentence(analysis, asked[0]))
         elif asked:
             said.append(tally(asked))
     return [f"On {scale_of(data)}, {said[0]}.", *(f"{text[0].upper()}{text[1:]}." for text in said[1:])] if said else []
