@@ -13,6 +13,7 @@ from experiments import (
     projection_frequency,
     schedules,
     sensitivity,
+    sphere_finalists,
     sphere_optimizers,
     which_sphere,
 )
@@ -32,6 +33,7 @@ CAMPAIGNS = [
     orthogonality.CAMPAIGN,
     which_sphere.CAMPAIGN,
     sphere_optimizers.CAMPAIGN,
+    sphere_finalists.CAMPAIGN,
 ]
 """Campaigns that compare methods, in the order of the index."""
 
