@@ -172,7 +172,7 @@ def test_an_untuned_rate_decides_nothing_in_its_disfavor(gain: float, edge: str,
     for r in data["runs"]:
         if r["stage"] == "comparison" and r["method"] == edge:
             r["lr"] = grid[-1]
-    data["commands"] |= {f"{edge}|{grid[-1]}|0": "--flag"}
+    data["commands"] |= {f"{edge}|{grid[-1]}|10000": "--flag"}
     assert analyze(CAMPAIGN, data).answers[0].verdict.word == word
     assert (f"best rate of {edge} may lie beyond its grid" in report(data, tmp_path)) == (word == "undecided")
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay
 from ngpt.campaign.analysis.statistics import sample_mean
 from ngpt.campaign.definition import Campaign
+from ngpt.campaign.definition.plan import key_of
 from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.report import words
 from ngpt.campaign.report.figures import draw_figures
@@ -157,10 +158,9 @@ def _flags(command: str) -> dict[str, str]:
 
 
 def command_of(data: dict[str, Any], summary: MethodSummary) -> str:
-    """Return the command of a method's run at its chosen rates, on the first seed that has one."""
-    rates = [rate for rate in (summary.chosen_lr, summary.chosen_aux_lr) if rate is not None]
-    start = "|".join(map(str, [summary.method.name, *rates])) + "|"
-    flags = next(flags for key, flags in data["commands"].items() if key.startswith(start))
+    """Return the command of a method's run at its chosen rates, on the first comparison seed."""
+    compared = (row for row in data["runs"] if row["stage"] == "comparison" and row["method"] == summary.method.name)
+    flags = data["commands"][key_of(next(compared))]
     return f"python train_architectural.py {flags} --threads 1 --out single".replace("  ", " ")
 
 

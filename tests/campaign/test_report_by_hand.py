@@ -1,0 +1,239 @@
+"""Every column of a report's tables, of the index and of `verdicts.jsonl`, on an example small enough to work by hand.
+
+Losses are chosen so that means, standard deviations and shares can be checked in the head. With three seeds, the 95% t
+interval is the mean plus or minus 4.3027 sd / sqrt(3), which is 2.4841 sd; with two, 12.7062 sd / sqrt(2).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngpt.campaign.command import CampaignStudy
+from ngpt.campaign.definition import Campaign, Method, Rule, noise_of, on_other_batches
+from ngpt.campaign.execution.collect import write_data
+from ngpt.campaign.report.index import known_map, write_index
+from ngpt.campaign.report.markdown import write_report
+
+LRS = (0.01, 0.02, 0.04)
+BASE, GOOD = Method(name="base", fields={"lr": 1}, lrs=LRS), Method(name="good", fields={"lr": 2}, lrs=LRS)
+RULE = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=3)
+HAND = Campaign(
+    name="hand",
+    title="By hand",
+    question="Who ends lower?",
+    claim="Nothing.",
+    methods=(BASE, GOOD, Method(name="bad", fields={"lr": 3}, lrs=LRS), on_other_batches(BASE)),
+    baselines=("base", "base, other batches"),
+    rule=RULE,
+    further=(noise_of(BASE, RULE),),
+    tuning_seeds=2,
+    comparison_seeds=3,
+    reading="What it shows.",
+    does_not_show="Much.",
+    follows="Little.",
+)
+TUNING: dict[str, dict[float, tuple[float, float]]] = {
+    "base": {0.01: (2.3, 2.5), 0.02: (2.1, 2.3), 0.04: (2.3, 2.5)},
+    "good": {0.01: (2.2, 2.4), 0.02: (2.0, 2.0), 0.04: (2.2, 2.4)},
+    "bad": {0.01: (2.5, 2.5), 0.02: (2.6, 2.6), 0.04: (2.7, 2.7)},
+}
+FINAL = {
+    "base": (2.20, 2.30, 2.40),
+    "good": (2.08, 2.20, 2.29),  # minus base: -0.12, -0.10, -0.11
+    "bad": (2.60, 2.72, 2.81),  # 0.40, 0.42, 0.41
+    "base, other batches": (2.21, 2.29, 2.43),  # 0.01, -0.01, 0.03
+}
+SPEED = {"base": 100.0, "good": 50.0, "bad": 200.0, "base, other batches": 100.0}
+ROTATION = {"base": 0.03, "good": 0.05, "bad": 0.01, "base, other batches": 0.03}
+CHOSEN = {"base": 0.02, "good": 0.02, "bad": 0.01, "base, other batches": 0.02}
+
+
+def run(stage: str, method: str, lr: float, seed: int, loss: float) -> dict[str, Any]:
+    """The loss falls by 0.5 from step 4 to the last step, 8; 35 s of training and 1 s of validation, 0.01 hours."""
+    curve = {"step": [4, 8], "loss": [loss + 0.5, loss], "seconds": [17.0, 35.0]}
+    rotation = ROTATION[method]
+    return {
+        "stage": stage, "method": method, "lr": lr, "aux_lr": 0.005, "seed": seed, "status": "done", "steps": 8,
+        "run_id": f"{method}-{lr}-{seed}", "final_val_loss": loss, "tokens_per_second": SPEED[method],
+        "train_seconds": 35.0, "eval_seconds": 1.0, "skipped_steps": 0, "val": curve, "train": curve,
+        "first_sha256": f"{method}{lr}{seed}", "final_sha256": f"{method}{lr}{seed}",
+        "telemetry": {"step": [4, 8], "rotation_hidden_rad": [rotation / 2, rotation * 3 / 2], "gate_mean": [0.2, 0.4]},
+    }  # fmt: skip
+
+
+def collected() -> dict[str, Any]:
+    rows = [run("tuning", name, lr, seed, loss) for name, grid in TUNING.items()
+            for lr, losses in grid.items() for seed, loss in enumerate(losses)]  # fmt: skip
+    rows += [run("comparison", name, CHOSEN[name], 50 + seed, loss)
+             for name, losses in FINAL.items() for seed, loss in enumerate(losses)]  # fmt: skip
+    environment = {"threads": 1, "commit": "abc", "python": "3.11", "torch": "2.13", "numpy": "2", "runs": len(rows)}
+    extra = {"base": "", "good": " --good 1 2", "bad": "", "base, other batches": " --data-order 1"}
+    return {
+        "campaign": "hand", "definition": HAND.digest, "preset": "tiny", "data": "stdlib", "tokenizer": "bytes",
+        "data_digest": "d" * 64, "code_digest": "c" * 64, "command": "python runners/hand.py", "jobs": 2,
+        "planned_runs": len(rows), "tuning_seeds": 2, "comparison_seeds": 3, "parameters": 250_000, "eval_tokens": 64,
+        "model": {"layers": 1, "width": 16, "context": 16, "arch": "gated-ngpt"}, "dates": ["2026-01-30", "2026-01-31"],
+        "training": {"steps": 8, "batch": 2000, "dtype": "float32", "schedule": "linear", "aux_lr": 0.005,
+                     "decay_share": 1.0, "projection_every": [7], "grad_clip": None},
+        "environments": [{"device": "made up (AVX2, 2 cores)", **environment}], "runs": rows,
+        "commands": {f"{r['method']}|{r['lr']}|{r['aux_lr']}|{r['seed']}": f"--lr {r['lr']}{extra[r['method']]} "
+                     f"--seed {r['seed']}" for r in rows},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hand")
+    write_data(folder, collected())
+    write_report(HAND, folder)
+    write_index([CampaignStudy(HAND)], folder)
+    return folder
+
+
+def table_after(text: str, heading: str) -> list[str]:
+    """The rows of the first table after a heading, without the line of dashes."""
+    lines = text[text.index(heading) :].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rows = [lines[first]]
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(line)
+    return rows
+
+
+def test_the_first_screen(reports: Path) -> None:
+    text = (reports / "HAND_REPORT.md").read_text()
+    screen = text[: text.index("## Answers")]
+    assert screen.startswith(
+        "# By hand\n\n"
+        "**On a 0.25M-parameter model and 0.26M tokens of stdlib, of 2 compared with base, 1 is better (−0.110: good) "
+        "and 1 is undecided (+0.410: bad).**\n\n"
+        "[![Effects](figures/hand_effects.png)](figures/hand_effects.svg)\n\n"
+        "What it shows.\n\n**What this does not show.** Much.\n\n**What follows.** Little.\n\n"
+    )
+    # 18 runs tune and 12 compare, 0.01 hours each. Half the width takes 4 times 3 seeds, so 9 more of 4 methods.
+    assert screen.endswith(
+        "*Scope.* Preset `tiny`: gated-ngpt, 1 layers, 16 wide; data `stdlib`; 8 steps a run; 2 seeds to tune and 3 "
+        "others to compare. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide take about 12 seeds, "
+        "0.36 more core-hours.\n\n"
+    )
+
+
+def test_the_answers(reports: Path) -> None:
+    text = (reports / "HAND_REPORT.md").read_text()
+    assert "**Who ends lower?** Predicted lower: confirmed for 1 of 2.\n" in text
+    head, good, bad = table_after(text, "**Who ends lower?**")
+    columns = ("method, against base", "answer", "effect [95% interval], nats per token", "seeds that agree", "Holm p")
+    assert head == f"| {' | '.join(columns)} |"
+    assert good.startswith("| good | **better** | −0.1100 [−0.1348, −0.0852] | 3 of 3 | ")
+    assert bad.startswith("| bad | **undecided (higher)** | +0.4100 [+0.3852, +0.4348] | 3 of 3 | ")
+    for row in (good, bad):
+        assert 0 < float(row.split("|")[5]) < 0.01
+    assert "- *bad* is undecided: would be worse, but the best rate of bad may lie beyond its grid.\n" in text
+    _, again = table_after(text, "**What difference does noise alone make to base?**\n")
+    assert again.startswith("| base, other batches | control | +0.0100 [−0.0397, +0.0597] | 2 of 3 | ")
+    assert "a control, which gets no answer." in text
+
+
+def test_what_differs(reports: Path) -> None:
+    text = (reports / "HAND_REPORT.md").read_text()
+    part = text[text.index("## What differs") : text.index("## Tuning")]
+    assert "- *good* against base: `--good 1 2`\n- *bad* against base: `--lr 0.01` instead of `0.02`\n" in part
+    assert "base, other batches" not in part, "it is the baseline of its own family"
+
+
+def test_tuning(reports: Path) -> None:
+    text = (reports / "HAND_REPORT.md").read_text()
+    assert table_after(text, "## Tuning") == [
+        "| method | rate: loss |",
+        "| base | 0.01: 2.400, **0.02: 2.200**, 0.04: 2.400 |",
+        "| good | 0.01: 2.300, **0.02: 2.000**, 0.04: 2.300 |",
+        "| bad | **0.01: 2.500**, 0.02: 2.600, 0.04: 2.700 |",
+        "| base, other batches | at the rates of base |",
+    ]
+    # base: 0.02 above its lowest mean a tenth of the way, in log rate, to either neighbor: 0.02 * 2 ** +-0.1
+    _, base, good, bad = table_after(text, "The optimum of a parabola")
+    assert base.startswith("| base | 0.02 | ") and base.endswith(" | 0.019 to 0.021 | 0.1 |")
+    assert good.endswith(" | 0.019 to 0.021 | 0.0 |")  # a fifteenth of the way: 0.0401 decades
+    assert bad.startswith("| bad | 0.01 (edge of the grid) | ") and " | below 0.01 to 0.011 | " in bad
+    # at the optima, seed by seed: 2.0 - 2.1 and 2.0 - 2.3
+    assert table_after(text, "How much of an effect could be due") == [
+        "| comparison | at the chosen rates | at the fitted optima |",
+        "| good against base | −0.1100 [−0.1348, −0.0852] | −0.2000 [−1.4706, +1.0706] |",
+    ]
+
+
+def test_results(reports: Path) -> None:
+    text = (reports / "HAND_REPORT.md").read_text()
+    assert table_after(text, "## Results") == [
+        "| method | rate | final_val_loss | runs |",
+        "| base | 0.02 | 2.3000 ± 0.1000 | 3 |",
+        "| good | 0.02 | 2.1900 ± 0.1054 | 3 |",  # deviations -0.11, 0.01, 0.10
+        "| bad | 0.01 | 2.7100 ± 0.1054 | 3 |",
+        "| base, other batches | 0.02 | 2.3100 ± 0.1114 | 3 |",
+    ]
+    # differences of sd 0.01 each; that of other batches, sd 0.02, belongs to another question
+    assert "(standard deviation over the comparison seeds): 0.1000 (base), 0.1114 (base, other batches)." in text
+    assert "Standard deviation of a paired difference: 0.0100. Best by the rule: **good**." in text
+    # good falls by 0.5 in 4 steps and is at base's final loss 0.12, 0.10, 0.11 before its own: after 7.04, 7.2, 7.12
+    # of 8 steps, which is 88, 90, 89%. Its steps take twice the time.
+    assert table_after(text, "Relative to its baseline") == [
+        "| method | steps | training time | tokens/s |",
+        "| good | 89% [87%, 91%] | 178% [173%, 183%] | 0.50 |",
+        "| bad | not reached on 3 of 3 seeds | not reached on 3 of 3 seeds | 2.00 |",
+    ]
+    assert table_after(text, "<details><summary>Every comparison seed") == [
+        "| method | final_val_loss on seeds 50, 51, 52 |",
+        "| base | 2.2000, 2.3000, 2.4000 |",
+        "| good | 2.0800, 2.2000, 2.2900 |",
+        "| bad | 2.6000, 2.7200, 2.8100 |",
+        "| base, other batches | 2.2100, 2.2900, 2.4300 |",
+    ]
+
+
+def test_telemetry_and_cost(reports: Path) -> None:
+    text = (reports / "HAND_REPORT.md").read_text()
+    assert table_after(text, "## What the steps did")[:3] == [
+        "| method | rotation, hidden |",
+        "| base | 0.03 |",
+        "| good | 0.05 |",
+    ]
+    rest = text[text.index("| rotation, hidden |") :]
+    assert table_after(rest[rest.index("\n\n") :], "|")[:2] == ["| method | gate |", "| base | 0.3 |"]
+    assert table_after(text, "Training and validation, of all runs") == [
+        "| method | to tune | to compare | core-hours | tokens/s | seconds a run | validation |",
+        "| base | 6 | 3 | 0.09 | 100 | 35.0 | 3% |",
+        "| good | 6 | 3 | 0.09 | 50 | 35.0 | 3% |",
+        "| bad | 6 | 3 | 0.09 | 200 | 35.0 | 3% |",
+        "| base, other batches | 0 | 3 | 0.03 | 100 | 35.0 | 3% |",
+    ]
+    assert "30 runs planned: 30 done.\nNo run failed or diverged, and no step was skipped.\n" in text
+    assert "python train_architectural.py --lr 0.02 --good 1 2 --seed 50 --threads 1 --out single\n" in text
+
+
+def test_the_index_and_the_verdicts(reports: Path) -> None:
+    index = (reports / "README.md").read_text()
+    assert known_map([CampaignStudy(HAND)], reports, "x/") == (
+        "| question | `tiny` (0.25M), stdlib |\n|---|---|\n"
+        "| [Who ends lower?](x/HAND_REPORT.md) | 1 **better**: −0.110<br>1 **undecided**: +0.410 |\n"
+    )
+    assert "Of 1 questions about methods, 1 have been asked at one size and on one text only." in index
+    assert table_after(index, "Who ends lower? Against base:") == [
+        "| comparison | answer | effect [95% interval] | seeds |",
+        "| good | better | −0.1100 [−0.1348, −0.0852] nats per token | 3 of 3 |",
+        "| bad | undecided (higher) | +0.4100 [+0.3852, +0.4348] nats per token | 3 of 3 |",
+    ]
+    lines = [json.loads(line) for line in (reports / "verdicts.jsonl").read_text().splitlines()]
+    assert lines[0] == {
+        "id": "hand | tiny, stdlib | good against base", "campaign": "hand", "question": "Who ends lower?",
+        "contrast": "good against base", "answer": "better", "confirmed": True, "effect": -0.11, "low": -0.134841,
+        "high": -0.085159, "unit": "nats per token", "smallest_effect": 0.02, "seeds": 3, "agreeing": 3,
+        "preset": "tiny", "parameters": 250_000, "tokens": 8 * 2000 * 16, "data": "stdlib", "arch": "gated-ngpt",
+        "control": False, "date": "2026-01-31", "commit": "abc", "report": "HAND_REPORT.md",
+    }  # fmt: skip
+    assert (lines[1]["answer"], lines[1]["confirmed"], lines[1]["effect"]) == ("undecided", False, 0.41)
+    assert (lines[2]["answer"], lines[2]["confirmed"], lines[2]["control"]) == (None, None, True)
+    assert (lines[2]["effect"], lines[2]["agreeing"], len(lines)) == (0.01, 2, 3)
