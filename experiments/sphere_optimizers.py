@@ -100,5 +100,24 @@ CAMPAIGN = Campaign(
     further=(noise_of(METHODS[0], GAIN),),
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "adam_beta1": 0.9},
     at_preset={"tiny": {"steps": 400}},
+    reading=r"""
+        The optimizers fall into two groups. Every method with a polar factor, and SOAP, which works in the eigenbasis
+        that Shampoo computes, ends close to Muon: a second moment, a random spectrum, another constraint, the geodesic
+        step or an average of the weights changes little here. Every method that treats vectors or entries one by one
+        (Adam, ADOPT, Lion, Signum, RMNP, Nora) ends far behind, and Shampoo in between. Of what was tried beside Muon,
+        a second momentum buffer and RMNP for embedding and head are worse than doing without.
+
+        MuonSphere has the lowest mean loss, and whether its lead is as large as matters is open. It may not be its
+        sphere that leads: as published, its momentum is shorter than Muon's, and with Muon's momentum it lost to Muon
+        in `which_sphere`. Lion, SOAP and Shampoo have their best rates at the ends of their grids and could do better
+        than they do here. *Other batches* differ by more than most of the methods do, since these runs are not paired
+        with Muon's.
+    """,
+    does_not_show=r"""
+        Which of the close ones is best: the differences between them are within noise or smaller than what matters.
+        Nothing about longer training, where runs see many times as many tokens, nor about rules with their options
+        tuned, nor with an auxiliary rate of their own.
+    """,
+    follows="The eight go on to longer runs in `sphere_finalists`, with a control for MuonSphere's momentum.",
     follow_up=follow_up,
 )

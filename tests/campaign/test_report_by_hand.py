@@ -116,9 +116,9 @@ def test_the_first_screen(reports: Path) -> None:
     )
     # 18 runs tune and 12 compare, 0.01 hours each. Half the width takes 4 times 3 seeds, so 9 more of 4 methods.
     assert screen.endswith(
-        "*Scope.* Preset `tiny`: gated-ngpt, 1 layers, 16 wide; data `stdlib`; 8 steps a run; 2 seeds to tune and 3 "
-        "others to compare. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide take about 12 seeds, "
-        "0.36 more core-hours.\n\n"
+        "*Scope.* Preset `tiny`: gated-ngpt, 1 layer, 16 wide; data `stdlib`; 8 steps a run; 2 seeds to tune and 3 "
+        "others to compare. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide take about 12 "
+        "seeds, 0.36 more core-hours.\n\n"
     )
 
 
