@@ -1,4 +1,4 @@
-"""Published answers: `verdicts.jsonl`, its schema, the prose beside them, the width of tables, and that none is stale."""
+"""Published answers: `verdicts.jsonl`, its schema, the prose beside them, the width of tables; none is stale."""
 
 import json
 import shutil

@@ -91,23 +91,22 @@ class CampaignStudy(Study[Plan]):
 
     def show(self, plan: Plan, jobs: int) -> None:
         campaign = self.experiment
-        sources = plan.pretraining_runs("tuning")
-        ready = all(finished_record(plan.out, run.run_id) for run in sources)
-        runs = sources + (plan.tuning_runs() if ready else [])
+        runs = [run for batch, _ in self.stages(plan, Outcome()) for run in batch]
+        known = {run.stage for run in runs}
         print(f"{campaign.question}\n")
         print(f"preset {plan.preset}, data digest {plan.data_digest[:16]}, {plan.comparison_seeds} seeds to compare on")
         records = [finished_record(plan.out, run.run_id) for run in runs]
         done = [record for record in records if record is not None]
         for run, record in zip(runs, records, strict=True):
             print(f"  {run.stage}  {run.run_id}  {run.name}  [{'to do' if record is None else 'done'}]")
-        if not ready:
+        if "tuning" not in known:
             for arm in campaign.tuned_arms():
                 print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
         rates = ", ".join(f"{aux_lr:g}" for aux_lr in campaign.aux_lrs)
         for method in campaign.methods:
-            if number := plan.auxiliary_rates(method):
+            if "auxiliary" not in known and (number := plan.auxiliary_rates(method)):
                 print(f"  auxiliary  {plan.tuning_seeds} seeds of {method.name} at {number} of the rates {rates}")
-        for method in campaign.methods:
+        for method in campaign.methods if "comparison" not in known else ():
             where = " at the rate that tuning chooses" if len(method.lrs) != 1 or campaign.aux_lrs else ""
             print(f"  comparison  {plan.comparison_seeds} seeds of {method.name}{where}")
         config = campaign.configure(campaign.arms()[0], 0, plan.overrides, plan.preset)

@@ -296,12 +296,15 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
     assert engine.carry_out(study, [*arguments, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "20 runs, 0 finished" in shown and "2 seeds of Adam, gate 1\n" in shown and "tuning" not in shown
+    assert "20 runs, 0 finished" in shown and shown.count("Adam, gate 1, lr 0.01, seed ") == 2
+    assert "tuning" not in shown
     assert engine.carry_out(study, arguments) == 0
     text = (tmp_path / "out" / "reports" / "MINI_SENSITIVITY_REPORT.md").read_text()
     assert "20 runs planned: 20 done." in text and "| Adam | gate |" in text and "Incomplete" not in text
     index = (tmp_path / "out" / "reports" / "README.md").read_text()
     assert "| Muon: gate 1 |" in index and "| Adam: hidden rate and auxiliary rate 0.02 0.02 |" in index
+    assert engine.carry_out(study, [*arguments, "--dry-run"]) == 0
+    assert "20 runs, 20 finished" in capsys.readouterr().out, "those of every stage"
     assert engine.carry_out(study, [*arguments, "--reproduce", "--reports", str(tmp_path / "out" / "reports")]) == 0
     assert "10 of 10 runs have the published weights" in capsys.readouterr().out
 

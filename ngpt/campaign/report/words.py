@@ -17,9 +17,6 @@ ORDER: tuple[Word, ...] = ("better", "no difference that matters", "worse", "und
 FEW = 3
 """methods that a sentence names one by one"""
 
-TEXTS = {"stdlib": "the source of Python's standard library"}
-"""what `--data` means, where its value does not say so by itself"""
-
 
 def signed(value: float, digits: int = 4) -> str:
     """Return a number with its sign and a real minus."""
