@@ -10,8 +10,10 @@ import numpy as np
 from ngpt.campaign.analysis.analyze import Analysis, analyze, ends_with_decay
 from ngpt.campaign.analysis.verdict import Verdict
 from ngpt.campaign.definition import Campaign
+from ngpt.campaign.report.figures.looks import Look, looks_of_names
+from ngpt.campaign.report.figures.marks import headline, plain, zero_and_band
 from ngpt.campaign.report.markdown import command_of, write_markdown
-from ngpt.campaign.report.style import COLORS, Axes, Figure, save, style, subplots
+from ngpt.campaign.report.style import BLACK, WIDTH, Axes, Figure, Line2D, save, style, subplots
 from ngpt.campaign.report.words import effect_of, signed
 from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Findings, Moved, Scan, find
 from ngpt.campaign.sensitivity.definition import Knob, Sensitivity
@@ -85,58 +87,67 @@ def _cost(verdict: Verdict | None) -> str:
 
 def _draw_knobs(study: Sensitivity, findings: Findings) -> Figure:
     """Draw every knob's difference from the default with its interval, one panel per knob, one line per method."""
-    knobs, colors = study.all_knobs(), dict(zip(study.methods, COLORS * len(study.methods), strict=False))
-    rows = math.ceil((len(knobs) + 1) / COLUMNS)
-    figure, grid = subplots(12.0, 3.2 * rows, rows, COLUMNS, squeeze=False)
-    panels = list(grid.flat)
-    for axes, knob in zip(panels, knobs, strict=False):
-        _draw_knob(axes, knob, [scan for scan in findings.scans if scan.knobs == (knob,)], study, colors)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(f"difference from the default\n[{study.rule.unit}]")
-    for axes in panels[len(knobs) :]:
+    knobs, looks = study.all_knobs(), looks_of_names(study.methods)
+    rows = math.ceil(len(knobs) / COLUMNS)
+    figure, grid = subplots(WIDTH, 0.9 + 2.3 * rows, rows, COLUMNS, squeeze=False, sharey=True)
+    for axes, knob in zip(grid.flat, knobs, strict=False):
+        _draw_knob(axes, knob, [scan for scan in findings.scans if scan.knobs == (knob,)], study, looks)
+    low, high = grid[0, 0].get_ylim()
+    least, limit = 1.3 * study.rule.smallest_effect, CUT * study.rule.smallest_effect
+    grid[0, 0].set_ylim(max(min(low, -least), -limit), min(max(high, least), limit))
+    for axes in grid.flat[len(knobs) :]:
         axes.set_axis_off()
-    for method, color in colors.items():
-        panels[len(knobs)].plot([], [], marker="o", markersize=4, color=color, label=method)
-    panels[len(knobs)].legend(loc="center")
+    handles = [Line2D([], [], marker="o", markersize=4, color=look.color, linestyle=look.line, label=method)
+               for method, look in looks.items()]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    figure.supylabel(f"difference from the default [{study.rule.unit}]", fontsize=9)
+    headline(figure, "Each setting moved alone: paired difference from the default, mean and 95% interval over seeds; "
+             f"gray: less than {study.rule.smallest_effect:g}, too small to matter; "
+             "ticks in several lines: one for each method, in the order of the legend")  # fmt: skip
     return figure
 
 
-def _draw_knob(axes: Axes, knob: Knob, scans: list[Scan], study: Sensitivity, colors: dict[str, str]) -> None:
-    """Draw one knob: its values at equal distances, the default in the middle, what is out of sight cut off."""
-    smallest = study.rule.smallest_effect
-    limit = CUT * smallest
-    axes.axhspan(-smallest, smallest, color="#000000", alpha=0.07, linewidth=0)
+def _draw_knob(axes: Axes, knob: Knob, scans: list[Scan], study: Sensitivity, looks: dict[str, Look]) -> None:
+    """Draw one knob: its values at equal distances around the default, and a cross where there is no result."""
+    zero_and_band(axes, study.rule.smallest_effect)
     ticks: dict[int, list[str]] = {}
-    for scan in scans:
+    for number, scan in enumerate(scans):
         values, usual = scan.grids[0], scan.grids[0].index(scan.default[0])
         effects = {values.index(one.values[0]): one.answer.verdict.effect for one in scan.moved}
         places = [place for place in range(len(values)) if place == usual or effects[place] is not None]
         means = np.array([0.0 if (e := effects.get(place)) is None else e.mean for place in places])
         bars = np.array([0.0 if (e := effects.get(place)) is None else e.mean - e.t_low for place in places])
-        at = np.array(places) - usual
-        axes.errorbar(at, means, bars, marker="o", markersize=4, capsize=3, color=colors[scan.method])
+        aside, look = 0.07 * (number - (len(scans) - 1) / 2) - usual, looks[scan.method]
+        axes.errorbar(np.array(places) + aside, means, bars, marker="o", markersize=4, capsize=2.5, linewidth=1.3,
+                      elinewidth=1.0, color=look.color, linestyle=look.line, label=scan.method)  # fmt: skip
         for place, value in enumerate(values):
-            ticks.setdefault(place - usual, []).append(f"{value:.6g}")
+            ticks.setdefault(place - usual, []).append(plain(value))
+            if place not in places:
+                axes.plot(place + aside, 0.98, "x", color=look.color, clip_on=False,
+                          transform=axes.get_xaxis_transform())  # fmt: skip
     labels = {place: texts if len({*texts}) > 1 else texts[:1] for place, texts in ticks.items()}
     axes.set_xticks(list(labels), ["\n".join(texts) for texts in labels.values()])
-    low, high = axes.get_ylim()
-    axes.set(title=knob.name, ylim=(max(low, -limit), min(high, limit)))
+    axes.set_title(knob.name)
 
 
 def _draw_surfaces(study: Sensitivity, findings: Findings) -> Figure:
     """Draw for every method the mean difference from its defaults over the grid of the surface's two knobs."""
     first, second = study.surface
-    figure, grid = subplots(3.6 * len(study.methods), 3.2, 1, len(study.methods), squeeze=False)
+    figure, grid = subplots(WIDTH, 3.0, 1, len(study.methods), squeeze=False)
     limit = CUT * study.rule.smallest_effect
     for axes, scan in zip(grid.flat, findings.surfaces, strict=True):
         (rows, columns), table = scan.grids, scan.differences
         axes.imshow(table, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", aspect="auto")
         for (i, j), value in np.ndenumerate(table):
-            color = "#FFFFFF" if abs(value) > 0.7 * limit else "#000000"
-            axes.text(j, i, signed(value, 3) if np.isfinite(value) else "–", ha="center", va="center", color=color)
-        axes.set_xticks(range(len(columns)), [f"{value:.6g}" for value in columns])
-        axes.set_yticks(range(len(rows)), [f"{value:.6g}" for value in rows])
+            color = "#FFFFFF" if abs(value) > 0.7 * limit else BLACK
+            usual = (rows[i], columns[j]) == scan.default
+            text = "default" if usual else signed(value, 3) if np.isfinite(value) else "–"
+            axes.text(j, i, text, ha="center", va="center", color=color)
+        axes.set_xticks(range(len(columns)), [*map(plain, columns)])
+        axes.set_yticks(range(len(rows)), [*map(plain, rows)])
         axes.set(title=scan.method, xlabel=second.name)
         axes.grid(visible=False)
     grid[0, 0].set_ylabel(first.name)
+    headline(figure, f"Two settings moved together: mean paired difference from the default [{study.rule.unit}]; "
+             "red: higher, blue: lower")  # fmt: skip
     return figure
