@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency
+from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency, sphere_finalists
 from experiments.first_regime import is_of_first_regime
+from experiments.sphere_optimizers import CANDIDATES
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
@@ -161,23 +162,6 @@ def geodesic_against_projection(analysis: Analysis) -> str:
     return f"**{headline}** The best, *{best.contrast.name.split(' against ')[0]}*, ends {difference(best)}"
 
 
-def before_against_after(analysis: Analysis) -> str:
-    """State whether removing the radial part before the polar factor is worse than after it."""
-    straight, rotated = analysis.questions()[geodesic_muon.BEFORE_OR_AFTER]
-    hurting = count([straight, rotated], "worse")
-    verb = {
-        (2, 0): "hurts",
-        (1, 0): "hurts in one of two cases",
-        (1, 1): "hurts in one of two cases",
-        (0, 0): "costs nothing that matters",
-    }.get((hurting, count([straight, rotated], "undecided")), "may or may not hurt")
-    return (
-        f"**Removing the radial part (an update's part along the vector itself) before the polar factor, not after it, "
-        f"{verb}.** The loss ends "
-        f"{difference(straight)} with projection and {difference(rotated)} with geodesic steps"
-    )
-
-
 def lazy_projection(analysis: Analysis) -> str:
     """State how rarely Muon's weights may be projected, and whether Adam needs it more often."""
     by_interval = {
@@ -230,6 +214,25 @@ def singular_vectors(analysis: Analysis) -> str:
     return f"{text}; normalized vectors, signs and Adam end {low:.3f} to {high:.3f} higher"
 
 
+def field_against_muon(analysis: Analysis) -> str:
+    """State whether any of the best rules and optimizers of the field ends lower than Muon."""
+    answers = analysis.questions()[sphere_finalists.CAMPAIGN.question]
+    better, undecided = count(answers, "better"), count(answers, "undecided")
+    known = [answer for answer in answers if answer.verdict.effect is not None]
+    what = f"{matters(answers[0])} lower than Muon"
+    if better:
+        headline = f"Of {len(answers)} rules and optimizers of the field, {better} end {what}."
+    elif undecided:
+        headline = f"No rule or optimizer of the field is shown to end {what}; {undecided} of {len(answers)} are open."
+    else:
+        headline = f"None of {len(answers)} rules and optimizers of the field ends {what}."
+    if not known:
+        return f"**{headline}**"
+    best = min(known, key=lambda answer: answer.verdict.effect.mean if answer.verdict.effect else 0.0)
+    text = f"**{headline}** They are the best of a first round of {len(CANDIDATES)}"
+    return f"{text}; the lowest, *{best.contrast.name.split(' against ')[0]}*, ends {difference(best)}"
+
+
 def count(answers: Sequence[Answer], word: Word) -> int:
     """Return how many comparisons have an answer."""
     return sum(answer.verdict.word == word for answer in answers)
@@ -238,8 +241,8 @@ def count(answers: Sequence[Answer], word: Word) -> int:
 FINDINGS = (
     Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
+    Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
-    Finding(geodesic_muon.CAMPAIGN, before_against_after),
     Finding(projection_frequency.CAMPAIGN, lazy_projection),
 )
 """The findings in README's order."""

@@ -18,10 +18,12 @@ from ngpt.campaign.analysis.statistics import (
     best_lr,
     compare,
     holm,
+    losses_at_optimum,
     moderated_p_values,
     paired_difference,
     sample_mean,
     seeds_to_decide,
+    share_of_descent,
     steps_to_reach,
 )
 
@@ -408,6 +410,30 @@ def test_steps_to_reach_by_hand() -> None:
     assert steps_to_reach(steps, losses, 1.0) == math.inf
     assert steps_to_reach(steps, [5.0, NAN, 3.0, math.inf, NAN], 4.0) == 10.0
     assert steps_to_reach([], [], 1.0) == math.inf
+
+
+def test_share_of_descent_by_hand() -> None:
+    steps, losses = [10, 20, 30, 40], [5.0, 4.0, 3.0, 2.0]
+    found = [share_of_descent(steps, losses, amount) for amount in (0.0, 0.5, 1.0, 3.0, 3.5)]
+    assert found == [0.0, 0.125, 0.25, 0.75, math.inf]
+    # the last time that the loss was 0.2 above its end is on the way down from 2.6
+    assert share_of_descent(steps, [3.0, 2.0, 2.6, 2.2], 0.2) == pytest.approx(0.125)
+
+
+def test_losses_at_the_fitted_optimum_by_hand() -> None:
+    """The mean over seeds is (x - 0.8)^2 in x = log10 lr; the two seeds lie x above and x below it."""
+    lrs, x = np.array([1.0, 10.0, 100.0]), np.array([0.0, 1.0, 2.0])
+    table = np.stack([(x - 0.8) ** 2 + x, (x - 0.8) ** 2 - x])
+    assert losses_at_optimum(lrs, table) == pytest.approx([0.8, -0.8])
+    turned = [2, 0, 1]
+    assert losses_at_optimum(lrs[turned], table[:, turned]) == pytest.approx([0.8, -0.8]), "in any order"
+    assert losses_at_optimum(lrs, table - 5 * x) is None, "the best rate is the last"
+    assert losses_at_optimum(lrs[:2], table[:, :2]) is None
+    gap = table.copy()
+    gap[1, 2] = NAN
+    assert losses_at_optimum(lrs, gap) is None, "a neighbor lacks a run"
+    far = np.column_stack([table, [NAN, 9.0]])
+    assert losses_at_optimum([*lrs, 1000.0], far) == pytest.approx([0.8, -0.8])
 
 
 @pytest.mark.parametrize(
