@@ -17,7 +17,7 @@ from ngpt.campaign.definition import Campaign, Method, Rule, noise_of, on_other_
 from ngpt.campaign.execution.collect import write_data
 from ngpt.campaign.report.index import known_map, write_index
 from ngpt.campaign.report.markdown import write_report
-from ngpt.campaign.report.words import headline
+from ngpt.campaign.report.words import headline, prediction, reach
 
 LRS = (0.01, 0.02, 0.04)
 BASE, GOOD = Method(name="base", fields={"lr": 1}, lrs=LRS), Method(name="good", fields={"lr": 2}, lrs=LRS)
@@ -258,3 +258,11 @@ def test_what_an_effect_is_worth_in_training() -> None:
     assert headline(about_bad, analysis, collected())[0].endswith(
         ", bad ends 0.410 nats per token above base [+0.3852, +0.4348], on all 3 seeds: undecided."
     )
+
+
+def test_several_answers_in_a_phrase() -> None:
+    answers = analyze(HAND, collected()).answers
+    assert reach(answers) == "−0.110 to +0.410" and reach(answers[:1]) == "−0.110" and reach([]) == ""
+    assert prediction(answers) == "Predicted lower: confirmed for 1 of 3."
+    assert prediction(answers[:1]) == "Predicted lower: confirmed."
+    assert prediction(answers[1:]) == "Predicted lower: confirmed for none of 2."
