@@ -192,7 +192,9 @@ def test_of_many_methods_by_the_clock_each_has_its_panel() -> None:
     assert [*panels] == names[1:] and panels["method 6"].get_xlim() == (0, 1)
     time = labeled(panels["method 6"], "method 6")
     assert time[[0, -1]] == pytest.approx(np.array([[1 / 3, 0.21], [1, 0.07]]))
-    assert any(np.allclose(xy[-1], [1, 0.07]) for xy in lines_of(panels["method 6"]) if xy is not time)
+    (steps,) = [xy for xy in lines_of(panels["method 6"]) if len(xy) == 3 and not np.array_equal(xy, time)] or [time]
+    assert steps[:, 1] == pytest.approx([0.21, 0.105, 0.07])
+    assert sum(np.allclose(xy[-1], [1, 0.07]) for xy in lines_of(panels["method 6"])) == 2, "at equal steps, and time"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "at equal training time, with 95% interval", "at equal steps",
     ]  # fmt: skip
@@ -216,6 +218,7 @@ def test_loss_against_rate_and_against_the_angle_that_came_of_it() -> None:
     assert ticks_in(right.xaxis) == ["0.008", "0.01", "0.015", "0.02", "0.03"]
     assert not left.xaxis.get_minorticklocs().size
     assert [label.get_text() for label in end_labels(right)] == ["Muon", "Adam"] and not end_labels(left)
+    assert all(label.xy == pytest.approx((0.03, 2.11)) for label in end_labels(right)), "from the end of its line"
 
 
 def test_without_measured_angles_there_is_one_panel_and_a_missing_run_is_a_cross() -> None:

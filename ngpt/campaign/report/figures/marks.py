@@ -61,6 +61,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def label_ends(figure: Figure, ends: Mapping[Axes, Sequence[End]]) -> None:
     """Write the label of each line beside its end, right of the axes; labels do not overlap.
 
+    What leads to the label of a line that ends early is dotted, so that it does not look like more of the line.
     To be called when all else is drawn: the height of the axes decides how far labels move.
     """
     figure.draw_without_rendering()
@@ -72,8 +73,10 @@ def label_ends(figure: Figure, ends: Mapping[Axes, Sequence[End]]) -> None:
         gap = LABEL_SIZE * LINE_HEIGHT * figure.dpi / 72
         beside = axes.transAxes + ScaledTranslation(13 / 72, 0, figure.dpi_scale_trans)
         for end, y, place in zip(mine, inside, spread(pixels, gap, box.y0, box.y1 - gap / 3), strict=True):
+            early = float(axes.transData.transform((end.x, y))[0]) < box.x0 + 0.9 * box.width
             arrow = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0.0, "shrinkB": 1.0, "relpos": (0.0, 0.5),
-                     "color": end.look.of_line(end.strong)["color"]}  # fmt: skip
+                     "color": end.look.of_line(end.strong)["color"],
+                     "linestyle": (0, (1, 2.5)) if early else "-"}  # fmt: skip
             axes.annotate(
                 end.text, xy=(end.x, y), xytext=(1.0, (place - box.y0) / box.height), textcoords=beside,
                 va="center", ha="left", fontsize=LABEL_SIZE, annotation_clip=False, arrowprops=arrow,
