@@ -1,6 +1,7 @@
 """Published answers: `verdicts.jsonl`, its schema, the prose beside them, the width of tables; none is stale."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def test_what_is_published_says_what_it_does_not_show_and_what_follows(experimen
     if data_path(REPORTS, experiment.name).exists():
         for text in (experiment.does_not_show, experiment.follows):
             assert text.strip().endswith("."), "written once the results are there"
+
+
+def test_every_figure_is_in_a_report_and_is_there_in_both_formats() -> None:
+    texts = "".join(report.read_text(encoding="utf-8") for report in REPORTS.glob("*_REPORT.md"))
+    shown = {name for name in re.findall(r"\(figures/([^)]*)\)", texts)}
+    assert shown == {path.name for path in (REPORTS / "figures").iterdir()}
+    assert {name.removesuffix(".png") for name in shown if name.endswith(".png")} == {
+        name.removesuffix(".svg") for name in shown if name.endswith(".svg")
+    }
 
 
 def test_no_table_is_wider_than_a_screen() -> None:

@@ -104,7 +104,7 @@ def test_a_campaign_interrupted_killed_and_continued(
     assert report.name == "MINI_REPORT.md" and "16 runs planned: 16 done" in content
     assert all(
         (report.parent / "figures" / f"mini_{kind}.png").stat().st_size > 10_000
-        for kind in ("loss_curves", "telemetry")
+        for kind in ("differences", "telemetry")
     )
 
     report.unlink()

@@ -13,10 +13,11 @@ from ngpt.errors import InputError, exit_code_of
 
 CAMPAIGN = muon_lr_sweep.CAMPAIGN
 PUBLISHED = Path(__file__).parents[2] / "reports"
+KINDS = ("effects", "loss_against_lr", "loss_against_aux_lr", "differences", "telemetry")
 ORDER = [
-    "data/muon_lr_sweep.json", "figures/muon_lr_sweep_loss_against_lr.png",
-    "figures/muon_lr_sweep_loss_against_aux_lr.png", "figures/muon_lr_sweep_loss_curves.png",
-    "figures/muon_lr_sweep_telemetry.png", "MUON_LR_SWEEP_REPORT.md", "README.md",
+    "data/muon_lr_sweep.json",
+    *(f"figures/muon_lr_sweep_{kind}.{suffix}" for kind in KINDS for suffix in ("png", "svg")),
+    "MUON_LR_SWEEP_REPORT.md", "verdicts.jsonl", "README.md",
 ]  # fmt: skip
 """In which a report's files are written."""
 
@@ -48,7 +49,7 @@ def published(small_disk: Path) -> dict[str, bytes]:
     (reports / "data").mkdir(parents=True)
     shutil.copy(PUBLISHED / ORDER[0], reports / "data")
     assert rebuild(reports) == 0
-    assert (reports / ORDER[-2]).read_text() == (PUBLISHED / ORDER[-2]).read_text()
+    assert (reports / "MUON_LR_SWEEP_REPORT.md").read_text() == (PUBLISHED / "MUON_LR_SWEEP_REPORT.md").read_text()
     return {name: (reports / name).read_bytes() for name in ORDER}
 
 
