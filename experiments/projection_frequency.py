@@ -54,7 +54,7 @@ CAMPAIGN = Campaign(
     rule=Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5),
     leading=(
         Contrast(
-            name="cost of K = 20 against K = 1, under Muon minus under Adam",
+            name="cost of K = 20 under Muon minus under Adam",
             weights={named("Muon", 20): 1.0, named("Muon", 1): -1.0, named("Adam", 20): -1.0, named("Adam", 1): 1.0},
             question="Does Muon need projection less often than Adam?",
             rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),

@@ -64,7 +64,7 @@ def follow_up(losses: Mapping[str, NDArray[np.float64]]) -> str:
     """Return who goes on, as a sentence; nothing while there are runs to come."""
     if not {*CANDIDATES} <= {*losses} or not np.isfinite(losses["Muon"]).all():
         return ""
-    return f"By the rule below, these go on to `rung-1`: {', '.join(finalists(losses))}."
+    return f"By the rule below, these go on to `rung-1`: {'; '.join(finalists(losses))}."
 
 
 CAMPAIGN = Campaign(

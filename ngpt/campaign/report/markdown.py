@@ -64,7 +64,7 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.interval_text, words.word_of,
-                words.agreement, words.prediction)  # fmt: skip
+                words.agreement, words.prediction, words.share_of_training)  # fmt: skip
     filters = (*of_words, nanmean, counted, interval, share_text, cleandoc, hours_unit)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     text = environment.get_template(template).render(**content)

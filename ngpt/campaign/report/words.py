@@ -114,6 +114,11 @@ def exchange_text(share: float, other: str) -> str:
     return f"as much as {other} gains in the last {shown} of its training"
 
 
+def share_of_training(share: float | None) -> str:
+    """Return a share of training in a cell of a table."""
+    return "–" if share is None else "more than all" if math.isinf(share) else percent(share)
+
+
 def sentence(analysis: Analysis, answer: Answer) -> str:
     """Return one comparison as a person would say it, with its numbers."""
     verdict, pair, rule = answer.verdict, pair_of(answer), answer.contrast.rule
