@@ -19,6 +19,7 @@ from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
+from ngpt.campaign.report import words
 from ngpt.campaign.report.markdown import share_text
 
 Words = Callable[[Analysis], str]
@@ -29,10 +30,6 @@ GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 FIRST_MARK = "†"
 LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
 """What README says of findings from the first regime."""
-
-TEXTS = {"stdlib": "the source of Python's standard library"}
-"""What `--data` means, where its value does not say so by itself."""
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -84,7 +81,7 @@ def scope(data: dict[str, Any]) -> list[str]:
     tokens = training["steps"] * training["batch"] * model["context"]
     return [
         f"one {data['parameters']:,}-parameter {model['arch']} model",
-        f"one text ({TEXTS.get(data['data'], data['data'])})",
+        f"one text ({words.TEXTS.get(data['data'], data['data'])})",
         f"{tokens:,} training tokens" if budget is None else f"{budget:g} s of training per run",
     ]
 
@@ -97,13 +94,7 @@ def seeds(answers: Sequence[Answer]) -> int:
 def difference(answer: Answer, lower: str = "lower", higher: str = "higher") -> str:
     """Return an effect in words, such as `0.098 nats per token lower [0.078, 0.119]`."""
     effect, unit = answer.verdict.effect, answer.contrast.rule.unit
-    if effect is None:
-        return f"an unknown number of {unit} apart"
-    low, high = sorted((abs(effect.t_low), abs(effect.t_high)))
-    if effect.t_low < 0 < effect.t_high:  # the interval has both signs: give them in the direction that is named
-        low, high = (effect.t_low, effect.t_high) if effect.mean > 0 else (-effect.t_high, -effect.t_low)
-    side = higher if effect.mean > 0 else lower
-    return f"{abs(effect.mean):.3f} {unit} {side} [{low:.3f}, {high:.3f}]".replace("[-", "[−")
+    return f"an unknown number of {unit} apart" if effect is None else words.difference(effect, lower, higher, unit)
 
 
 def named(answers: Sequence[Answer], name: str) -> Answer:

@@ -21,7 +21,7 @@ MUON = at_equal_angle("Muon", "muon")
 CAMPAIGN = Campaign(
     name="orthogonality",
     title="Orthogonal updates and others at equal angles on gated nGPT",
-    question="Does an update other than Muon's orthogonal one end higher at equal angles?",
+    question="Are other updates worse than Muon's orthogonal one at equal angles?",
     claim=r"""
         Muon's update is the polar factor $UV'$ of its momentum $USV'$: all singular values are 1. Here other updates
         are computed from the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its
@@ -63,13 +63,13 @@ CAMPAIGN = Campaign(
         Contrast(
             name="RMNP against Kaon",
             weights={"RMNP": 1.0, "Kaon": -1.0},
-            question="Does normalizing each vector end higher than random singular values?",
+            question="Is normalizing each vector worse than random singular values?",
             rule=WORSE,
         ),
         Contrast(
             name="RMNP against Nora",
             weights={"RMNP": 1.0, "Nora": -1.0},
-            question="Without a polar factor, does it end higher to let vectors turn by different angles?",
+            question="Without a polar factor, is it worse to let vectors turn by different angles?",
             rule=WORSE,
         ),
         noise_of(MUON, WORSE),

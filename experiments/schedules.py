@@ -73,7 +73,7 @@ def follow_up(losses: Mapping[str, NDArray[np.float64]]) -> str:
 CAMPAIGN = Campaign(
     name="schedules",
     title="Schedules of the learning rate for Muon, geodesic Muon and Adam on gated nGPT",
-    question=f"Does a schedule beat {BASELINE}, the one of the first campaigns, for its own family of steps?",
+    question=f"Does a schedule beat {BASELINE}, the earlier default, within a family of steps?",
     claim=r"""
         All schedules end at zero, and all rates of a run, hidden and auxiliary, follow the same one. With r from 0 to 1
         the progress within the decay, *linear*, *cosine* and *sqrt* multiply the rates by $1 - r$,

@@ -64,12 +64,12 @@ def follow_up(losses: Mapping[str, NDArray[np.float64]]) -> str:
     """Return who goes on, as a sentence; nothing while there are runs to come."""
     if not {*CANDIDATES} <= {*losses} or not np.isfinite(losses["Muon"]).all():
         return ""
-    return f"By the rule below, these go on to `rung-1`: {'; '.join(finalists(losses))}."
+    return f"By the rule in the claim, these advance: {'; '.join(finalists(losses))}."
 
 
 CAMPAIGN = Campaign(
     name="sphere_optimizers",
-    title="Rules of the field and optimizers of packages on gated nGPT",
+    title="Twenty rules and packaged optimizers against Muon on gated nGPT",
     question="Which optimizers end lower than Muon?",
     claim=r"""
         The hidden matrices are moved by published rules, each as `docs/method.md` describes it, or by optimizers of the
@@ -79,8 +79,8 @@ CAMPAIGN = Campaign(
         the whole matrix instead. All rates fall linearly to zero.
 
         Every method is tuned over five hidden rates, a factor of two apart. The middle of a grid is the rate at which
-        the method turns vectors as far in a step as Muon does at 0.03, its best rate at `tiny`, measured over sixteen
-        steps. Other options keep their published values. A cap on the angle (`--max-angle`) is left out: at most of
+        the method turns vectors as far in a step as Muon does at 0.03, the middle of its own grid, measured over
+        sixteen steps. Other options keep their published values. A cap on the angle (`--max-angle`) is left out: at most of
         these rates a sensible one never acts.
 
         This is a selection. `tiny` sees 1.4 tokens per entry of a hidden matrix, and the auxiliary rate is not tuned
@@ -101,23 +101,27 @@ CAMPAIGN = Campaign(
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "adam_beta1": 0.9},
     at_preset={"tiny": {"steps": 400}},
     reading=r"""
-        The optimizers fall into two groups. Every method with a polar factor, and SOAP, which works in the eigenbasis
-        that Shampoo computes, ends close to Muon: a second moment, a random spectrum, another constraint, the geodesic
-        step or an average of the weights changes little here. Every method that treats vectors or entries one by one
-        (Adam, ADOPT, Lion, Signum, RMNP, Nora) ends far behind, and Shampoo in between. Of what was tried beside Muon,
-        a second momentum buffer and RMNP for embedding and head are worse than doing without.
+        The optimizers fall into two groups, with Shampoo between them. Methods with a polar factor, and SOAP, which
+        works in the eigenbasis of Shampoo's preconditioners, end within about the smallest effect that matters of
+        Muon: a second moment (NorMuon), a random spectrum (Kaon), another constraint (MuonH, MuonSphere), the geodesic
+        step or an average of the weights (Tail-EMA) changes little here. Methods that treat vectors or entries one by
+        one (Adam, ADOPT, Lion, Signum, RMNP, Nora) end far behind. Two additions to Muon made it worse: a second
+        momentum buffer, and RMNP for embedding and head; both differ from it by little more than what matters.
 
-        MuonSphere has the lowest mean loss, and whether its lead is as large as matters is open. It may not be its
-        sphere that leads: as published, its momentum is shorter than Muon's, and with Muon's momentum it lost to Muon
-        in `which_sphere`. Lion, SOAP and Shampoo have their best rates at the ends of their grids and could do better
-        than they do here. *Other batches* differ by more than most of the methods do, since these runs are not paired
-        with Muon's.
+        MuonSphere has the lowest mean loss, and whether its lead is large enough to matter is undecided. The sphere
+        may not be the cause: as published, its momentum coefficient is lower than Muon's, and with Muon's it lost to
+        Muon in `which_sphere`. Lion, SOAP and Shampoo have their best rates at the ends of their grids and could do
+        better than they do here. The control differs from Muon by more than most methods do, because it is not paired
+        with Muon's runs: pairing removes that variation from the comparisons.
     """,
     does_not_show=r"""
-        Which of the close ones is best: the differences between them are within noise or smaller than what matters.
-        Nothing about longer training, where runs see many times as many tokens, nor about rules with their options
-        tuned, nor with an auxiliary rate of their own.
+        Which of the close methods is best. Nothing about longer training, where runs see far more tokens, about rules
+        with their options tuned, or about methods with an auxiliary rate of their own: all of them have Muon's here,
+        which may favor Muon.
     """,
-    follows="The eight go on to longer runs in `sphere_finalists`, with a control for MuonSphere's momentum.",
+    follows=r"""
+        Eight methods advance to `sphere_finalists`, run at `rung-1` with both rates tuned and with a control for
+        MuonSphere's momentum.
+    """,
     follow_up=follow_up,
 )

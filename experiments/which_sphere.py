@@ -31,7 +31,7 @@ VECTORS = under("unit vectors")
 CAMPAIGN = Campaign(
     name="which_sphere",
     title="Unit vectors against other constraints for Muon on gated nGPT",
-    question="Does Muon end lower under another constraint than unit vectors?",
+    question="Does Muon end lower under a constraint other than unit vectors?",
     claim=r"""
         nGPT keeps every vector of a hidden matrix at length 1. Here projection fixes something else, after every step:
         the Frobenius norm of the whole matrix, its largest singular value, or nothing. All runs start from the same

@@ -14,7 +14,7 @@ def test_muon_and_the_best_seven_others_go_on() -> None:
     assert finalists(losses) == ["Muon", *names[: FINALISTS - 1]]
     losses[names[1]] = np.array([1.0, np.nan])
     assert finalists(losses) == ["Muon", names[0], *names[2:FINALISTS]], "one that diverged does not"
-    assert follow_up(losses).startswith(f"By the rule below, these go on to `rung-1`: Muon; {names[0]}; ")
+    assert follow_up(losses).startswith(f"By the rule in the claim, these advance: Muon; {names[0]}; ")
     assert follow_up({**losses, "Muon": np.array([np.nan, 9.0])}) == ""
 
 

@@ -212,14 +212,15 @@ class CampaignStudy(Study[Plan]):
             ]  # fmt: skip
         return found
 
-    def cells(self, data: dict[str, Any]) -> list[tuple[str, str]]:
+    def cells(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
         """Return the answers to each question by word; a control is no question."""
         found = []
         for question, answers in analyze(self.experiment, data).questions().items():
             if not answers[0].contrast.control:
                 parts = [f"**{word}**: {reach(mine)}" if len(answers) == 1 else f"{len(mine)} **{word}**: {reach(mine)}"
                          for word, mine in groups(answers)]  # fmt: skip
-                found.append((question, "<br>".join(parts)))
+                rule = answers[0].contrast.rule
+                found.append((question, f"{rule.smallest_effect:g} {rule.unit}", "<br>".join(parts)))
         return found
 
     def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:

@@ -130,7 +130,7 @@ def test_an_edge_of_the_auxiliary_grid_counts_like_an_edge_of_the_hidden_grid(
 ) -> None:
     verdict = analyze(BOTH_TUNED, tuned_data(gain, best={edge: 0.03})).answers[0].verdict
     assert verdict.word == word
-    said = f"the best auxiliary rate of {edge} may lie beyond its grid" in verdict.reason
+    said = f"the best auxiliary rate of {edge} is at the edge of its grid" in verdict.reason
     assert said == (word == "undecided")
 
 

@@ -124,7 +124,7 @@ def test_a_rate_at_the_edge_takes_its_verdicts_and_no_others() -> None:
             r["lr"] = LRS[-1]
     verdicts = {a.contrast.name: a.verdict for a in analyze(SCAN, content).answers}
     taken = verdicts["Muon, K = 20 against Muon, K = 1"]
-    assert taken.word == "undecided" and "Muon, K = 20 may lie beyond its grid" in taken.reason
+    assert taken.word == "undecided" and "Muon, K = 20 is at the edge of its grid" in taken.reason
     assert verdicts["Adam, K = 20 against Adam, K = 1"].word == "worse"
     # a better tuned K = 20 would lower Muon's cost still more
     assert verdicts["Muon's cost minus Adam's"].word == "better"

@@ -174,7 +174,7 @@ def test_an_untuned_rate_decides_nothing_in_its_disfavor(gain: float, edge: str,
             r["lr"] = grid[-1]
     data["commands"] |= {f"{edge}|{grid[-1]}|10000": "--flag"}
     assert analyze(CAMPAIGN, data).answers[0].verdict.word == word
-    assert (f"best rate of {edge} may lie beyond its grid" in report(data, tmp_path)) == (word == "undecided")
+    assert (f"best rate of {edge} is at the edge of its grid" in report(data, tmp_path)) == (word == "undecided")
 
 
 def test_data_of_another_rule_make_no_report(tmp_path: Path) -> None:

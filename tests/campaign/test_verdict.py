@@ -65,7 +65,7 @@ def test_the_reason_is_a_sentence_with_the_numbers() -> None:
     assert judge(rule(), around(0.0, 0.001)).why == "within the 0.01 nats that matter"
     perhaps = judge(rule(), around(0.008, 0.006))
     assert perhaps.why == (
-        f"higher, but whether by the 0.01 nats that matter is open; about {perhaps.seeds_needed} seeds would decide"
+        f"higher, but perhaps by less than the 0.01 nats that matter; about {perhaps.seeds_needed} seeds would decide"
     )
     undecided = judge(rule(), around(-0.03, 0.04))
     assert undecided.why == (
@@ -183,7 +183,7 @@ def test_a_doubt_takes_the_word_that_it_is_about(mean: float, word: Word) -> Non
     plain = judge(rule(), around(mean, 0.005))
     assert plain.word == word
     other: Word = "worse" if word == "better" else "better"
-    doubts = ["the best rate of Muon may lie beyond its grid", "the best rate of Adam may lie beyond its grid"]
+    doubts = ["the best rate of Muon is at the edge of its grid", "the best rate of Adam is at the edge of its grid"]
     assert judge(rule(), around(mean, 0.005), doubts={word: [], other: doubts}) == plain
     taken = judge(rule(), around(mean, 0.005), doubts={word: doubts})
     assert (taken.word, taken.effect, taken.seeds_needed, taken.confirmed) == ("undecided", plain.effect, None, False)

@@ -36,6 +36,8 @@ class Verdict:
     problem is not the number of seeds"""
     confirmed: bool | None
     """whether the rule's prediction came true; None if it makes none"""
+    doubted: Word | None = None
+    """the word that the numbers alone would give, where a doubt makes the answer undecided"""
 
     @property
     def side(self) -> str:
@@ -106,7 +108,7 @@ def judge(
         lost = [gap] if n_missing and word not in ("worse", "undecided") else []
         if reasons := [*(doubts or {}).get(word, ()), *lost]:
             why = f"would be {word}, but {' and '.join(reasons)}"
-            word, reason = "undecided", f"{reason} But: {why}."
+            return Verdict("undecided", difference, why, f"{reason} But: {why}.", None, unknown, doubted=word)
         confirmed = None if rule.predicted is None else word in rule.confirming and not n_missing
         return Verdict(word, difference, why, reason, seeds_needed, confirmed)
 
@@ -122,7 +124,7 @@ def judge(
         return verdict("no difference that matters", f"{side + ', but ' if side else ''}within {smallest}")
     advice = f"about {needed:,} seeds would decide" if needed else f"not even {MAX_SEEDS:,} seeds would decide"
     if side:
-        return verdict("undecided", f"{side}, but whether by {smallest} is open; {advice}", needed)
+        return verdict("undecided", f"{side}, but perhaps by less than {smallest}; {advice}", needed)
     return verdict("undecided", f"the interval contains zero and more than {smallest}; {advice}", needed)
 
 
@@ -147,7 +149,7 @@ def judge_campaign(
     contrasts = campaign.contrasts()
     edges = {
         method.name: [
-            f"the best {kind}rate of {method.name} may lie beyond its grid"
+            f"the best {kind}rate of {method.name} is at the edge of its grid"
             for grid, chosen, kind in (
                 (method.lrs, rates.get(method.name), ""),
                 (campaign.aux_lrs, (aux_rates or {}).get(method.name), "auxiliary "),

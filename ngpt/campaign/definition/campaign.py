@@ -77,7 +77,7 @@ def noise_of(method: Method, rule: Rule) -> Contrast:
     again = on_other_batches(method)
     return Contrast(
         name=f"{again.name} against {method.name}", weights={again.name: 1.0, method.name: -1.0}, rule=rule,
-        question=f"What difference does noise alone make to {method.name}?", control=True,
+        question=f"Control: how much do other batches change {method.name}?", control=True,
     )  # fmt: skip
 
 

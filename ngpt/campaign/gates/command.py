@@ -173,7 +173,7 @@ class GatesStudy(Study[GatePlan]):
         return [Listed(question=self.experiment.question, contrast=f"{g.name}: {g.asks}", answer=g.label, effect=g.muon,
                        seeds=seeds.get(g.name, "1")) for g in judge_gates(self.experiment, data)]  # fmt: skip
 
-    def cells(self, data: dict[str, Any]) -> list[tuple[str, str]]:
+    def cells(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
         """Return the overall result."""
         judged = judge_gates(self.experiment, data)
-        return [(self.experiment.question, f"**{overall(judged)}** of {len(judged)} gates")]
+        return [(self.experiment.question, "–", f"**{overall(judged)}** of {len(judged)} gates")]

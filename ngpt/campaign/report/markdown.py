@@ -64,7 +64,7 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.interval_text, words.word_of,
-                words.agreement, words.prediction, words.share_of_training)  # fmt: skip
+                words.agreement, words.prediction, words.share_of_training, words.p_text)  # fmt: skip
     filters = (*of_words, nanmean, counted, interval, share_text, cleandoc, hours_unit)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     text = environment.get_template(template).render(**content)
@@ -115,12 +115,12 @@ def ways_to_be_surer(analysis: Analysis, data: dict[str, Any]) -> list[str]:
     runs = max(summary.comparison_runs for summary in compared)
     each = sum(summary.hours * summary.comparison_runs / (summary.tuning_runs + summary.comparison_runs)
                for summary in compared) / runs  # fmt: skip
-    ways = [f"intervals half as wide take about {4 * runs} seeds, {3 * runs * each:.2g} more {hours_unit(data)}"]
+    ways = [f"intervals half as wide need about {4 * runs} seeds in all, {3 * runs * each:.2g} more {hours_unit(data)}"]
     undecided = [answer for answer in analysis.answers if answer.verdict.seeds_needed and not answer.contrast.control]
     if undecided:
         first = min(undecided, key=lambda answer: answer.verdict.seeds_needed or 0)
-        ways.append(f"the undecided answer that is nearest to one, {first.contrast.name}, takes about "
-                    f"{first.verdict.seeds_needed:,} seeds")  # fmt: skip
+        ways.append(f"the undecided answer that is easiest to settle, {first.contrast.name}, needs "
+                    f"about {first.verdict.seeds_needed:,} seeds")  # fmt: skip
     return ways
 
 
@@ -139,11 +139,15 @@ def differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) ->
         if name == baseline or name not in flags or baseline not in flags:
             continue
         mine, base = flags[name], flags[baseline]
-        parts = [f"`{flag} {mine[flag]}`".replace(" `", "`") + (f" instead of `{base[flag]}`" if flag in base else "")
+        parts = [_code(flag, mine[flag]) + (f" instead of `{base[flag]}`" if flag in base else "")
                  for flag in mine if mine[flag] != base.get(flag)]  # fmt: skip
-        parts += [f"without `{flag} {base[flag]}`".replace(" `", "`") for flag in base if flag not in mine]
+        parts += [f"without {_code(flag, base[flag])}" for flag in base if flag not in mine]
         found[name] = f"against {baseline}: {', '.join(parts) or 'no flag differs'}"
     return found
+
+
+def _code(flag: str, value: str) -> str:
+    return f"`{flag} {value}`" if value else f"`{flag}`"
 
 
 def _flags(command: str) -> dict[str, str]:

@@ -55,7 +55,9 @@ def prediction(answers: Sequence[Answer]) -> str:
     if len(answers) == 1:
         return f"Predicted {rule.predicted}: {'confirmed' if confirmed else 'not confirmed'}."
     for_which = "none" if not confirmed else "all" if len(confirmed) == len(answers) else f"{len(confirmed)}"
-    return f"Predicted {rule.predicted}: confirmed for {for_which} of {len(answers)}."
+    undecided = len(answers_of(answers, "undecided"))
+    rest = f", with {undecided} undecided" if undecided else ""
+    return f"Predicted {rule.predicted}: confirmed for {for_which} of {len(answers)}{rest}."
 
 
 def against(answers: Sequence[Answer]) -> str | None:
@@ -71,20 +73,25 @@ def short_name(answer: Answer, other: str | None) -> str:
     return answer.contrast.name if other is None or pair is None else pair[0]
 
 
-def magnitude(effect: PairedDifference) -> str:
-    """Return the size of an effect in at least two digits, such as `0.153` or `0.0065`."""
-    size = abs(effect.mean)
-    return f"{size:.4f}" if size < 0.01 else f"{size:.3f}"
+def difference(effect: PairedDifference, lower: str = "lower", higher: str = "higher", unit: str = "") -> str:
+    """Return an effect in words, such as `0.098 nats per token lower [0.078, 0.119]`."""
+    low, high = sorted((abs(effect.t_low), abs(effect.t_high)))
+    if effect.t_low < 0 < effect.t_high:  # the interval has both signs
+        low, high = (effect.t_low, effect.t_high) if effect.mean > 0 else (-effect.t_high, -effect.t_low)
+    side = higher if effect.mean > 0 else lower
+    return f"{abs(effect.mean):.3f} {unit} {side} [{low:.3f}, {high:.3f}]".replace("[-", "[−").replace("  ", " ")
+
+
+TEXTS = {"stdlib": "Python's standard library"}
+"""what `--data` means, where its value does not say so by itself"""
 
 
 def scale_of(data: dict[str, Any]) -> str:
-    """Return the scale of a campaign, such as `a 0.18M-parameter model and 0.20M tokens of stdlib`."""
-    training = data["training"]
-    if training.get("budget_seconds") is not None:
-        length = f"{training['budget_seconds']:g} s of training on {data['data']}"
-    else:
-        length = f"{millions(tokens_of(data))} tokens of {data['data']}"
-    return f"a {millions(data['parameters'])}-parameter model and {length}" if data["parameters"] else length
+    """Return the scale of a campaign, such as `a 0.18M-parameter model trained on 0.20M tokens of text.txt`."""
+    text, seconds = TEXTS.get(data["data"], data["data"]), data["training"].get("budget_seconds")
+    length = f"for {seconds:g} s on {text}" if seconds else f"on {millions(tokens_of(data))} tokens of {text}"
+    model = f"a {millions(data['parameters'])}-parameter model" if data["parameters"] else "a model"
+    return f"{model} trained {length}"
 
 
 def tokens_of(data: dict[str, Any]) -> int:
@@ -121,52 +128,61 @@ def share_of_training(share: float | None) -> str:
 
 def sentence(analysis: Analysis, answer: Answer) -> str:
     """Return one comparison as a person would say it, with its numbers."""
-    verdict, pair, rule = answer.verdict, pair_of(answer), answer.contrast.rule
-    effect, unit = verdict.effect, rule.unit
-    if effect is None:
+    verdict, pair, unit = answer.verdict, pair_of(answer), answer.contrast.rule.unit
+    if verdict.effect is None:
         return f"{answer.contrast.name}: undecided, too few runs have ended"
-    numbers = f"[{signed(effect.t_low)}, {signed(effect.t_high)}]"
     if pair is None:
-        return f"{answer.contrast.name}: {signed(effect.mean)} {unit} {numbers}, {on_seeds(answer)}: {word_of(answer)}"
-    side = "below" if effect.mean < 0 else "above"
-    text = f"{pair[0]} ends {magnitude(effect)} {unit} {side} {pair[1]} {numbers}, {on_seeds(answer)}: {verdict.word}"
+        numbers = difference(verdict.effect, unit=unit)
+        return f"{answer.contrast.name}: {verdict.word}, {numbers}, {on_seeds(answer)}"
+    start = {
+        "better": f"{pair[0]} is better than {pair[1]}",
+        "worse": f"{pair[0]} is worse than {pair[1]}",
+        "undecided": f"whether {pair[0]} is better or worse than {pair[1]} is undecided",
+    }.get(verdict.word, f"{pair[0]} makes no difference that matters against {pair[1]}")
+    text = f"{start}: it ends {difference(verdict.effect, unit=unit)}, {on_seeds(answer)}"
     share = analysis.exchange.get(answer.contrast.name)
     if verdict.word in ("better", "worse") and share is not None:
         return f"{text}. That is {exchange_text(share, pair[1])}"
+    if verdict.doubted:
+        return f"{text}, and {verdict.why}"
     return f"{text}; about {verdict.seeds_needed:,} seeds would decide" if verdict.seeds_needed else text
 
 
 def groups(answers: Sequence[Answer]) -> list[tuple[Word, list[Answer]]]:
     """Return the answers by word, in the order of `ORDER`."""
-    found = [(word, [answer for answer in answers if answer.verdict.word == word]) for word in ORDER]
+    found = [(word, answers_of(answers, word)) for word in ORDER]
     return [(word, mine) for word, mine in found if mine]
 
 
-def reach(answers: Sequence[Answer], digits: int = 3) -> str:
-    """Return the range of the effects, such as `+0.063 to +0.082`; nothing if none is known."""
+def reach(answers: Sequence[Answer]) -> str:
+    """Return the range of the effects, such as `+0.0626 to +0.0820`; nothing if none is known."""
     effects = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
     if not effects:
         return ""
-    low, high = (signed(value, digits) for value in (min(effects), max(effects)))
-    return low if low == high else f"{low} to {high}"
+    low, high = (signed(value) for value in (min(effects), max(effects)))
+    return low if len(effects) == 1 else f"both {low}" if low == high else f"{low} to {high}"
 
 
 def tally(answers: Sequence[Answer]) -> str:
     """Return several comparisons as a person would say them: how many have which answer, and few of them by name."""
-    other = against(answers)
-    parts = []
+    other, unit = against(answers), answers[0].contrast.rule.unit
+    parts: list[str] = []
     for word, mine in groups(answers):
-        verb = "makes" if len(mine) == 1 else "make"
-        does = {"better": "better", "worse": "worse", "undecided": "undecided"}.get(word, f"{verb} {word}")
-        if word in ("better", "worse", "undecided"):
-            does = f"{'is' if len(mine) == 1 else 'are'} {does}"
+        verb = f"make{'s' if len(mine) == 1 else ''}" if word.startswith("no ") else "is" if len(mine) == 1 else "are"
         named = f": {'; '.join(short_name(answer, other) for answer in mine)}" if len(mine) <= FEW else ""
-        parts.append(f"{len(mine)} {does} ({reach(mine)}{named})")
-    if not any(answer.verdict.word == "better" for answer in answers):
-        parts.insert(0, "none is better")
+        doubted = sum(answer.verdict.doubted is not None for answer in mine)
+        why = f"; {doubted} for a rate at the edge of a grid or for missing runs" if doubted else ""
+        parts.append(f"{len(mine)} {verb} {word} ({reach(mine)}{'' if parts else f' {unit}'}{named}{why})")
+    compared = f"{len(answers)} {'methods' if other else 'comparisons'}"
+    none = f"none of {compared} is better{f' than {other}' if other else ''}"
+    start = "" if answers_of(answers, "better") else f"{none}; "
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
-    start = f"of {len(answers)} compared with {other}" if other else f"of {len(answers)} comparisons"
-    return f"{start}, {listed}"
+    return f"{start}{listed}" if start else f"of {compared}{f' against {other}' if other else ''}, {listed}"
+
+
+def answers_of(answers: Sequence[Answer], word: Word) -> list[Answer]:
+    """Return the comparisons with an answer."""
+    return [answer for answer in answers if answer.verdict.word == word]
 
 
 def is_of_subject(answer: Answer, subject: str) -> bool:
@@ -190,6 +206,11 @@ def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> li
         elif asked:
             said.append(tally(asked))
     return [f"On {scale_of(data)}, {said[0]}.", *(f"{text[0].upper()}{text[1:]}." for text in said[1:])] if said else []
+
+
+def p_text(value: float | None) -> str:
+    """Return a p-value; one below 0.001 rests on tails that few seeds do not show."""
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -62,8 +62,9 @@ class SensitivityStudy(CampaignStudy):
                                 seeds=seeds))  # fmt: skip
         return found
 
-    def cells(self, data: dict[str, Any]) -> list[tuple[str, str]]:
-        return _answers(self.study, self._findings(data))
+    def cells(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
+        matters = f"{self.study.rule.smallest_effect:g} {self.study.rule.unit}"
+        return [(question, matters, answer) for question, answer in _answers(self.study, self._findings(data))]
 
     def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:
         """Return nothing: a setting's state is not one of the four words."""
