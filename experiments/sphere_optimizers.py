@@ -80,8 +80,8 @@ CAMPAIGN = Campaign(
 
         Every method is tuned over five hidden rates, a factor of two apart. The middle of a grid is the rate at which
         the method turns vectors as far in a step as Muon does at 0.03, the middle of its own grid, measured over
-        sixteen steps. Other options keep their published values. A cap on the angle (`--max-angle`) is left out: at most of
-        these rates a sensible one never acts.
+        sixteen steps. Other options keep their published values. A cap on the angle (`--max-angle`) is left out: at
+        most of these rates a sensible one never acts.
 
         This is a selection. `tiny` sees 1.4 tokens per entry of a hidden matrix, and the auxiliary rate is not tuned
         for each method. What follows, fixed before the runs: Muon and the seven others with the lowest mean loss on the

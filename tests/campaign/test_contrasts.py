@@ -154,8 +154,8 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
     path, _ = write_report(SCAN, tmp_path)
     text = path.read_text()
     order = [
-        "Muon's cost minus Adam's: −0.15",
-        "Of 2 comparisons, none is better and 2 are worse (+0.0",
+        "Muon's cost minus Adam's: better, 0.150 nats per token lower [0.145, 0.155], on all 4 seeds.",
+        "None of 2 comparisons is better; 2 are worse (+0.05",
         "## Answers",
         "**Does Muon need it less often?** Predicted lower: confirmed.",
         "| Muon's cost minus Adam's | **better** |",
@@ -169,9 +169,9 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
         assert (tmp_path / "figures" / f"scan_{kind}.png").stat().st_size > 10_000
 
     table = known_map([CampaignStudy(SCAN)], tmp_path, "reports/").splitlines()
-    assert table[0] == "| question | `tiny` (1,000), text.txt |" and len(table) == 4
-    assert table[2].startswith("| [Does Muon need it less often?](reports/SCAN_REPORT.md) | **better**: −0.15")
-    assert table[3].startswith("| [Does K cost anything?](reports/SCAN_REPORT.md) | 2 **worse**: +0.0")
+    assert table[0] == "| question | what matters | `tiny` (1,000), text.txt |" and len(table) == 4
+    assert table[2].startswith("| [Does Muon need it less often?](reports/SCAN_REPORT.md) | 0.02 nats per token | **better**: −0.15")
+    assert table[3].startswith("| [Does K cost anything?](reports/SCAN_REPORT.md) | 0.02 nats per token | 2 **worse**: +0.0")
     write_index([CampaignStudy(SCAN)], tmp_path)
     index = (tmp_path / "README.md").read_text()
     assert "Of 2 questions about methods, 2 have been asked at one size and on one text only." in index

@@ -93,14 +93,16 @@ def test_no_effect_is_not_a_win(gain: float, noise: float, word: str, tmp_path: 
     assert analysis.winner is None and analysis.answers[0].verdict.word == word
     text = report(data, tmp_path)
     assert f"| Muon | **{word}" in text and "No method is better by the rule." in text
-    assert f"seeds: {word}" in text.splitlines()[2] and "Predicted lower: not confirmed." in text
+    said = {"worse": "Muon is worse than Adam: it ends 0.", "undecided": "whether Muon is better or worse than Adam is"}
+    assert said.get(word, "Muon makes no difference that matters against Adam") in text.splitlines()[2]
+    assert "Predicted lower: not confirmed." in text
 
 
 def test_the_first_paragraph_answers_and_the_same_data_give_the_same_text(tmp_path: Path) -> None:
     text = report(made_up(), tmp_path)
     lines = [line for line in text.splitlines() if line]
-    assert lines[1].startswith("**On a 1,000-parameter model and 256 tokens of text.txt, Muon ends 0.")
-    assert "on all 4 seeds: better. That is as much as Adam gains in the last " in lines[1]
+    assert lines[1].startswith("**On a 1,000-parameter model trained on 256 tokens of text.txt, Muon is better than Adam: it ")
+    assert "on all 4 seeds. That is as much as Adam gains in the last " in lines[1]
     assert report(made_up(), tmp_path) == text
 
 

@@ -318,5 +318,5 @@ def test_data_of_another_preset_are_read_as_what_they_are(tmp_path: Path) -> Non
     write_data(tmp_path, data_of(at_rung_2, lambda point: 2.0))
     study = SensitivityStudy(STUDY)
     write_index([study], tmp_path)
-    assert "| question | `rung-2` (10), text.txt |" in (tmp_path / "README.md").read_text()
+    assert "| question | what matters | `rung-2` (10), text.txt |" in (tmp_path / "README.md").read_text()
     assert study.report(tmp_path)[0].exists()
