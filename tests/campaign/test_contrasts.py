@@ -170,8 +170,8 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
 
     table = known_map([CampaignStudy(SCAN)], tmp_path, "reports/").splitlines()
     assert table[0] == "| question | what matters | `tiny` (1,000), text.txt |" and len(table) == 4
-    assert table[2].startswith("| [Does Muon need it less often?](reports/SCAN_REPORT.md) | 0.02 nats per token | **better**: −0.15")
-    assert table[3].startswith("| [Does K cost anything?](reports/SCAN_REPORT.md) | 0.02 nats per token | 2 **worse**: +0.0")
+    assert table[2].startswith("| [Does Muon need it less often?](reports/SCAN_REPORT.md) | 0.02 nats per token | ")
+    assert "| **better**: −0.15" in table[2] and "| 2 **worse**: +0.05" in table[3]
     write_index([CampaignStudy(SCAN)], tmp_path)
     index = (tmp_path / "README.md").read_text()
     assert "Of 2 questions about methods, 2 have been asked at one size and on one text only." in index

@@ -101,7 +101,8 @@ def test_no_effect_is_not_a_win(gain: float, noise: float, word: str, tmp_path: 
 def test_the_first_paragraph_answers_and_the_same_data_give_the_same_text(tmp_path: Path) -> None:
     text = report(made_up(), tmp_path)
     lines = [line for line in text.splitlines() if line]
-    assert lines[1].startswith("**On a 1,000-parameter model trained on 256 tokens of text.txt, Muon is better than Adam: it ")
+    start = "**On a 1,000-parameter model trained on 256 tokens of text.txt, Muon is better than Adam: it ends 0."
+    assert lines[1].startswith(start)
     assert "on all 4 seeds. That is as much as Adam gains in the last " in lines[1]
     assert report(made_up(), tmp_path) == text
 

@@ -26,6 +26,9 @@ from ngpt.campaign.report.words import signed
 MOST = 6
 """lines in one panel; if there are more, each has a panel of its own"""
 
+VERY_MANY = 12
+"""panels; if there are more, those that would be empty are left out"""
+
 COLUMNS = 4
 
 TITLE_WIDTH = 24
@@ -35,7 +38,7 @@ Curve = dict[str, list[float]]
 """validations of one run: `step`, `loss` and, with a clock, `seconds`"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Course:
     """The difference of one method to a baseline, over steps or seconds."""
 
@@ -125,8 +128,8 @@ def draw_differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any
 
 
 def _says(band: str, smallest: float | None) -> str:
-    gray = "" if smallest is None else f"; gray: less than {smallest:g}, too small to matter"
-    return f"Paired difference of validation loss to the baseline: mean over seeds and {band}{gray}"
+    gray = "" if smallest is None else f"; gray band: ±{smallest:g}, too small to matter"
+    return f"Validation loss minus the baseline's, paired: mean over seeds and {band}{gray}"
 
 
 def _family(campaign: Campaign, name: str) -> str:
@@ -177,11 +180,18 @@ def _written(axes: Axes, course: Course) -> str:
 def _small_multiples(
     campaign: Campaign, analysis: Analysis, found: Mapping[str, list[Course]], smallest: float | None
 ) -> Figure:
-    """Draw a panel for each method with its interval, before the lines of all others with the same baseline."""
+    """Draw a panel for each method with its interval, before the lines of all others with the same baseline.
+
+    With very many methods, those that end off the scale have no panel, and are named with their number instead.
+    """
     looks = looks_of(campaign)
-    panels = [(baseline, course) for baseline, mine in found.items() for course in mine]
-    figure, grid = _panels([[course.method for course in mine] for mine in found.values()])
-    limits = _limits([course for _, course in panels], smallest)
+    limits = _limits([course for mine in found.values() for course in mine], smallest)
+    every = [(baseline, course) for baseline, mine in found.items() for course in mine]
+    ends_off = [not limits[0] <= course.mean[-1] <= limits[1] for _, course in every]
+    far = [course for (_, course), off in zip(every, ends_off, strict=True) if off and len(every) > VERY_MANY]
+    panels = [(baseline, course) for baseline, course in every if course not in far]
+    shown = {baseline: [course.method for of, course in panels if of == baseline] for baseline in found}
+    figure, grid = _panels([names for names in shown.values() if names])
     best = {name for mine in found.values()
             for name in standing_out(campaign, analysis, [course.method for course in mine], few=1)}  # fmt: skip
     for axes, (baseline, course) in zip(grid, panels, strict=True):
@@ -198,12 +208,14 @@ def _small_multiples(
                   **_marker(course))  # fmt: skip
         _name(axes, course.method, look, strong)
         axes.set_title(_written(axes, course), loc="right", fontsize=8.5)
-        if len(found) > 1 and course is found[baseline][0]:
+        if len(found) > 1 and course.method == shown[baseline][0]:
             axes.annotate(f"against {baseline}", (0, 1), xycoords="axes fraction", xytext=(0, 32 if "\n" in
                           axes.get_title("left") else 20), textcoords="offset points", color=INK, fontstyle="italic",
                           fontsize=8.5, annotation_clip=False)  # fmt: skip
     figure.supxlabel("step", fontsize=9)
-    headline(figure, _says("95% interval", smallest) + "; in light gray the other methods; numbers: at the end")
+    off = ", ".join(f"{course.method} {signed(float(course.mean[-1]), 3)}" for course in far)
+    more = f"; off the scale: {off}" if off else ""
+    headline(figure, f"{_says('95% interval', smallest)}; light gray: the others; numbers: at the end{more}")
     return figure
 
 

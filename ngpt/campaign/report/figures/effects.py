@@ -65,7 +65,7 @@ def draw_effects(analysis: Analysis) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(Differences())
     unit = f" [{units.pop()}]" if len(units) == 1 else ""
-    axes.set_xlabel(f"difference{unit}, lower is better")
+    axes.set_xlabel(f"← better      difference{unit}      worse →")
     headline(figure, "Paired difference of each comparison: mean and 95% interval over seeds")
     seeds = "seeds with\nthat sign"
     axes.text(1.012, -0.35, seeds, transform=blended_transform_factory(axes.transAxes, axes.transData), fontsize=8,
