@@ -3,6 +3,7 @@
 # ruff: noqa: D102 (methods without a docstring inherit that of `Study`)
 
 import argparse
+import dataclasses
 import math
 import sys
 import time
@@ -23,7 +24,7 @@ from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import row_of
 from ngpt.campaign.execution.execute import FINISHED, Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
-from ngpt.campaign.report.index import Listed, VerdictLine
+from ngpt.campaign.report.index import Indexed, Listed, VerdictLine
 from ngpt.campaign.report.markdown import write_report
 from ngpt.campaign.report.words import against, agreement, effect_of, groups, reach, short_name, tokens_of, word_of
 from ngpt.campaign.standing import ENDED, standing
@@ -31,6 +32,7 @@ from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import InputError, LastingStream, require
 from ngpt.machine import core_count
+from ngpt.presets import PRESETS
 
 WATCH_SECONDS = 10.0
 """time between two looks of --watch at the run folders"""
@@ -47,11 +49,34 @@ class CampaignStudy(Study[Plan]):
     seeds_help = "seeds per arm to choose rates (%(default)s); to compare: at least {}"
     """help of --seeds, where {} stands for the number of comparison seeds"""
 
+    by_preset = True
+    """whether it has data and a report of its own at each preset, under another name than at its usual one"""
+
     def __init__(self, campaign: Campaign) -> None:
         self.experiment: Campaign = campaign
+        self.usual = campaign
+
+    @property
+    def runner(self) -> str:
+        return self.usual.name
+
+    def at(self, preset: str) -> "CampaignStudy":
+        """Return the campaign at a preset; at another than its usual one, without what is said of the results there."""
+        if not self.by_preset:
+            return self
+        study = CampaignStudy(self.usual)
+        if preset != self.usual.preset:
+            name = f"{self.usual.name}_at_{preset.replace('-', '_')}"
+            study.experiment = dataclasses.replace(
+                self.usual, name=name, preset=preset, reading="", does_not_show="", follows=""
+            )  # fmt: skip
+        return study
+
+    def at_every_size(self) -> list[Indexed]:
+        return [self, *(self.at(preset) for preset in PRESETS if self.by_preset and preset != self.usual.preset)]
 
     def parser(self) -> Parser:
-        campaign = self.experiment
+        campaign = self.usual
         parser = options.common_parser(
             campaign.question, preset=campaign.preset, seeds=campaign.tuning_seeds,
             seeds_help=self.seeds_help.format(campaign.comparison_seeds),
@@ -67,7 +92,7 @@ class CampaignStudy(Study[Plan]):
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:
-        campaign = self.experiment
+        campaign = self.experiment = self.at(given.preset).experiment
         here = given.launcher == "local" or not given.reproduce
         require(here, "--reproduce compares runs of this machine: it works with --launcher local only")
         overrides = options.overrides_of(given)
@@ -233,7 +258,7 @@ class CampaignStudy(Study[Plan]):
             effect, contrast = answer.verdict.effect, answer.contrast
             low, high = (None, None) if effect is None else (effect.t_low, effect.t_high)
             line = VerdictLine(
-                id=f"{self.name} | {scale} | {contrast.name}", campaign=self.name, question=contrast.question,
+                id=f"{self.runner} | {scale} | {contrast.name}", campaign=self.runner, question=contrast.question,
                 contrast=contrast.name, answer=None if contrast.control else answer.verdict.word,
                 confirmed=None if contrast.control else answer.verdict.confirmed,
                 effect=None if effect is None else round(effect.mean, 6),

@@ -6,7 +6,6 @@ import sys
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ngpt.campaign.definition.plan import AnyPlan, PlannedRun
@@ -36,11 +35,6 @@ class Study(Indexed, Generic[PlanT]):
     min_seeds = 2
     reports_partial_results = False
     """whether an interrupted experiment gets a report on the runs that are finished"""
-
-    @property
-    def runner(self) -> str:
-        """Name of the experiment's script in `runners/`."""
-        return self.name
 
     measures_speed = False
     """whether some runs have the whole machine to themselves, where threads that spin while they wait are faster"""
@@ -72,13 +66,6 @@ class Study(Indexed, Generic[PlanT]):
     def figures(self, record: RunRecord, metrics: Metrics) -> dict[str, Any]:
         """Return numbers of a run that are collected for this kind of experiment only."""
         return {}
-
-    @abstractmethod
-    def report(self, reports: Path) -> tuple[Path, list[str], bool]:
-        """Write report and figures from the collected data in `reports`.
-
-        Returns the report's path, the answers in lines for standard output, and whether the experiment succeeded.
-        """
 
     def reproduce(self, plan: PlanT, given: argparse.Namespace, jobs: int) -> int:
         """Repeat published runs and compare them to the bit; return the exit code."""

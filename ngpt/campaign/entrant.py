@@ -205,6 +205,7 @@ class EntrantStudy(CampaignStudy):
     """The campaign of whatever optimizer the command line names; known only once that is read."""
 
     runner = "try_optimizer"
+    by_preset = False
     seeds_help = "seeds per arm to choose rates (%(default)s); to compare: at least {}"
 
     def __init__(self, taken: Collection[str] = (), fields: Mapping[str, Any] | None = None) -> None:

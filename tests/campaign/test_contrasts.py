@@ -1,6 +1,7 @@
 """Campaigns of several families and questions: contrasts, what could overturn them, and the report on them."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +171,8 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
 
     table = known_map([CampaignStudy(SCAN)], tmp_path, "reports/").splitlines()
     assert table[0] == "| question | what matters | `tiny` (1,000), text.txt |" and len(table) == 4
-    assert table[2].startswith("| [Does Muon need it less often?](reports/SCAN_REPORT.md) | 0.02 nats per token | ")
-    assert "| **better**: −0.15" in table[2] and "| 2 **worse**: +0.05" in table[3]
+    assert table[2].startswith("| Does Muon need it less often? | 0.02 nats per token | [**better**: −0.15")
+    assert table[2].endswith("](reports/SCAN_REPORT.md) |") and "| [2 **worse**: +0.05" in table[3]
     write_index([CampaignStudy(SCAN)], tmp_path)
     index = (tmp_path / "README.md").read_text()
     assert "Of 2 questions about methods, 2 have been asked at one size and on one text only." in index
@@ -184,6 +185,30 @@ def test_a_campaign_with_outdated_data_is_named_in_the_index_and_stops_no_other(
     with pytest.raises(OutdatedDataError, match=r"scan\.json: collected before experiments/scan\.py was changed"):
         read_data(edited, tmp_path)
     table = known_map([CampaignStudy(edited)], tmp_path, "reports/")
-    assert "| [Does" not in table
+    assert "| Does" not in table
     assert table.endswith("were collected: SCAN_REPORT.md (`python runners/scan.py` rebuilds it).\n")
     assert "Not listed" not in known_map([CampaignStudy(SCAN)], tmp_path, "reports/")
+
+
+def test_a_campaign_at_two_sizes_has_two_reports_and_one_row(tmp_path: Path) -> None:
+    """Data of another preset have another name, and an answer of their own in the question's row."""
+    usual, larger = CampaignStudy(SCAN), CampaignStudy(SCAN).at("rung-1")
+    assert (larger.name, larger.runner) == ("scan_at_rung_1", "scan") and larger.experiment.digest == SCAN.digest
+    write_data(tmp_path, data())
+    changed = {"campaign": "scan_at_rung_1", "preset": "rung-1", "parameters": 131_000}
+    write_data(tmp_path, data(Muon20=2.0) | changed)
+    write_index([usual], tmp_path)
+    index = (tmp_path / "README.md").read_text()
+    assert "| question | what matters | `tiny` (1,000), text.txt | `rung-1` (0.13M), text.txt |" in index
+    (row,) = [line for line in index.splitlines() if line.startswith("| Does K cost anything? |")]
+    assert "| [2 **worse**: +0.05" in row and "(SCAN_REPORT.md) | [1 **no difference that matters**: +0.000" in row
+    assert row.endswith("(SCAN_AT_RUNG_1_REPORT.md) |")
+    assert "Of 2 questions about methods, 0 have been asked at one size and on one text only." in index
+    lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [(line["campaign"], line["preset"]) for line in lines] == [("scan", "tiny")] * 3 + [("scan", "rung-1")] * 3
+    assert usual.at("tiny").name == "scan"
+    given = usual.parser().parse_args(["--preset", "rung-1", "--out", str(tmp_path)])
+    usual.plan(given)
+    assert usual.name == "scan_at_rung_1" and usual.runner == "scan"
+    usual.plan(usual.parser().parse_args(["--out", str(tmp_path)]))
+    assert usual.name == "scan"

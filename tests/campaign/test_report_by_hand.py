@@ -223,8 +223,8 @@ def test_the_index_and_the_verdicts(reports: Path) -> None:
     index = (reports / "README.md").read_text()
     assert known_map([CampaignStudy(HAND)], reports, "x/") == (
         "| question | what matters | `tiny` (0.25M), stdlib |\n|---|---|---|\n"
-        "| [Who ends lower?](x/HAND_REPORT.md) | 0.02 nats per token "
-        "| 1 **better**: −0.1100<br>1 **undecided**: +0.4100 |\n"
+        "| Who ends lower? | 0.02 nats per token "
+        "| [1 **better**: −0.1100<br>1 **undecided**: +0.4100](x/HAND_REPORT.md) |\n"
     )
     assert "Of 1 questions about methods, 1 has been asked at one size and on one text only." in index
     assert table_after(index, "Who ends lower? Against base:") == [

@@ -75,9 +75,25 @@ class Indexed(ABC):
         """Name of the experiment."""
         return self.experiment.name
 
+    @property
+    def runner(self) -> str:
+        """Name of the experiment's script in `runners/`."""
+        return self.name
+
+    def at_every_size(self) -> list["Indexed"]:
+        """Return the experiment at each preset at which it has data and a report of its own."""
+        return [self]
+
     def read(self, reports: Path) -> dict[str, Any]:
         """Return the collected data in `reports`, as `read_data` does."""
         return read_data(self.experiment, reports)
+
+    @abstractmethod
+    def report(self, reports: Path) -> tuple[Path, list[str], bool]:
+        """Write report and figures from the collected data in `reports`.
+
+        Returns the report's path, the answers in lines for standard output, and whether the experiment succeeded.
+        """
 
     @abstractmethod
     def listed(self, data: dict[str, Any]) -> list[Listed]:
@@ -120,10 +136,13 @@ def known_map(studies: Sequence[Indexed], reports: Path, link: str) -> str:
     scopes = sorted({Scope.of(data) for _, data in found})
     columns = ["question", "what matters", *(scope.name for scope in scopes)]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows: dict[tuple[str, str], dict[Scope, str]] = {}
     for study, data in found:
         for question, matters, answers in study.cells(data):
-            cells = [answers if scope == Scope.of(data) else "" for scope in scopes]
-            lines.append(f"| [{question}]({link}{study.experiment.report_name}) | {matters} | {' | '.join(cells)} |")
+            cell = f"[{answers}]({link}{study.experiment.report_name})"
+            rows.setdefault((question, matters), {})[Scope.of(data)] = cell
+    for (question, matters), cells in rows.items():
+        lines.append(f"| {question} | {matters} | {' | '.join(cells.get(scope, '') for scope in scopes)} |")
     return "\n".join(lines) + "\n" + note
 
 
@@ -170,11 +189,11 @@ def _how_often(lines: Sequence[dict[str, Any]]) -> str:
 def _collected(studies: Sequence[Indexed], reports: Path) -> tuple[list[tuple[Indexed, dict[str, Any]]], str]:
     """Return the studies with data in `reports`, and a note that names those whose data are outdated."""
     found, outdated = [], []
-    for study in studies:
+    for study in [sized for one in studies for sized in one.at_every_size()]:
         if data_path(reports, study.name).exists():
             try:
                 found.append((study, study.read(reports)))
             except OutdatedDataError:
-                outdated.append(f"{study.experiment.report_name} (`python runners/{study.name}.py` rebuilds it)")
+                outdated.append(f"{study.experiment.report_name} (`python runners/{study.runner}.py` rebuilds it)")
     why = "\nNot listed, because the experiment's file has changed since the data were collected: "
     return found, why + ", ".join(outdated) + ".\n" if outdated else ""

@@ -25,6 +25,7 @@ class SensitivityStudy(CampaignStudy):
     the collected data.
     """
 
+    by_preset = False
     seeds_help = "seeds of every arm, at least {}; another number takes other seeds"
 
     def __init__(self, study: Sensitivity) -> None:
