@@ -208,13 +208,13 @@ def singular_vectors(analysis: Analysis) -> str:
 def field_against_muon(analysis: Analysis) -> str:
     """State whether any of the best rules and optimizers of the field ends lower than Muon."""
     answers = analysis.questions()[sphere_finalists.CAMPAIGN.question]
-    better, undecided = count(answers, "better"), count(answers, "undecided")
+    better, open_ = count(answers, "better"), sum(not answer.verdict.confirmed for answer in answers)
     known = [answer for answer in answers if answer.verdict.effect is not None]
     what = f"{matters(answers[0])} lower than Muon"
     if better:
         headline = f"Of {len(answers)} rules and optimizers of the field, {better} end {what}."
-    elif undecided:
-        headline = f"No rule or optimizer of the field is shown to end {what}; {undecided} of {len(answers)} are open."
+    elif open_:
+        headline = f"No rule or optimizer of the field is shown to end {what}; {open_} of {len(answers)} are open."
     else:
         headline = f"None of {len(answers)} rules and optimizers of the field ends {what}."
     if not known:

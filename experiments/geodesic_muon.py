@@ -91,7 +91,7 @@ CAMPAIGN = Campaign(
         Three methods remove the radial part of the step and leave the momentum and the polar factor's input alone:
         *projection, tangent after*, *geodesic, θ = lr‖u‖* and *geodesic, θ = lr*. Each ends slightly lower, by less
         than what matters. Even that may be a matter of rates: the baseline was compared above its fitted optimum, and
-        at the fitted optima nothing is left of the difference. Exactness is not what it comes from, since the first of
+        at the fitted optima no difference is shown. Exactness is not what it comes from, since the first of
         the three is a linear step.
 
         What costs is anything that ties the polar factor's input to the current tangent space: removing the radial

@@ -35,7 +35,7 @@ AGAIN = on_other_batches(METHODS[0])
 CAMPAIGN = Campaign(
     name="sphere_finalists",
     title="The best rules and optimizers on gated nGPT, in longer runs with both rates tuned",
-    question="Which of the best optimizers at `tiny` end lower than Muon at `rung-1`?",
+    question="Which of the best of `sphere_optimizers` end lower than Muon?",
     claim=r"""
         `sphere_optimizers` compared twenty-one rules and optimizers at `tiny` and, by a rule fixed before, sends eight
         of them here: Muon and the seven others with the lowest mean loss. Runs at `rung-1` see 20 tokens for each

@@ -106,7 +106,8 @@ CAMPAIGN = Campaign(
         Muon: a second moment (NorMuon), a random spectrum (Kaon), another constraint (MuonH, MuonSphere), the geodesic
         step or an average of the weights (Tail-EMA) changes little here. Methods that treat vectors or entries one by
         one (Adam, ADOPT, Lion, Signum, RMNP, Nora) end far behind. Two additions to Muon made it worse: a second
-        momentum buffer, and RMNP for embedding and head; both differ from it by little more than what matters.
+        momentum buffer, and RMNP for embedding and head; both differ from it by little more than what matters. So the
+        second prediction failed for SOAP, which has no polar factor and is level with Muon.
 
         MuonSphere has the lowest mean loss, and whether its lead is large enough to matter is undecided. The sphere
         may not be the cause: as published, its momentum coefficient is lower than Muon's, and with Muon's it lost to

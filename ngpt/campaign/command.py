@@ -19,7 +19,7 @@ import numpy as np
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.definition import Arm, Campaign
 from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
-from ngpt.campaign.engine import Batch, Study
+from ngpt.campaign.engine import MAX_SEEDS, Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import row_of
 from ngpt.campaign.execution.execute import FINISHED, Outcome, finished_record
@@ -68,12 +68,15 @@ class CampaignStudy(Study[Plan]):
         if preset != self.usual.preset:
             name = f"{self.usual.name}_at_{preset.replace('-', '_')}"
             study.experiment = dataclasses.replace(
-                self.usual, name=name, preset=preset, reading="", does_not_show="", follows=""
+                self.usual, name=name, preset=preset, reading="", does_not_show="", follows="", follow_up=None
             )  # fmt: skip
         return study
 
     def at_every_size(self) -> list[Indexed]:
-        return [self, *(self.at(preset) for preset in PRESETS if self.by_preset and preset != self.usual.preset)]
+        if not self.by_preset:
+            return [self]
+        usual = self.usual.preset
+        return [self.at(preset) for preset in (usual, *(preset for preset in PRESETS if preset != usual))]
 
     def parser(self) -> Parser:
         campaign = self.usual
@@ -88,7 +91,7 @@ class CampaignStudy(Study[Plan]):
                 "--budget-seconds", dest="time_budget_seconds", metavar="SECONDS", type=float,
                 default=campaign.budget_seconds, help="training time of a run (%(default)s)",
             )  # fmt: skip
-        options.add_campaign_modes(parser)
+        options.add_campaign_flags(parser)
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:
@@ -98,13 +101,16 @@ class CampaignStudy(Study[Plan]):
         overrides = options.overrides_of(given)
         seconds = overrides.get("time_budget_seconds", 1.0)
         require(0 < seconds < math.inf, f"--budget-seconds must be positive: {seconds}")
+        least, asked = campaign.rule.seeds, given.comparison_seeds
+        sound = asked is None or least <= asked <= MAX_SEEDS
+        require(sound, f"--comparison-seeds must be {least} to {MAX_SEEDS}: {asked}")
         if self._by_cpu_clock(given.device):
             overrides["clock"] = "cpu"
         first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
+        seeds = asked or max(campaign.comparison_seeds, given.seeds)
         return Plan(
             campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
-            comparison_seeds=max(campaign.comparison_seeds, given.seeds), data_digest=identify(first.data),
-            out=given.out,
+            comparison_seeds=seeds, data_digest=identify(first.data), out=given.out,
         )  # fmt: skip
 
     def _by_cpu_clock(self, device: str) -> bool:
@@ -232,7 +238,8 @@ class CampaignStudy(Study[Plan]):
             asked = question if other is None else f"{question} Against {other}:"
             found += [
                 Listed(question=asked, contrast=short_name(a, other), answer=word_of(a),
-                       effect=f"{effect_of(a)} {a.contrast.rule.unit}", seeds=agreement(a))
+                       effect=effect_of(a) + (f" {a.contrast.rule.unit}" if a.verdict.effect is not None else ""),
+                       seeds=agreement(a))
                 for a in answers
             ]  # fmt: skip
         return found
@@ -242,8 +249,10 @@ class CampaignStudy(Study[Plan]):
         found = []
         for question, answers in analyze(self.experiment, data).questions().items():
             if not answers[0].contrast.control:
-                parts = [f"**{word}**: {reach(mine)}" if len(answers) == 1 else f"{len(mine)} **{word}**: {reach(mine)}"
-                         for word, mine in groups(answers)]  # fmt: skip
+                parts = [
+                    ("" if len(answers) == 1 else f"{len(mine)} ") + f"**{word}**" + (f": {span}" if span else "")
+                    for word, mine in groups(answers) for span in [reach(mine)]
+                ]  # fmt: skip
                 rule = answers[0].contrast.rule
                 found.append((question, f"{rule.smallest_effect:g} {rule.unit}", "<br>".join(parts)))
         return found
@@ -251,14 +260,15 @@ class CampaignStudy(Study[Plan]):
     def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:
         """Return one line for each contrast."""
         by_clock = data["training"].get("budget_seconds") is not None
-        commits = [environment["commit"] for environment in data["environments"] if environment["commit"]]
+        name = self.usual.name if self.by_preset else self.name
+        most = max(data["environments"], key=lambda environment: environment["runs"], default={"commit": None})
         scale = f"{data['preset']}, {data['data']}"
         found = []
         for answer in analyze(self.experiment, data).answers:
             effect, contrast = answer.verdict.effect, answer.contrast
             low, high = (None, None) if effect is None else (effect.t_low, effect.t_high)
             line = VerdictLine(
-                id=f"{self.runner} | {scale} | {contrast.name}", campaign=self.runner, question=contrast.question,
+                id=f"{name} | {scale} | {contrast.name}", campaign=name, question=contrast.question,
                 contrast=contrast.name, answer=None if contrast.control else answer.verdict.word,
                 confirmed=None if contrast.control else answer.verdict.confirmed,
                 effect=None if effect is None else round(effect.mean, 6),
@@ -266,7 +276,7 @@ class CampaignStudy(Study[Plan]):
                 smallest_effect=contrast.rule.smallest_effect, seeds=answer.seeds, agreeing=answer.agreeing,
                 preset=data["preset"], parameters=data["parameters"], tokens=None if by_clock else tokens_of(data),
                 data=data["data"], arch=data["model"]["arch"], control=contrast.control,
-                date=data["dates"][-1] if data["dates"] else None, commit=commits[-1] if commits else None,
+                date=data["dates"][-1] if data["dates"] else None, commit=most["commit"],
                 report=self.experiment.report_name,
             )  # fmt: skip
             found.append(line)

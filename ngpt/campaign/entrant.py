@@ -21,7 +21,7 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 from ngpt.campaign.definition.plan import Plan, PlannedRun
 from ngpt.campaign.execution.collect import data_path
-from ngpt.campaign.execution.options import add_campaign_modes, common_parser, device_settings, overrides_of
+from ngpt.campaign.execution.options import add_campaign_flags, common_parser, device_settings, overrides_of
 from ngpt.command import Parser
 from ngpt.config import Constraint, RunConfig
 from ngpt.errors import require
@@ -126,7 +126,7 @@ def campaign_of(
                         question=question)  # fmt: skip
 
     return Campaign(
-        name=slug(name), title=f"{name} against {' and '.join(method.name for method in methods[1:])}",
+        name=file_of(name, preset), title=f"{name} against {' and '.join(method.name for method in methods[1:])}",
         question=f"Which methods end lower than a tuned {baseline.name}?",
         claim=CLAIM.format(name=name, baseline=baseline.name, origin=origin_of(optimizer).text,
                            arguments=f"`{settings}`" if settings else "no arguments",
@@ -201,6 +201,15 @@ def rates_and_angle(
     return [SMALL_RATE * reference / angle for angle in found], reference
 
 
+def file_of(name: str, preset: str) -> str:
+    """Return the name of an entrant's campaign, in files: another at each preset.
+
+    >>> file_of("MyRule", "tiny"), file_of("MyRule", "rung-1")
+    ('my_rule', 'my_rule_at_rung_1')
+    """
+    return slug(name) if preset == "tiny" else f"{slug(name)}_at_{preset.replace('-', '_')}"
+
+
 class EntrantStudy(CampaignStudy):
     """The campaign of whatever optimizer the command line names; known only once that is read."""
 
@@ -232,7 +241,7 @@ class EntrantStudy(CampaignStudy):
         parser.add_argument("--constraint", choices=get_args(Constraint), default="vectors", help=text)
         text = f"steps of a run; default: the preset's, and {TINY_STEPS} at tiny"
         parser.add_argument("--steps", type=int, help=text)
-        add_campaign_modes(parser)
+        add_campaign_flags(parser)
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:
@@ -244,14 +253,15 @@ class EntrantStudy(CampaignStudy):
         entrant |= {} if given.constraint == "vectors" else {"constraint": given.constraint}
         name, opponents = given.name or origin_of(given.optimizer).name, [shown(one) for one in against]
         taken = {*SHOWN.values(), *opponents}  # the controls are called `Muon, equal angle` and so on
-        fine = bool(slug(name)) and slug(name) not in self.taken and name.partition(",")[0] not in taken
+        file = file_of(name, given.preset)
+        fine = bool(slug(name)) and file not in self.taken and name.partition(",")[0] not in taken
         require(fine, f"{name} is the name of another method or campaign: give --name another one")
         require(len({*opponents}) == len(opponents), f"--against names two of one name: {', '.join(opponents)}")
         require(not given.publish, "--publish is for the repository's own campaigns; --reports names another folder")
         given.reports = given.reports or given.out / "reports"
         overrides = {key: value for key, value in overrides_of(given).items() if key != "steps"}
         fields = self.fields | ({"steps": TINY_STEPS} if given.preset == "tiny" else {})
-        data = data_path(given.reports, slug(name))
+        data = data_path(given.reports, file)
         classes = [entrant, *({"optimizer": one} for one in against if is_class(one))]
         if (given.report_only or given.reproduce) and data.exists():
             middles, angle = read_json(data)["measured"]

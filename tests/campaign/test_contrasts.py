@@ -164,7 +164,7 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
         "| Adam, K = 20 against Adam, K = 1 | **worse** |",
     ]
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
-    assert "No method is better by the rule." in text, "a smaller cost is no better method"
+    assert "No method is better than its baseline by the rule." in text, "a smaller cost is no better method"
     for kind in ("effects", "scan", "loss_against_lr", "differences", "telemetry"):
         assert f"figures/scan_{kind}.png" in text
         assert (tmp_path / "figures" / f"scan_{kind}.png").stat().st_size > 10_000
@@ -182,7 +182,7 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
 def test_a_campaign_with_outdated_data_is_named_in_the_index_and_stops_no_other(tmp_path: Path) -> None:
     write_data(tmp_path, data())
     edited = dataclasses.replace(SCAN, leading=())
-    with pytest.raises(OutdatedDataError, match=r"scan\.json: collected before experiments/scan\.py was changed"):
+    with pytest.raises(OutdatedDataError, match=r"scan\.json: collected before the experiment's file was changed"):
         read_data(edited, tmp_path)
     table = known_map([CampaignStudy(edited)], tmp_path, "reports/")
     assert "| Does" not in table
@@ -210,5 +210,7 @@ def test_a_campaign_at_two_sizes_has_two_reports_and_one_row(tmp_path: Path) -> 
     given = usual.parser().parse_args(["--preset", "rung-1", "--out", str(tmp_path)])
     usual.plan(given)
     assert usual.name == "scan_at_rung_1" and usual.runner == "scan"
+    write_index([usual], tmp_path)
+    assert (tmp_path / "README.md").read_text() == index, "the same, whatever size was run last"
     usual.plan(usual.parser().parse_args(["--out", str(tmp_path)]))
     assert usual.name == "scan"

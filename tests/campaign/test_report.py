@@ -92,7 +92,7 @@ def test_no_effect_is_not_a_win(gain: float, noise: float, word: str, tmp_path: 
     analysis = analyze(CAMPAIGN, data)
     assert analysis.winner is None and analysis.answers[0].verdict.word == word
     text = report(data, tmp_path)
-    assert f"| Muon | **{word}" in text and "No method is better by the rule." in text
+    assert f"| Muon | **{word}" in text and "No method is better than its baseline by the rule." in text
     said = {"worse": "Muon is worse than Adam: it ends 0.", "undecided": "whether Muon is better or worse than Adam is"}
     assert said.get(word, "Muon makes no difference that matters against Adam") in text.splitlines()[2]
     assert "Predicted lower: not confirmed." in text

@@ -31,6 +31,7 @@ HAND = Campaign(
     baselines=("base", "base, other batches"),
     rule=RULE,
     further=(noise_of(BASE, RULE),),
+    fields={"steps": 8},
     tuning_seeds=2,
     comparison_seeds=3,
     reading="What it shows.",
@@ -119,11 +120,11 @@ def test_the_first_screen(reports: Path) -> None:
         "[![Effects](figures/hand_effects.png)](figures/hand_effects.svg)\n\n"
         "What it shows.\n\n**What this does not show.** Much.\n\n**What follows.** Little.\n\n"
     )
-    # 18 runs tune and 12 compare, 0.01 hours each. Half the width takes 4 times 3 seeds, so 9 more of 4 methods.
+    # 18 runs tune and 12 compare, 0.01 hours each. Half the width takes 4 times 3 seeds, with 4 methods each.
     assert screen.endswith(
         "*Scope.* Preset `tiny`: gated-ngpt, 1 layer, 16 wide; data `stdlib`; 8 steps a run; 2 tuning seeds and 3 "
-        "separate comparison seeds. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide need about "
-        "12 seeds in all, 0.36 more core-hours.\n\n"
+        "separate comparison seeds. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide take 12 new "
+        "seeds (`--comparison-seeds 12`), 0.48 core-hours.\n\n"
     )
 
 
@@ -182,13 +183,13 @@ def test_results(reports: Path) -> None:
     ]
     # differences of sd 0.01 each; that of other batches, sd 0.02, belongs to another question
     assert "(standard deviation over the comparison seeds): 0.1000 (base), 0.1114 (base, other batches)." in text
-    assert "Standard deviation of a paired difference: 0.0100. Best by the rule: **good**." in text
+    assert "a paired difference: 0.0100. Largest gain over its baseline by the rule: **good**." in text
     # good falls by 0.25 in 4 steps and is at base's final loss 0.12, 0.10, 0.11 above its own: after 6.08, 6.4, 6.24
     # of 8 steps, which is 76, 80, 78%. Its steps take twice the time.
     assert table_after(text, "Each method against its baseline") == [
         "| method | steps | training time | relative speed | difference in training |",
-        "| good | 78% [73%, 83%] | 156% [146%, 166%] | 0.50 | 11% |",
-        "| bad | not reached on 3 of 3 seeds | not reached on 3 of 3 seeds | 2.00 | 41% |",
+        "| good | 78% [73%, 83%] | 156% [146%, 166%] | 0.50 | −11% |",
+        "| bad | not reached on 3 of 3 seeds | not reached on 3 of 3 seeds | 2.00 | +41% |",
     ]
     assert table_after(text, "<details><summary>Every comparison seed") == [
         "| method | final_val_loss on seeds 50, 51, 52 |",

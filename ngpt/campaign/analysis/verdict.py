@@ -84,13 +84,15 @@ def judge(
         no difference that matters    the t interval lies within +- smallest_effect
         undecided   otherwise; also with fewer than `rule.seeds` pairs, and wherever there is a doubt about the word
 
-    A missing run is a doubt about every word but "worse", and no prediction is confirmed while one is missing.
+    A missing run is a doubt about every word but "worse", and no prediction is confirmed while one is missing. That a
+    loss is not lower is confirmed by an interval that excludes a gain of smallest_effect, whatever the word.
 
     difference: mean of the contrast over seeds, in `rule.unit`; None with fewer than two pairs. n_missing: seeds on
     which a run of the contrast has no result, so that its noise is not estimated with that of the others.
-    distinguishable: as in `Comparison`; not asked for with missing runs. doubts: for each word, what could overturn it.
+    distinguishable: as in `Comparison`; with missing runs, by the contrast's own test. doubts: for each word, what
+    could overturn it.
     """
-    gap = f"{n_missing} of its runs {_are(n_missing)} missing"
+    gap = f"runs are missing on {n_missing} seed{'s' if n_missing != 1 else ''}"
     missing = f", and {gap}" if n_missing else ""
     unknown = None if rule.predicted is None else False
     if difference is None:
@@ -109,17 +111,19 @@ def judge(
         if reasons := [*(doubts or {}).get(word, ()), *lost]:
             why = f"would be {word}, but {' and '.join(reasons)}"
             return Verdict("undecided", difference, why, f"{reason} But: {why}.", None, unknown, doubted=word)
-        confirmed = None if rule.predicted is None else word in rule.confirming and not n_missing
+        excluded = difference.n >= rule.seeds and difference.t_low > -rule.smallest_effect
+        came_true = word in rule.confirming or (rule.predicted == "not lower" and excluded)
+        confirmed = None if rule.predicted is None else came_true and not n_missing
         return Verdict(word, difference, why, reason, seeds_needed, confirmed)
 
     if difference.n < rule.seeds:
         why = f"too few, the rule asks for {rule.seeds} complete pairs of seeds{missing}"
         return verdict("undecided", why, needed and max(needed, rule.seeds))
     if side and abs(difference.mean) >= rule.smallest_effect:
-        if not distinguishable and not n_missing:
-            why = f"{side} by at least {smallest}, but not beyond the noise of all the methods compared"
-            return verdict("undecided", why, needed)
-        return verdict("better" if side == "lower" else "worse", f"{side} by at least {smallest}")
+        if not distinguishable:
+            why = f"{side}, on average by at least {smallest}, but not beyond the noise of all the methods compared"
+            return verdict("undecided", why)
+        return verdict("better" if side == "lower" else "worse", f"{side}, on average by at least {smallest}")
     if max(abs(difference.t_low), abs(difference.t_high)) <= rule.smallest_effect:
         return verdict("no difference that matters", f"{side + ', but ' if side else ''}within {smallest}")
     advice = f"about {needed:,} seeds would decide" if needed else f"not even {MAX_SEEDS:,} seeds would decide"
@@ -140,7 +144,8 @@ def judge_campaign(
 
     The winner is the method with the largest gain among those that are *better* than their baseline; None if none is.
     A rate at the edge of a grid may hide a better result of its method, which is a doubt about the words that it could
-    overturn. What a method is compared with is not called better for runs that are missing.
+    overturn. No method is called worse for missing runs of what it is compared with. A contrast with missing runs is
+    held to its own t-test, corrected for all comparisons of its question (Bonferroni).
 
     table: (S, K), `rule.metric` on each comparison seed of each method at its chosen rates; S may be 0. rates: each
     method's chosen hidden rate. aux_rates: the same for the auxiliary rate, where it is tuned. rng, resamples: for the
@@ -173,9 +178,11 @@ def judge_campaign(
             }
             doubts["worse"] += [f"{lost[name]} of the runs of {name} {_are(lost[name])} missing"
                                 for name, weight in contrast.weights.items() if weight < 0 and lost[name]]  # fmt: skip
+            own_test = bool(result.n_missing) and result.difference is not None and (
+                result.difference.excludes_zero and len(asked) * result.difference.p < LEVEL)  # fmt: skip
             verdict = judge(
-                contrast.rule, result.difference, n_missing=result.n_missing, distinguishable=result.distinguishable,
-                doubts=doubts,
+                contrast.rule, result.difference, n_missing=result.n_missing,
+                distinguishable=result.distinguishable or own_test, doubts=doubts,
             )  # fmt: skip
             answers.append(Answer(contrast=contrast, result=result, verdict=verdict, values=column))
     better = [a for a in answers if a.contrast.question == campaign.question and a.verdict.word == "better"]

@@ -94,7 +94,7 @@ class Plan(AnyPlan):
 
         Both rates are chosen on the same seeds.
 
-        Repeating an inconclusive comparison with more seeds is therefore a new comparison.
+        Repeating an undecided comparison with more seeds is therefore a new comparison.
         """
         n = self.comparison_seeds
         return range(10_000 * n, 10_000 * n + n) if stage == "comparison" else range(self.tuning_seeds)

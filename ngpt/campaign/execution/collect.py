@@ -57,7 +57,7 @@ def read_data(experiment: Experiment, reports: Path) -> dict[str, Any]:
     complete = data.get("campaign") == experiment.name and bool(data.get("runs"))
     require(complete, f"{path}: not the data of {experiment.name}")
     if data["definition"] != experiment.digest:
-        raise OutdatedDataError(f"{path}: collected before experiments/{experiment.name}.py was changed")
+        raise OutdatedDataError(f"{path}: collected before the experiment's file was changed")
     return data
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ngpt.campaign.gates.definition import Gates
 from ngpt.campaign.gates.judge import BOTH, Gate, judge_gates, overall
-from ngpt.campaign.report.markdown import write_markdown
+from ngpt.campaign.report.markdown import speaks_of, write_markdown
 from ngpt.campaign.report.style import COLORS, save, style, subplots
 from ngpt.cost import polar_operations
 
@@ -28,9 +28,11 @@ def write_gates_report(gates: Gates, data: dict[str, Any], reports: Path) -> tup
     _draw(data, reports / "figures" / file)
     judged_at = {"ns_steps": data["ns_steps"], "overrides": {}, "preset": data["preset"]}
     operations = polar_operations(gates.configure("speed", "Muon", 0, **judged_at))
+    usual = gates.configure("race", "Muon", 0, ns_steps=gates.ns_steps, overrides={}, preset=gates.preset)
+    complete = all(row["status"] in ("done", "diverged") for row in data["runs"])
     path = write_markdown(
         "gates.md.j2", reports / gates.report_name, gates=gates, judged=judged, overall=overall(judged), data=data,
-        file=file, polar_gigaflops=operations / 1e9,
+        own=speaks_of(gates, usual, data, complete=complete), file=file, polar_gigaflops=operations / 1e9,
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("steps_not_finite")],
     )  # fmt: skip
     return path, judged

@@ -182,6 +182,8 @@ def _how_often(lines: Sequence[dict[str, Any]]) -> str:
         if not line["control"]:
             scopes.setdefault(line["question"], set()).add((line["preset"], line["data"]))
     once = sum(len(places) == 1 for places in scopes.values())
+    if not scopes:
+        return ""
     have = "has" if once == 1 else "have"
     return f"Of {len(scopes)} questions about methods, {once} {have} been asked at one size and on one text only.\n"
 

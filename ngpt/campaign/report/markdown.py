@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from inspect import cleandoc
 from pathlib import Path
@@ -13,11 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay
 from ngpt.campaign.analysis.statistics import sample_mean
 from ngpt.campaign.definition import Campaign
+from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import key_of
 from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.report import words
 from ngpt.campaign.report.figures import draw_figures
 from ngpt.campaign.report.words import mean_sd, percent, signed
+from ngpt.config import RunConfig
 from ngpt.files import write_text
 
 TURNED = {
@@ -39,7 +42,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
     path = write_markdown(
         "report.md.j2", reports / campaign.report_name, campaign=campaign, analysis=analysis, data=data,
         files=draw_figures(campaign, analysis, data, reports / "figures"),
-        headline=words.headline(campaign, analysis, data), cost=cost_of(analysis, data),
+        headline=words.headline(campaign, analysis, data), cost=cost_of(data),
         ways=ways_to_be_surer(analysis, data),
         published=campaign.published.get((data["data"], data["preset"])),
         telemetry=[{k: v for k, v in table.items() if any(k in s.telemetry for s in summaries)}
@@ -50,6 +53,11 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         tuning_cells={s.method.name: tuning_cell(s) for s in summaries},
         aux_cells={s.method.name: grid_cell(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
                    for s in summaries if not s.method.at_rates_of},
+        own=speaks_of(campaign, campaign.configure(campaign.arms()[0], 0, {}, campaign.preset), data,
+                      complete=analysis.complete),
+        worth={s.method.name: worth_of(campaign, analysis, s) for s in summaries},
+        compared_with=list(dict.fromkeys(campaign.baseline_of(s.method) for s in summaries
+                                         if s.method.name not in campaign.baselines)),
         differences=differences(campaign, analysis, data), seeds=seeds_of(data), against=words.against,
         follow_up=campaign.follow_up and campaign.follow_up({s.method.name: s.comparison for s in summaries}),
         ends_with_decay=ends_with_decay(data["training"]), short_name=words.short_name,
@@ -64,7 +72,7 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.interval_text, words.word_of,
-                words.agreement, words.prediction, words.share_of_training, words.p_text)  # fmt: skip
+                words.agreement, words.prediction, words.p_text)  # fmt: skip
     filters = (*of_words, nanmean, counted, interval, share_text, cleandoc, hours_unit)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     text = environment.get_template(template).render(**content)
@@ -95,10 +103,14 @@ def grid_cell(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None)
     return ", ".join(parts)
 
 
-def cost_of(analysis: Analysis, data: dict[str, Any]) -> str:
+def cost_of(data: dict[str, Any]) -> str:
     """Return `315 runs, 0.5 core-hours`; hours, where runs had several threads or a GPU."""
-    hours = sum(summary.hours for summary in analysis.summaries)
-    return f"{len(data['runs'])} runs, {hours:.1f} {hours_unit(data)}"
+    return f"{len(data['runs'])} runs, {hours_of(data['runs']):.1f} {hours_unit(data)}"
+
+
+def hours_of(rows: Sequence[dict[str, Any]]) -> float:
+    """Return the time of runs, training and validation."""
+    return float(sum(row.get("train_seconds", 0.0) + row.get("eval_seconds", 0.0) for row in rows)) / 3600
 
 
 def hours_unit(data: dict[str, Any]) -> str:
@@ -108,20 +120,34 @@ def hours_unit(data: dict[str, Any]) -> str:
 
 
 def ways_to_be_surer(analysis: Analysis, data: dict[str, Any]) -> list[str]:
-    """Return what more certainty would cost: half as wide intervals, and enough seeds for what is undecided."""
-    compared = [summary for summary in analysis.summaries if summary.comparison_runs]
-    if not compared:
+    """Return what more certainty would cost: half as wide intervals, and enough seeds for what is undecided.
+
+    Another number of comparison seeds takes other seeds, so all of them are new; tuning is not repeated.
+    """
+    seeds = seeds_of(data)
+    if not seeds:
         return []
-    runs = max(summary.comparison_runs for summary in compared)
-    each = sum(summary.hours * summary.comparison_runs / (summary.tuning_runs + summary.comparison_runs)
-               for summary in compared) / runs  # fmt: skip
-    ways = [f"intervals half as wide need about {4 * runs} seeds in all, {3 * runs * each:.2g} more {hours_unit(data)}"]
+    hours = hours_of([row for row in data["runs"] if row["seed"] in seeds]) / len(seeds)
+    number = 4 * len(seeds)
+    ways = [f"intervals half as wide take {number} new seeds (`--comparison-seeds {number}`), "
+            f"{number * hours:.2g} {hours_unit(data)}"]  # fmt: skip
     undecided = [answer for answer in analysis.answers if answer.verdict.seeds_needed and not answer.contrast.control]
     if undecided:
         first = min(undecided, key=lambda answer: answer.verdict.seeds_needed or 0)
-        ways.append(f"the undecided answer that is easiest to settle, {first.contrast.name}, needs "
-                    f"about {first.verdict.seeds_needed:,} seeds")  # fmt: skip
+        ways.append(f"the undecided answer that is easiest to settle, {first.contrast.name}, takes about "
+                    f"{first.verdict.seeds_needed:,}")  # fmt: skip
     return ways
+
+
+def speaks_of(experiment: Experiment, usual: RunConfig, data: dict[str, Any], *, complete: bool) -> bool:
+    """Return whether what an experiment's file says of its results is about these: all of its own runs.
+
+    usual: configuration of a run of it without flags.
+    """
+    budget, steps = usual.train.time_budget_seconds, usual.train.steps
+    training = data.get("training", {"steps": steps, "budget_seconds": budget})
+    own = (experiment.preset, usual.data.data, budget) == (data["preset"], data["data"], training.get("budget_seconds"))
+    return complete and own and (budget is not None or training["steps"] == steps)
 
 
 def seeds_of(data: dict[str, Any]) -> list[int]:
@@ -144,6 +170,16 @@ def differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) ->
         parts += [f"without {_code(flag, base[flag])}" for flag in base if flag not in mine]
         found[name] = f"against {baseline}: {', '.join(parts) or 'no flag differs'}"
     return found
+
+
+def worth_of(campaign: Campaign, analysis: Analysis, summary: MethodSummary) -> str:
+    """Return the difference of a method to its baseline as a share of training; with a minus if it ends lower."""
+    name = f"{summary.method.name} against {campaign.baseline_of(summary.method)}"
+    effect = next((a.verdict.effect for a in analysis.answers if a.contrast.name == name), None)
+    share = analysis.exchange.get(name)
+    if effect is None or share is None:
+        return "–"
+    return ("−" if effect.mean < 0 else "+") + words.share_of_training(share)
 
 
 def _code(flag: str, value: str) -> str:

@@ -78,8 +78,9 @@ def difference(effect: PairedDifference, lower: str = "lower", higher: str = "hi
     low, high = sorted((abs(effect.t_low), abs(effect.t_high)))
     if effect.t_low < 0 < effect.t_high:  # the interval has both signs
         low, high = (effect.t_low, effect.t_high) if effect.mean > 0 else (-effect.t_high, -effect.t_low)
-    side = higher if effect.mean > 0 else lower
-    return f"{abs(effect.mean):.3f} {unit} {side} [{low:.3f}, {high:.3f}]".replace("[-", "[−").replace("  ", " ")
+    side, size = higher if effect.mean > 0 else lower, f"{abs(effect.mean):.3f}"
+    numbers = f"[{low:.3f}, {high:.3f}]".replace("-0.000", "0.000").replace("[-", "[−")
+    return f"level {numbers}" if size == "0.000" else f"{size} {unit} {side} {numbers}".replace("  ", " ")
 
 
 TEXTS = {"stdlib": "Python's standard library"}
@@ -121,16 +122,16 @@ def exchange_text(share: float, other: str) -> str:
     return f"as much as {other} gains in the last {shown} of its training"
 
 
-def share_of_training(share: float | None) -> str:
+def share_of_training(share: float) -> str:
     """Return a share of training in a cell of a table."""
-    return "–" if share is None else "more than all" if math.isinf(share) else percent(share)
+    return "100% or more" if math.isinf(share) else percent(share)
 
 
 def sentence(analysis: Analysis, answer: Answer) -> str:
     """Return one comparison as a person would say it, with its numbers."""
     verdict, pair, unit = answer.verdict, pair_of(answer), answer.contrast.rule.unit
     if verdict.effect is None:
-        return f"{answer.contrast.name}: undecided, too few runs have ended"
+        return f"{answer.contrast.name}: undecided, too few runs have a result"
     if pair is None:
         numbers = difference(verdict.effect, unit=unit)
         return f"{answer.contrast.name}: {verdict.word}, {numbers}, {on_seeds(answer)}"
@@ -160,7 +161,7 @@ def reach(answers: Sequence[Answer]) -> str:
     if not effects:
         return ""
     low, high = (signed(value) for value in (min(effects), max(effects)))
-    return low if len(effects) == 1 else f"both {low}" if low == high else f"{low} to {high}"
+    return low if len(effects) == 1 else f"{low} each" if low == high else f"{low} to {high}"
 
 
 def tally(answers: Sequence[Answer]) -> str:
@@ -169,10 +170,12 @@ def tally(answers: Sequence[Answer]) -> str:
     parts: list[str] = []
     for word, mine in groups(answers):
         verb = f"make{'s' if len(mine) == 1 else ''}" if word.startswith("no ") else "is" if len(mine) == 1 else "are"
-        named = f": {'; '.join(short_name(answer, other) for answer in mine)}" if len(mine) <= FEW else ""
-        doubted = sum(answer.verdict.doubted is not None for answer in mine)
-        why = f"; {doubted} for a rate at the edge of a grid or for missing runs" if doubted else ""
-        parts.append(f"{len(mine)} {verb} {word} ({reach(mine)}{'' if parts else f' {unit}'}{named}{why})")
+        span, doubted = reach(mine), sum(answer.verdict.doubted is not None for answer in mine)
+        named = "; ".join(short_name(answer, other) for answer in mine) if len(mine) <= FEW else ""
+        why = f"{doubted} for a rate at the edge of a grid or for missing runs" if doubted else ""
+        numbers = f"{span} {unit}" if span and not parts else span
+        details = "; ".join(part for part in (": ".join(part for part in (numbers, named) if part), why) if part)
+        parts.append(f"{len(mine)} {verb} {word}" + (f" ({details})" if details else ""))
     compared = f"{len(answers)} {'methods' if other else 'comparisons'}"
     none = f"none of {compared} is better{f' than {other}' if other else ''}"
     start = "" if answers_of(answers, "better") else f"{none}; "

@@ -12,7 +12,7 @@ from ngpt.campaign.analysis.verdict import Verdict
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.report.figures.looks import Look, looks_of_names
 from ngpt.campaign.report.figures.marks import headline, plain, zero_and_band
-from ngpt.campaign.report.markdown import command_of, write_markdown
+from ngpt.campaign.report.markdown import command_of, speaks_of, write_markdown
 from ngpt.campaign.report.style import BLACK, WIDTH, Axes, Figure, Line2D, save, style, subplots
 from ngpt.campaign.report.words import effect_of, signed
 from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Findings, Moved, Scan, find
@@ -32,12 +32,15 @@ def write_sensitivity_report(
     analysis = analyze(campaign, data)
     findings = find(study, analysis, data)
     (reports / "figures").mkdir(parents=True, exist_ok=True)
+    study_as_run = study.at(study.preset)
     files = {kind: f"{study.name}_{kind}.png" for kind in ("knobs", "surface")}
     with style():
         save(_draw_knobs(study, findings), reports / "figures" / files["knobs"])
         save(_draw_surfaces(study, findings), reports / "figures" / files["surface"])
     path = write_markdown(
         "sensitivity.md.j2", reports / campaign.report_name, study=study, campaign=campaign, analysis=analysis,
+        own=speaks_of(study_as_run, study_as_run.configure(study_as_run.arms()[0], 0, {}, study.preset), data,
+                      complete=analysis.complete),
         data=data, findings=findings, files=files, budget=None, tuning_question=TUNING_QUESTION,
         cut=CUT * study.rule.smallest_effect,
         scan_cells=[(scan, _cells(scan), _state(scan)) for scan in findings.scans],
@@ -62,8 +65,8 @@ def _place(one: Moved | None) -> str:
     if one is None:
         return ""
     missing = one.answer.result.n_missing
-    found = f"diverged on {one.diverged} seeds" if one.diverged else effect_of(one.answer)
-    found += f" ({missing} seeds missing)" if missing and not one.diverged else ""
+    found = f"diverged on {one.diverged} seed{'s' * (one.diverged > 1)}" if one.diverged else effect_of(one.answer)
+    found += f" ({missing} seed{'s' * (missing > 1)} missing)" if missing and not one.diverged else ""
     cell = f"{', '.join(f'{value:.6g}' for value in one.values)}: {found}"
     return f"**{cell}**" if one.answer.verdict.word == "better" else cell
 
