@@ -80,7 +80,7 @@ def scope(data: dict[str, Any]) -> list[str]:
     budget = training.get("budget_seconds")
     tokens = training["steps"] * training["batch"] * model["context"]
     return [
-        f"one {data['parameters']:,}-parameter {model['arch']} model",
+        f"{words.millions(data['parameters'])}-parameter {model['arch']}",
         f"one text ({words.TEXTS.get(data['data'], data['data'])})",
         f"{tokens:,} training tokens" if budget is None else f"{budget:g} s of training per run",
     ]
@@ -214,7 +214,7 @@ def field_against_muon(analysis: Analysis) -> str:
     if better:
         headline = f"Of {len(answers)} rules and optimizers of the field, {better} end {what}."
     elif open_:
-        headline = f"No rule or optimizer of the field is shown to end {what}; {open_} of {len(answers)} are open."
+        headline = f"No rule or optimizer of the field is shown to end {what}."
     else:
         headline = f"None of {len(answers)} rules and optimizers of the field ends {what}."
     if not known:
