@@ -20,6 +20,7 @@ from ngpt.campaign.engine import Study
 from ngpt.campaign.entrant import EntrantStudy
 from ngpt.campaign.execution.collect import read_data, write_data
 from ngpt.campaign.report.index import write_index
+from ngpt.campaign.report.words import millions
 from ngpt.command import build_parser, parse
 
 ROOT = Path(__file__).parents[1]
@@ -200,7 +201,7 @@ def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
         row["final_val_loss"] = losses["Adam", row["seed"]] - (row["method"] == "Muon") * off[row["seed"]]
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
-    assert f"{data['parameters']:,}-parameter" in found and "nothing has run on a GPU yet" in found
+    assert f"{millions(data['parameters'])}-parameter" in found and "nothing has run on a GPU yet" in found
     mean = sum(off.values()) / len(off)
     assert "**At equal steps, Muon beats a tuned Adam; in training time, " in found
     assert f"It ends {mean:.3f} nats per token lower [" in found and "†" not in found
