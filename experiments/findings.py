@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency, sphere_finalists
+from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency, sphere_optimizers
 from experiments.first_regime import is_of_first_regime
-from experiments.sphere_optimizers import CANDIDATES
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
@@ -80,7 +79,7 @@ def scope(data: dict[str, Any]) -> list[str]:
     budget = training.get("budget_seconds")
     tokens = training["steps"] * training["batch"] * model["context"]
     return [
-        f"{words.millions(data['parameters'])}-parameter {model['arch']}",
+        f"a {words.millions(data['parameters'])}-parameter {model['arch']}",
         f"one text ({words.TEXTS.get(data['data'], data['data'])})",
         f"{tokens:,} training tokens" if budget is None else f"{budget:g} s of training per run",
     ]
@@ -206,8 +205,8 @@ def singular_vectors(analysis: Analysis) -> str:
 
 
 def field_against_muon(analysis: Analysis) -> str:
-    """State whether any of the best rules and optimizers of the field ends lower than Muon."""
-    answers = analysis.questions()[sphere_finalists.CAMPAIGN.question]
+    """State whether any of the rules and optimizers of the field ends lower than Muon."""
+    answers = analysis.questions()[sphere_optimizers.CAMPAIGN.question]
     better, open_ = count(answers, "better"), sum(not answer.verdict.confirmed for answer in answers)
     known = [answer for answer in answers if answer.verdict.effect is not None]
     what = f"{matters(answers[0])} lower than Muon"
@@ -220,8 +219,8 @@ def field_against_muon(analysis: Analysis) -> str:
     if not known:
         return f"**{headline}**"
     best = min(known, key=lambda answer: answer.verdict.effect.mean if answer.verdict.effect else 0.0)
-    text = f"**{headline}** They are the best of a first round of {len(CANDIDATES)}"
-    return f"{text}; the lowest, *{best.contrast.name.split(' against ')[0]}*, ends {difference(best)}"
+    lowest, worse = best.contrast.name.split(" against ")[0], count(answers, "worse")
+    return f"**{headline}** The lowest, *{lowest}*, ends {difference(best)}; {worse} of {len(answers)} are worse"
 
 
 def count(answers: Sequence[Answer], word: Word) -> int:
@@ -232,7 +231,7 @@ def count(answers: Sequence[Answer], word: Word) -> int:
 FINDINGS = (
     Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
-    Finding(sphere_finalists.CAMPAIGN, field_against_muon),
+    Finding(sphere_optimizers.CAMPAIGN, field_against_muon),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
     Finding(projection_frequency.CAMPAIGN, lazy_projection),
 )

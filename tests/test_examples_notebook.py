@@ -97,7 +97,7 @@ def test_it_shows_what_the_data_hold(checkout: Path, folder: str) -> None:
     (interval, dots, _zero), curves = made["lines"]
     assert interval[1] == pytest.approx([verdict["low"], verdict["high"]]) and interval[2] == [verdict["contrast"]] * 2
     assert dots[1] == pytest.approx(differences()) and set(dots[2]) == {f"{FIRST} against {SECOND}"}
-    assert np.mean(dots[1]) == pytest.approx(verdict["effect"]), "dots and interval are of the same runs"
+    assert np.mean(dots[1]) == pytest.approx(verdict["effect"], abs=1e-6), "dots and interval are of the same runs"
 
     assert [curve[0] for curve in curves] == [SECOND, FIRST]
     for name, steps, losses in curves:
