@@ -188,7 +188,8 @@ class CampaignStudy(Study[Plan]):
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:
         """Write report and figures; the experiment fails if a flag had no effect or a run failed."""
         path, analysis = write_report(self.experiment, reports)
-        lines = [f"{a.contrast.name}: {word_of(a)}. {a.verdict.reason}" for a in analysis.answers]
+        said = (effect_of(a) if a.contrast.control else a.verdict.reason for a in analysis.answers)
+        lines = [f"{a.contrast.name}: {word_of(a)}. {text}" for a, text in zip(analysis.answers, said, strict=True)]
         return path, lines, not (analysis.idle or analysis.counts.get("failed"))
 
     def reproduce(self, plan: Plan, given: argparse.Namespace, jobs: int) -> int:
