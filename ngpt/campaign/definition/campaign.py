@@ -128,7 +128,8 @@ class Campaign(Experiment):
     axis: str = ""
     """what `Method.position` measures, with its unit, if the methods are a scan"""
     subject: str = field(default="", repr=False)
-    """name of the method that the campaign is about, if it is about one: the report begins with its answers"""
+    """name of the method that a campaign is made for, whatever its results: the report begins with its answers, and
+    what the campaign says beside them holds for any data"""
     aux_lrs: tuple[float, ...] = ()
     """grid of --aux-lr, the auxiliary rate, for every method, increasing; contains `fields["aux_lr"]`. Empty: that rate
     is not tuned"""

@@ -39,6 +39,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
     data = read_data(campaign, reports)
     analysis = analyze(campaign, data)
     summaries = analysis.summaries
+    usual = campaign.configure(campaign.arms()[0], 0, {}, campaign.preset)
     path = write_markdown(
         "report.md.j2", reports / campaign.report_name, campaign=campaign, analysis=analysis, data=data,
         files=draw_figures(campaign, analysis, data, reports / "figures"),
@@ -53,8 +54,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         tuning_cells={s.method.name: tuning_cell(s) for s in summaries},
         aux_cells={s.method.name: grid_cell(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
                    for s in summaries if not s.method.at_rates_of},
-        own=speaks_of(campaign, campaign.configure(campaign.arms()[0], 0, {}, campaign.preset), data,
-                      complete=analysis.complete),
+        own=bool(campaign.subject) or speaks_of(campaign, usual, data, complete=analysis.complete),
         worth={s.method.name: worth_of(campaign, analysis, s) for s in summaries},
         compared_with=list(dict.fromkeys(campaign.baseline_of(s.method) for s in summaries
                                          if s.method.name not in campaign.baselines)),
