@@ -1,4 +1,4 @@
-"""How a campaign stands while it runs: what has ended, which rates lead, effects so far; no answers. No torch."""
+"""Show a campaign while it runs: the runs that have ended, rates that lead, effects so far; no answers. No torch."""
 
 import math
 from collections.abc import Iterable, Sequence

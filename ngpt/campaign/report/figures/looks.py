@@ -18,7 +18,7 @@ FEW = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How the lines of a method are drawn."""
+    """Color and line style of a method, the same in every figure."""
 
     color: str
     line: Any = "-"

@@ -1,4 +1,4 @@
-"""What several figures have in common: labels at the ends of lines, ticks that a person reads, ranges, intervals."""
+"""Draw what several figures share: labels at the ends of lines, ticks that a person reads, ranges, intervals."""
 
 import math
 from collections.abc import Mapping, Sequence

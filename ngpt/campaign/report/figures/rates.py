@@ -43,7 +43,7 @@ class Curve:
 
     @property
     def whole(self) -> NDArray[np.bool_]:
-        """Whether all runs of a rate have a result, (rates,)."""
+        """Return whether all runs of each rate have a result, (rates,)."""
         return np.asarray(np.isfinite(self.losses).all(axis=0))
 
 

@@ -1,4 +1,4 @@
-"""What the steps did to the weights, over steps and along a scan; and the automata."""
+"""Draw telemetry of the steps, over training and along a scan, and the cellular automata."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
