@@ -49,10 +49,9 @@ CAMPAIGN = Campaign(
         *Other batches* is Muon again on the same data in another order: the size of noise.
 
         A first round, with two tuning seeds, auxiliary rates up to 0.01 and seeds 80000 to 80007 to compare, ended
-        with all eight within 0.006 of Muon, MuonSphere level with *Muon, momentum 0.9* (−0.0001 [−0.0057, +0.0056]),
-        and most answers undecided, because Muon's best auxiliary rate was the largest. So the grid is longer here and
-        the seeds are new. The forecast from `tiny`, written before that round, was right but for SOAP, whose loss it
-        expected between 0 and 0.04 above Muon's.
+        with all eight close to Muon, MuonSphere level with *Muon, momentum 0.9*, and most answers undecided, because
+        Muon's best auxiliary rate was the largest. So the grid is longer here and the seeds are new. The forecast from
+        `tiny`, written before that round, was right but for SOAP, whose loss it expected above Muon's.
 
         Forecast for this round: every method ends within 0.01 of Muon, and MuonSphere within 0.01 of *Muon, momentum
         0.9*.

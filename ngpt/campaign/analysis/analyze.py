@@ -180,16 +180,10 @@ def _summary(
     )  # fmt: skip
 
 
-def pair_of(answer: Answer) -> tuple[str, str] | None:
-    """Return the two methods of a contrast that compares one with another; None for other contrasts."""
-    sides = {weight: name for name, weight in answer.contrast.weights.items() if weight}
-    return (sides[1.0], sides[-1.0]) if sides.keys() == {1.0, -1.0} and len(answer.contrast.weights) == 2 else None
-
-
 def _exchange(answers: list[Answer], final: list[Row], metric: str) -> dict[str, float]:
     found = {}
     for answer in answers:
-        pair, effect = pair_of(answer), answer.verdict.effect
+        pair, effect = answer.contrast.pair, answer.verdict.effect
         if pair is None or effect is None or metric != "final_val_loss":
             continue
         curves = [row["val"] for row in final if row["method"] == pair[1] and "final_val_loss" in row and "val" in row]

@@ -53,6 +53,12 @@ class Contrast:
         sound = abs(sum(self.weights.values())) <= 1e-12 and any(self.weights.values())
         check(sound, f"{self.name}: the weights of a contrast are not all zero and sum to zero")
 
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """Return the method and the one it is compared with; None for a contrast that is not of two methods."""
+        sides = {weight: name for name, weight in self.weights.items() if weight}
+        return (sides[1.0], sides[-1.0]) if sides.keys() == {1.0, -1.0} and len(self.weights) == 2 else None
+
     def methods_that_could_overturn(self, word: Word) -> list[str]:
         """Return the methods whose better tuning could overturn an answer.
 

@@ -174,12 +174,12 @@ def differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) ->
 
 def worth_of(campaign: Campaign, analysis: Analysis, summary: MethodSummary) -> str:
     """Return the difference of a method to its baseline as a share of training; with a minus if it ends lower."""
-    name = f"{summary.method.name} against {campaign.baseline_of(summary.method)}"
-    effect = next((a.verdict.effect for a in analysis.answers if a.contrast.name == name), None)
-    share = analysis.exchange.get(name)
-    if effect is None or share is None:
-        return "–"
-    return ("−" if effect.mean < 0 else "+") + words.share_of_training(share)
+    pair = summary.method.name, campaign.baseline_of(summary.method)
+    for answer in analysis.answers:
+        effect, share = answer.verdict.effect, analysis.exchange.get(answer.contrast.name)
+        if answer.contrast.pair == pair and effect is not None and share is not None:
+            return ("−" if effect.mean < 0 else "+") + words.share_of_training(share)
+    return "–"
 
 
 def _code(flag: str, value: str) -> str:

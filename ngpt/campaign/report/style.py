@@ -50,7 +50,7 @@ METHOD_COLORS = {
 
 LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 WORD_COLORS: dict[Word, str] = {
-    "better": "#009E73", "no difference that matters": "#0060A0", "worse": "#D55E00", "undecided": "#8A8A8A",
+    "better": GREEN, "no difference that matters": "#0060A0", "worse": VERMILION, "undecided": GRAY,
 }  # fmt: skip
 WORD_MARKERS: dict[Word, str] = {"better": "<", "no difference that matters": "s", "worse": ">", "undecided": "D"}
 """Shapes that tell the words apart in gray print; the triangles point to where the result lies"""

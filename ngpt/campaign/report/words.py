@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ngpt.campaign.analysis.analyze import Analysis, pair_of
+from ngpt.campaign.analysis.analyze import Analysis
 from ngpt.campaign.analysis.statistics import PairedDifference
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.definition import Campaign, Word
@@ -62,14 +62,14 @@ def prediction(answers: Sequence[Answer]) -> str:
 
 def against(answers: Sequence[Answer]) -> str | None:
     """Return the one method with which all the answers compare another; None if there is no such method."""
-    pairs = [pair_of(answer) for answer in answers]
+    pairs = [answer.contrast.pair for answer in answers]
     others = {pair[1] for pair in pairs if pair is not None}
     return others.pop() if len(others) == 1 and None not in pairs else None
 
 
 def short_name(answer: Answer, other: str | None) -> str:
     """Return the name of a contrast without the method that it shares with others, where there is one."""
-    pair = pair_of(answer)
+    pair = answer.contrast.pair
     return answer.contrast.name if other is None or pair is None else pair[0]
 
 
@@ -129,7 +129,7 @@ def share_of_training(share: float) -> str:
 
 def sentence(analysis: Analysis, answer: Answer) -> str:
     """Return one comparison as a person would say it, with its numbers."""
-    verdict, pair, unit = answer.verdict, pair_of(answer), answer.contrast.rule.unit
+    verdict, pair, unit = answer.verdict, answer.contrast.pair, answer.contrast.rule.unit
     if verdict.effect is None:
         return f"{answer.contrast.name}: undecided, too few runs have a result"
     if pair is None:

@@ -68,10 +68,10 @@ def courses(
     """
     found: dict[str, list[Course]] = {}
     for contrast in campaign.contrasts():
-        sides = {weight: name for name, weight in contrast.weights.items() if weight}
-        if sides.keys() != {1.0, -1.0} or len(contrast.weights) != 2 or sides[-1.0] not in campaign.baselines:
+        if contrast.pair is None or contrast.pair[1] not in campaign.baselines:
             continue
-        mine, base = curves.get(sides[1.0], {}), curves.get(sides[-1.0], {})
+        method, baseline = contrast.pair
+        mine, base = curves.get(method, {}), curves.get(baseline, {})
         pairs = [(mine[seed], base[seed]) for seed in sorted(set(mine) & set(base))]
         runs = [curve for pair in pairs for curve in pair]
         if not runs:
@@ -80,9 +80,9 @@ def courses(
         if any(curve[axis] != runs[0][axis] for curve in runs):
             place = np.linspace(max(c[axis][0] for c in runs), min(c[axis][-1] for c in runs), 60)
         losses = [[np.interp(place, c[axis], c["loss"]) for c in pair] for pair in pairs]
-        course = Course(method=sides[1.0], place=place, values=np.array([one - other for one, other in losses]))
-        if not any(course.method == known.method for known in found.get(sides[-1.0], ())):
-            found.setdefault(sides[-1.0], []).append(course)
+        course = Course(method=method, place=place, values=np.array([one - other for one, other in losses]))
+        if not any(course.method == known.method for known in found.get(baseline, ())):
+            found.setdefault(baseline, []).append(course)
     return found
 
 

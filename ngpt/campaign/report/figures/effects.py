@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ngpt.campaign.analysis.analyze import Analysis, pair_of
+from ngpt.campaign.analysis.analyze import Analysis
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.report.figures.marks import BAND, Differences, headline, range_without_far
 from ngpt.campaign.report.style import (
@@ -92,7 +92,7 @@ def _rows(answers: Sequence[Answer]) -> list[Row]:
         header = fill(f"{question} – against {other}", HEADER_WIDTH)
         return [Row("question", header), *(Row("answer", fill(short_name(a, other), NAME_WIDTH), a) for a in answers)]
     rows = [Row("question", fill(question, HEADER_WIDTH))]
-    pairs = [pair_of(answer) for answer in answers]
+    pairs = [answer.contrast.pair for answer in answers]
     plain = all(pair is not None and answer.contrast.name == f"{pair[0]} against {pair[1]}"
                 for pair, answer in zip(pairs, answers, strict=True))  # fmt: skip
     for answer, pair in zip(answers, pairs, strict=True):
