@@ -7,6 +7,7 @@ from experiments import (
     geodesic_muon,
     integration_gates,
     muon_ablations,
+    muon_at_155m,
     muon_lr_sweep,
     nca_pretraining,
     orthogonality,
@@ -24,6 +25,7 @@ from ngpt.campaign.sensitivity.command import SensitivityStudy
 
 CAMPAIGNS = [
     muon_lr_sweep.CAMPAIGN,
+    muon_at_155m.CAMPAIGN,
     geodesic_muon.CAMPAIGN,
     projection_frequency.CAMPAIGN,
     advanced_features.CAMPAIGN,

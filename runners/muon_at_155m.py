@@ -1,0 +1,11 @@
+"""Run the campaign: `python runners/muon_at_155m.py` -> runs/reports/MUON_AT_155M_REPORT.md."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the runs' processes import this file too and need nothing from it
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from experiments import INDEX
+    from ngpt.campaign.engine import main
+
+    main("muon_at_155m", INDEX)
