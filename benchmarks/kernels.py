@@ -1,9 +1,9 @@
 """Compare the Triton kernels with cuBLAS and torch, correctness first: `python benchmarks/kernels.py`.
 
 The results of each kernel and of its alternative are compared with float64 on fresh random input by
-|out - exact| / |exact|. Each timing covers ten calls in a row, so that launches overlap with work as they do in a step;
-each ratio is taken within a round. The floor is the time of half the products' operations plus a tile at the measured
-rate of large square products, or of moving each element once at the measured rate of a large copy.
+|out - exact| / |exact|. Each timing covers ten calls in a row, replayed from a CUDA graph as in training, so that
+launches cost nothing; each ratio is taken within a round. The floor is the time of half the products' operations plus a
+tile at the measured rate of large square products, or of moving each element once at the measured rate of a large copy.
 
 On a CPU the kernels run in Triton's interpreter on small inputs: this shows that the benchmark works and the kernels
 are correct, and says nothing about their speed.
@@ -31,6 +31,7 @@ from ngpt.errors import exit_code_of
 from ngpt.kernels import twins
 from ngpt.machine import core_count
 from ngpt.training.environment import choose_device
+from ngpt.training.step import capture
 
 CALLS = {"cpu": 1, "cuda": 10}
 """Calls per timing"""
@@ -174,7 +175,11 @@ def measure(case: Case, *, rounds: int, device: torch.device, rate: float, bytes
     calls = CALLS[device.type]
 
     def repeated(run: Run) -> Callable[[], object]:
-        return lambda: [run(*case.tensors) for _ in range(calls)]
+        def all_calls() -> None:
+            for _ in range(calls):
+                run(*case.tensors)
+
+        return all_calls if device.type == "cpu" else capture(all_calls, torch.cuda.graph_pool_handle())
 
     runs = {name: repeated(run) for name, run in case.contenders.items()}
     seconds = interleaved(runs, repetitions=rounds, device=device, warm_up=2)
@@ -236,7 +241,8 @@ def main(arguments: list[str]) -> int:
             )
             print_row(rows[-1])
     content = {
-        "command": "python benchmarks/kernels.py" + (" --tune" if options.tune else ""),
+        "command": "python benchmarks/kernels.py" + " --tune" * options.tune,
+        "rounds": options.rounds,
         "measured_on": machine,
         "flops_per_second": rate,
         "bytes_per_second": bytes_per_second,

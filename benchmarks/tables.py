@@ -20,7 +20,7 @@ def speed_tables() -> str:
         *nvidia_tables(),
         *path_tables(),
     ]
-    return "\n\n".join([*on_cpus, gpu_table()]) + "\n"
+    return "\n\n".join([*on_cpus, *kernel_tables(), gpu_table()]) + "\n"
 
 
 def campaign_tables() -> str:
@@ -204,6 +204,34 @@ def path_tables() -> list[str]:
             answer = "yes" if row["no_effect_that_matters"] else "**no**"
             same = f"{row['same_bits']} of {results['seeds']}"
             lines.append(f"| {row['path']} | {row['against']} | {interval} | {answer} | {same} |")
+        tables.append("\n".join(lines))
+    return tables
+
+
+def kernel_tables() -> list[str]:
+    """Return one table per GPU on each kernel, in its fastest tiling, beside its alternative."""
+    tables = []
+    for path in sorted(FOLDER.glob("kernels_cuda*.json")):
+        results = read_json(path)
+        lines = [
+            f"Triton kernels: {results['measured_on']['device']}, {results['flops_per_second'] / 1e12:,.0f} TFLOP/s in "
+            f"bfloat16, {results['bytes_per_second'] / 1e9:,.0f} GB/s; medians of {results['rounds']} interleaved "
+            f"rounds of ten calls (`{results['command']}`). The error is that of the result beside float64, relative "
+            "to its norm; a result in bfloat16 cannot have a smaller one than its alternative's.",
+            "",
+            "| kernel | input | fastest tiling | speedup | over | floor, share of the time | alternative's | error "
+            "| alternative's |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in results["rows"]:
+            alternative, faster = row["alternative"], row["times_faster"]
+            ours = [name for name in faster if name not in (alternative, "kernel")] or ["kernel"]
+            best = max(ours, key=lambda name: faster[name]["median"])
+            shares = " | ".join(f"{row['share_of_floor'][name]:.0%}" for name in (best, alternative))
+            errors = " | ".join(f"{row['errors'][name]:.1e}" for name in (best, alternative))
+            kernel, size = row["kernel"], " x ".join(f"{n:,}" for n in row["shape"])
+            tiling, gain = "" if best == "kernel" else best, interval(faster[best])
+            lines.append(f"| `{kernel}` | {size} | {tiling} | {gain} | {alternative} | {shares} | {errors} |")
         tables.append("\n".join(lines))
     return tables
 

@@ -146,6 +146,11 @@ def arrangements(options: argparse.Namespace, device: torch.device) -> dict[str,
     return found
 
 
+def precisions(chosen: dict[str, tuple[RunConfig, bool]]) -> list[str]:
+    """Return the precisions of all products that the arrangements compute."""
+    return sorted({name for config, _ in chosen.values() for name in (config.train.dtype, config.optim.polar_dtype)})
+
+
 def timed(
     chosen: dict[str, tuple[RunConfig, bool]],
     vocabulary: int,
@@ -238,9 +243,8 @@ def main(arguments: list[str]) -> int:
     chosen = arrangements(options, device)
     config = next(iter(chosen.values()))[0]
     vocabulary = GPT2_VOCAB if config.data.tokenizer == "gpt2" else BYTES_VOCAB
-    precisions = {config.train.dtype, config.optim.polar_dtype}
     rates: dict[str, float] = {
-        name: matmul_rate(getattr(torch, name), device, threads=options.threads) for name in sorted(precisions)
+        name: matmul_rate(getattr(torch, name), device, threads=options.threads) for name in precisions(chosen)
     }
 
     at_once = [chosen] if device.type == "cpu" else [{name: chosen[name]} for name in chosen]

@@ -167,7 +167,7 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
 
 def _iterated(X: Tensor, rows: Sequence[Row]) -> Tensor:
     """Apply the rows to one wide matrix (m, n) or to a stack of them, (N, m, n)."""
-    run = kernels.products(X.size(-2), X.dtype, X.device)
+    run = kernels.products(X.size(-2), X.dtype, X.device, count=len(X) if X.ndim == 3 else 1)
     for a, b, c in rows:
         A = run.xxt(X)
         B = run.ba_plus_cAA(A, b, c, check=False) if c else b * A

@@ -8,6 +8,7 @@ has a kernel makes this choice itself; `project_` and `residual_step` make it he
 import functools
 import importlib
 import importlib.util
+import math
 from types import ModuleType
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from ngpt.kernels import dense, twins
 
-FROM_ROWS = 2048
-"""Fewest rows for which the symmetric kernels run. Not measured here yet, for want of a GPU; NVIDIA's
-Emerging-Optimizers report them slower than cuBLAS up to 512 rows and 1.5 to 1.7 times as fast from 2,048 (H20)."""
+FROM_ROWS, TILE, FROM_TILES = 768, 128, 512
+"""Fewest rows, side of a tile, and fewest tiles of a batch, those of the triangle alone, with which the symmetric
+kernels run. Measured on an H100 (docs/speed.md): with four tiles for each multiprocessor `A A'` is as fast as cuBLAS's
+or up to 1.4 times as fast, and `b A + c A A` 1.3 to 1.5 times; with fewer, or fewer rows, cuBLAS is as good."""
 
 ALONE_FROM_ROWS = 512
 """Matrices with at least this many rows keep a CPU busy by themselves. A batched product takes 1.00 to 1.19 times as
@@ -31,19 +33,26 @@ ALIGNED, PADDED = 8, 64
 """Tensor cores read 16 bytes at a time. Rows whose length is not a multiple of 8 (in bfloat16) are slow; they are
 padded to the next multiple of 64, the side of a tile."""
 
-CAPABILITY = (8, 0)
-"""Compute capability of Ampere, the first with tensor cores for bfloat16"""
+CAPABILITY, HOPPER = (8, 0), (9, 0)
+"""Compute capabilities of Ampere, the first with tensor cores for bfloat16, and of Hopper"""
 
 
-def products(rows: int, dtype: torch.dtype, device: torch.device) -> ModuleType:
-    """Return the module that computes products of matrices with `rows` rows (the shorter side)."""
+def products(rows: int, dtype: torch.dtype, device: torch.device, *, count: int = 1) -> ModuleType:
+    """Return the module that computes products of `count` matrices with `rows` rows (the shorter side)."""
     if device.type == "cpu" and dtype == torch.float32 and rows >= dense.FROM_ROWS and dense.onednn_runs():
         return dense
-    if rows < FROM_ROWS or dtype not in (torch.bfloat16, torch.float16) or not triton_runs(device):
+    few = rows < FROM_ROWS or count * tiles_of(rows, TILE) < FROM_TILES
+    if few or dtype not in (torch.bfloat16, torch.float16) or not triton_runs(device):
         return twins
     from ngpt.kernels import symmetric
 
     return symmetric
+
+
+def tiles_of(rows: int, side: int) -> int:
+    """Return the number of tiles on and below the diagonal of a matrix with `rows` rows."""
+    across = math.ceil(rows / side)
+    return across * (across + 1) // 2
 
 
 def one_by_one(rows: int, device: torch.device) -> bool:
@@ -103,9 +112,15 @@ def triton_runs(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
+@functools.cache
+def room_for_depth(device: torch.device) -> bool:
+    """Return whether a multiprocessor of `device` has the shared memory of a Hopper: 227 KiB for one program."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER
+
+
 def describe(dtype: torch.dtype, device: torch.device) -> str:
     """Return a one-line description of the code that computes the matrix products of the polar factor."""
     name = str(dtype).removeprefix("torch.")
     if dtype in (torch.bfloat16, torch.float16) and triton_runs(device):
-        return f"Triton from {FROM_ROWS:,} rows, torch below, {name}"
+        return f"Triton for {FROM_TILES} tiles or more, torch below, {name}"
     return f"torch on {device.type}, {name}"

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from ngpt.kernels import FROM_ROWS, TILE, room_for_depth, tiles_of
 from ngpt.kernels.launch import FUSED
 from ngpt.kernels.twins import aX_plus_BX as aX_plus_BX  # a plain product
 from ngpt.kernels.twins import check_symmetric
@@ -35,18 +36,21 @@ class Tiling:
         return f"{self.rows}x{self.depth}w{self.warps}s{self.stages}"
 
 
-HOPPER = Tiling(rows=128, depth=64, warps=8, stages=4)
-"""wgmma takes 64 rows per warp group: two groups share a tile, and four stages of 2 x 16 KiB fit in shared memory."""
+LARGE = Tiling(rows=TILE, depth=64, warps=8, stages=3)
+"""wgmma takes 64 rows per warp group, so two groups share a tile; three stages of 2 x 16 KiB fit in shared memory."""
+
+DEEP = Tiling(rows=TILE, depth=128, warps=8, stages=3)
+"""The fastest for b A + c A A on an H100, where three stages of 2 x 32 KiB fit"""
 
 SMALL = Tiling(rows=64, depth=32, warps=4, stages=3)
 """Tiling for matrices with so few tiles of 128 that multiprocessors would be idle, and for float32"""
 
 CANDIDATES = (
-    HOPPER,
+    LARGE,
+    DEEP,
     SMALL,
-    Tiling(rows=128, depth=64, warps=4, stages=4),
-    Tiling(rows=128, depth=64, warps=8, stages=3),
-    Tiling(rows=128, depth=128, warps=8, stages=3),
+    Tiling(rows=TILE, depth=64, warps=8, stages=4),
+    Tiling(rows=TILE, depth=64, warps=4, stages=4),
     Tiling(rows=64, depth=64, warps=4, stages=4),
 )
 """The tilings that `benchmarks/kernels.py --tune` compares"""
@@ -151,9 +155,8 @@ def _launch(A: Tensor, b: float, c: float, *, add_a: bool, tiling: Tiling | None
     batch, (M, K) = A.shape[:-2], A.shape[-2:]
     flat = A.reshape(math.prod(batch), M, K)
     C = torch.empty((flat.size(0), M, M), dtype=A.dtype, device=A.device)
-    tiling = tiling or best_tiling(M, A.dtype)
-    across = math.ceil(M / tiling.rows)
-    tiles = across * (across + 1) // 2
+    tiling = tiling or best_tiling(M, A.dtype, deep=add_a and room_for_depth(A.device))
+    tiles = tiles_of(M, tiling.rows)
     if C.numel():
         symmetric_product[(tiles * flat.size(0),)](
             flat, C, b, c, M, K, *flat.stride(), *C.stride(), tiles, ROWS=tiling.rows, DEPTH=tiling.depth,
@@ -163,6 +166,11 @@ def _launch(A: Tensor, b: float, c: float, *, add_a: bool, tiling: Tiling | None
     return C.reshape(*batch, M, M)
 
 
-def best_tiling(M: int, dtype: torch.dtype) -> Tiling:
-    """Return the tiling for matrices with M rows; a float32 tile takes twice the shared memory."""
-    return HOPPER if M >= 1024 and dtype != torch.float32 else SMALL
+def best_tiling(M: int, dtype: torch.dtype, *, deep: bool) -> Tiling:
+    """Return the tiling for matrices with M rows, with a `deep` step if asked for.
+
+    A float32 tile takes twice the shared memory.
+    """
+    if M < FROM_ROWS or dtype == torch.float32:
+        return SMALL
+    return DEEP if deep else LARGE

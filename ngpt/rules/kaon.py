@@ -16,7 +16,8 @@ class Kaon(MatrixRule):
     With "signs", D is as orthogonal as Muon's but does not descend: a control for the control.
 
     Source: Shumaylov et al., arXiv 2605.11181, for "uniform"; "signs" is ours. Differs: a singular value decomposition
-    and PyTorch's random numbers instead of a chaotic iteration. Directions that are null to rounding stay null.
+    and PyTorch's random numbers instead of a chaotic iteration. Directions that are null to rounding stay null. On a
+    GPU the decomposition does not have the same bits twice, and neither does a run.
     """
 
     def __init__(

@@ -41,6 +41,17 @@ def test_every_kernel_is_checked_and_timed(tmp_path: Path) -> None:
         assert row["floor_seconds"] > 0 and row["times_faster"][row["alternative"]]["median"] == 1.0
 
 
+def test_a_slow_first_product_does_not_make_the_rate_that_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where it loads libraries."""
+    monkeypatch.setattr(measure, "SIDE", {"cpu": 512})
+    multiplied: list[int] = []
+    seconds_of, linear = measure.seconds_of, measure.dense.linear
+    slow = iter([10.0])
+    monkeypatch.setattr(measure, "seconds_of", lambda *given: seconds_of(*given) + next(slow, 0.0))
+    monkeypatch.setattr(measure.dense, "linear", lambda A, B: multiplied.append(len(A)) or linear(A, B))
+    assert measure.matmul_rate(torch.float32, CPU, threads=1) > 0 and set(multiplied) == {512}
+
+
 def test_a_wrong_kernel_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     symmetric = pytest.importorskip("ngpt.kernels.symmetric")
     clean = symmetric.xxt
@@ -87,6 +98,7 @@ def test_arrangements_begin_with_what_a_gpu_is_to_run() -> None:
         "muon, compiled, CUDA graphs", "muon, compiled", "muon, eager, CUDA graphs", "muon, eager",
         "adam, compiled, CUDA graphs",
     ]  # fmt: skip
+    assert training_throughput.precisions(found) == ["bfloat16", "float32"], "each needs a rate for its floor"
     config, graphs = found["muon, compiled, CUDA graphs"]
     assert graphs and config.train.compile and config.train.batch_size * config.model.seq_len == 2**15
 

@@ -5,7 +5,7 @@ import torch
 
 from ngpt import kernels
 from ngpt.config import Orthogonalizer
-from ngpt.kernels import FROM_ROWS, describe, products, twins
+from ngpt.kernels import describe, products, twins
 from ngpt.polar import orthogonalize
 
 CPU = torch.device("cpu")
@@ -59,10 +59,27 @@ def test_one_at_a_time_changes_nothing_but_the_order_of_sums(
 @pytest.mark.usefixtures("on_a_gpu")
 def test_triton_runs_where_it_pays_off() -> None:
     pytest.importorskip("triton")
-    chosen = products(FROM_ROWS, torch.bfloat16, GPU)
-    assert chosen.__name__ == "ngpt.kernels.symmetric" and products(FROM_ROWS - 1, torch.bfloat16, GPU) is twins
-    assert products(FROM_ROWS, torch.float32, GPU) is twins, "float32 has no tensor cores without TF32"
-    assert describe(torch.bfloat16, GPU) == "Triton from 2,048 rows, torch below, bfloat16"
+    chosen = products(768, torch.bfloat16, GPU, count=33)
+    assert chosen.__name__ == "ngpt.kernels.symmetric" and products(4096, torch.bfloat16, GPU) is chosen
+    for rows, count in ((640, 100), (768, 24), (2048, 3), (3968, 1)):
+        assert products(rows, torch.bfloat16, GPU, count=count) is twins
+    assert products(4096, torch.float32, GPU) is twins, "float32 has no tensor cores without TF32"
+    assert describe(torch.bfloat16, GPU) == "Triton for 512 tiles or more, torch below, bfloat16"
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_the_number_of_matrices_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few tiles as one matrix of 64 rows has make torch compute one, and three are left to the kernels."""
+    symmetric = pytest.importorskip("ngpt.kernels.symmetric")
+    monkeypatch.setattr(kernels, "triton_runs", lambda device: True)
+    monkeypatch.setattr(kernels, "FROM_ROWS", 16)
+    monkeypatch.setattr(kernels, "FROM_TILES", 3)
+    called = []
+    monkeypatch.setattr(symmetric, "xxt", lambda A: called.append(A.shape) or twins.xxt(A))
+    for count in (1, 2, 3):
+        G = torch.randn(count, 20, 33, generator=torch.Generator().manual_seed(3))
+        orthogonalize(G, method="newton-schulz", steps=2, dtype=torch.bfloat16)
+    assert called == [(3, 20, 33)] * 2
 
 
 def test_kernels_and_torch_give_the_same_polar_factor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +89,6 @@ def test_kernels_and_torch_give_the_same_polar_factor(monkeypatch: pytest.Monkey
     for X in (G, G.mT):
         by_torch = orthogonalize(X, method="polar-express", steps=5)
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "products", lambda *_: symmetric)
+            patch.setattr(kernels, "products", lambda *_, **__: symmetric)
             by_kernels = orthogonalize(X, method="polar-express", steps=5)
         torch.testing.assert_close(by_kernels, by_torch, rtol=1e-4, atol=1e-5)

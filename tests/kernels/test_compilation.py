@@ -58,6 +58,7 @@ def compile_instead(kernel, *args, grid, warmup, **options):
 
 
 jit.JITFunction.run = compile_instead
+symmetric.room_for_depth = lambda device: target.arch == 90
 
 for rows, dtype in ((2048, bfloat16), (512, bfloat16), (512, float32)):
     case = f"{rows} {str(dtype).removeprefix('torch.')}"
