@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency, sphere_optimizers
+from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency, sphere_finalists
 from experiments.first_regime import is_of_first_regime
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
@@ -205,22 +205,25 @@ def singular_vectors(analysis: Analysis) -> str:
 
 
 def field_against_muon(analysis: Analysis) -> str:
-    """State whether any of the rules and optimizers of the field ends lower than Muon."""
-    answers = analysis.questions()[sphere_optimizers.CAMPAIGN.question]
+    """State whether the best rules and optimizers of the field end lower than Muon in longer runs."""
+    sent = sphere_finalists.BEST_AT_TINY
+    answers = analysis.questions()[sphere_finalists.CAMPAIGN.question]
+    answers = [answer for answer in answers if answer.contrast.pair is not None and answer.contrast.pair[0] in sent]
     better, open_ = count(answers, "better"), sum(not answer.verdict.confirmed for answer in answers)
-    known = [answer for answer in answers if answer.verdict.effect is not None]
-    what = f"{matters(answers[0])} lower than Muon"
+    means = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
+    what = f"{matters(answers[0])} lower than Muon in longer runs"
     if better:
-        headline = f"Of {len(answers)} rules and optimizers of the field, {better} end {what}."
+        headline = f"Of the {len(answers)} best rules and optimizers of the field, {better} end {what}."
     elif open_:
         headline = f"No rule or optimizer of the field is shown to end {what}."
     else:
-        headline = f"None of {len(answers)} rules and optimizers of the field ends {what}."
-    if not known:
+        headline = f"None of the {len(answers)} best rules and optimizers of the field ends {what}."
+    if not means:
         return f"**{headline}**"
-    best = min(known, key=lambda answer: answer.verdict.effect.mean if answer.verdict.effect else 0.0)
-    lowest, worse = best.contrast.name.split(" against ")[0], count(answers, "worse")
-    return f"**{headline}** The lowest, *{lowest}*, ends {difference(best)}; {worse} of {len(answers)} are worse"
+    low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
+    worse = count(answers, "worse")
+    rest = f"; {worse} of them are worse" if worse else ""
+    return f"**{headline}** Those that did best in short runs differ from it by {low} to {high}{rest}"
 
 
 def count(answers: Sequence[Answer], word: Word) -> int:
@@ -231,7 +234,7 @@ def count(answers: Sequence[Answer], word: Word) -> int:
 FINDINGS = (
     Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
-    Finding(sphere_optimizers.CAMPAIGN, field_against_muon),
+    Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
     Finding(projection_frequency.CAMPAIGN, lazy_projection),
 )

@@ -20,7 +20,6 @@ from benchmarks.tables import batch_tables, speed_tables  # noqa: E402
 from experiments import INDEX  # noqa: E402
 from experiments.findings import findings_list  # noqa: E402
 from experiments.ladder import ladder_table  # noqa: E402
-from ngpt.campaign.execution.collect import data_path  # noqa: E402
 from ngpt.campaign.report.index import known_map, write_index  # noqa: E402
 from ngpt.files import write_text  # noqa: E402
 
@@ -78,9 +77,8 @@ def with_section(text: str, name: str, content: str) -> str:
 
 def main() -> None:
     """Write every report with data, the index, and every page with generated sections."""
-    for study in [sized for one in INDEX for sized in one.at_every_size()]:
-        if data_path(ROOT / "reports", study.name).exists():
-            study.report(ROOT / "reports")
+    for study in [known for one in INDEX for known in one.wherever_known(ROOT / "reports")]:
+        study.report(ROOT / "reports")
     write_index(INDEX, ROOT / "reports")
     for page in SECTIONS:
         path = ROOT / page

@@ -126,14 +126,24 @@ def source_of(data: str) -> Source:
         return Source(kind=named[data], name=data)
     if data.startswith("hf:"):
         return Source(kind="hub", name=data)
-    path = Path(data)
-    name = path.name or path.resolve().name
+    path, name = Path(data), name_of(data)
     status = status_of(path, ", and not one of stdlib, fineweb10b, nca, hf:NAME")
     if stat.S_ISDIR(status.st_mode):
         return dataclasses.replace(_folder(path), name=name)
     file = look(path)
     require(file.format is not None, f"{path}: looks like {file.looks_like}, not like UTF-8 text, Parquet or a shard")
     return Source(kind="files", name=name, files=(file,))
+
+
+def name_of(data: str) -> str:
+    """Return `data` itself or, if it is a path, the name of the file or folder there.
+
+    >>> name_of("stdlib"), name_of("hf:org/text"), name_of("/home/me/text.txt")
+    ('stdlib', 'hf:org/text', 'text.txt')
+    """
+    if is_automaton(data) or data.startswith("hf:"):
+        return data
+    return Path(data).name or Path(data).resolve().name
 
 
 def changed_file(data: str, stamps: Iterable[Stamp]) -> Path | None:

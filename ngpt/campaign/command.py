@@ -18,10 +18,11 @@ import numpy as np
 
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.definition import Arm, Campaign
+from ngpt.campaign.definition.experiment import slug
 from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
 from ngpt.campaign.engine import MAX_SEEDS, Batch, Study
 from ngpt.campaign.execution import options
-from ngpt.campaign.execution.collect import row_of
+from ngpt.campaign.execution.collect import data_path, row_of
 from ngpt.campaign.execution.execute import FINISHED, Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
 from ngpt.campaign.report.index import Indexed, Listed, VerdictLine
@@ -31,6 +32,7 @@ from ngpt.campaign.standing import ENDED, standing
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import InputError, LastingStream, require
+from ngpt.files import read_json
 from ngpt.machine import core_count
 from ngpt.presets import PRESETS
 
@@ -60,23 +62,31 @@ class CampaignStudy(Study[Plan]):
     def runner(self) -> str:
         return self.usual.name
 
-    def at(self, preset: str) -> "CampaignStudy":
-        """Return the campaign at a preset; at another than its usual one, without what is said of the results there."""
+    def at(self, preset: str, text: str | None = None) -> "CampaignStudy":
+        """Return the campaign at a preset and on a text that has a name.
+
+        At another preset or on such a text it has another name, and nothing is said of the results there.
+        """
         if not self.by_preset:
             return self
-        study = CampaignStudy(self.usual)
-        if preset != self.usual.preset:
-            name = f"{self.usual.name}_at_{preset.replace('-', '_')}"
+        study, usual = CampaignStudy(self.usual), self.usual
+        place = f"_at_{preset.replace('-', '_')}" * (preset != usual.preset) + (f"_on_{slug(text)}" if text else "")
+        if place:
             study.experiment = dataclasses.replace(
-                self.usual, name=name, preset=preset, reading="", does_not_show="", follows="", follow_up=None
+                usual.at(preset), name=usual.name + place, reading="", does_not_show="", follows="", follow_up=None
             )  # fmt: skip
         return study
 
-    def at_every_size(self) -> list[Indexed]:
+    def wherever_known(self, reports: Path) -> list[Indexed]:
         if not self.by_preset:
-            return [self]
-        usual = self.usual.preset
-        return [self.at(preset) for preset in (usual, *(preset for preset in PRESETS if preset != usual))]
+            return super().wherever_known(reports)
+        usual, found = self.usual.preset, list[Indexed]()
+        for preset in (usual, *(preset for preset in PRESETS if preset != usual)):
+            plain = self.at(preset)
+            found += [plain] if data_path(reports, plain.name).exists() else []
+            for path in sorted(data_path(reports, plain.name).parent.glob(f"{plain.name}_on_*.json")):
+                found.append(self.at(preset, read_json(path).get("data")))
+        return found
 
     def parser(self) -> Parser:
         campaign = self.usual
@@ -95,7 +105,10 @@ class CampaignStudy(Study[Plan]):
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:
-        campaign = self.experiment = self.at(given.preset).experiment
+        named = given.text is not None
+        require(not named or self.by_preset, "--text has no effect: this experiment has one report for all texts")
+        require(not named or bool(slug(given.text)), f"--text {given.text!r}: a name has letters or digits")
+        campaign = self.experiment = self.at(given.preset, given.text).experiment
         here = given.launcher == "local" or not given.reproduce
         require(here, "--reproduce compares runs of this machine: it works with --launcher local only")
         overrides = options.overrides_of(given)
@@ -196,7 +209,7 @@ class CampaignStudy(Study[Plan]):
         """Compare with the published data unless --reports is given."""
         published = self.read(options.reports_folder(given))
         classes = {str(method.fields.get("optimizer")) for method in self.experiment.methods}
-        settings = {"jobs": jobs, "classes": classes, **options.device_settings(given.device)}
+        settings = {"jobs": jobs, "classes": classes, "place": given.data, **options.device_settings(given.device)}
         return 0 if reproduce(published, plan.data_digest, **settings) else 1
 
     def watch(self, plan: Plan) -> int:

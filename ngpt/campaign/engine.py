@@ -1,6 +1,7 @@
 """The engine of every experiment: plan, carry out, collect, report, index. No torch."""
 
 import argparse
+import itertools
 import shlex
 import sys
 from abc import abstractmethod
@@ -19,6 +20,7 @@ from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, require
 from ngpt.foreign import is_class
 from ngpt.machine import core_count, wait_without_spinning
 from ngpt.refusals import flag_name
+from ngpt.sources import name_of
 from ngpt.training.record import RunRecord
 
 Batch = tuple[list[PlannedRun], dict[str, Any]]
@@ -114,11 +116,11 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
         why = f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
         raise InputError(f"no finished run of {study.name} in {plan.out}{why}")
     if found and (study.reports_partial_results or not outcome.interrupted):  # else: from the data already collected
-        words = [word for word in arguments if word not in ("--report-only", "--publish")]
+        words = without_places(arguments)
         data = collect(
             study.experiment, runs, plan.out, failures=outcome.failures, figures=study.figures, preset=plan.preset,
             data_digest=plan.data_digest, command=shlex.join(["python", f"runners/{study.runner}.py", *words]),
-            jobs=settings["jobs"], **study.details(plan, runs),
+            jobs=settings["jobs"], text=vars(given).get("text"), **study.details(plan, runs),
         )  # fmt: skip
         write_data(reports, data)
     elif given.report_only:
@@ -134,6 +136,27 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     write_index(index or [study], reports)
     print(*lines, path, sep="\n")
     return 0 if succeeded else 1
+
+
+def without_places(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that say what to run, without those that say where results go.
+
+    A file of data keeps its name alone.
+
+    >>> without_places(["--seeds", "5", "--out", "/tmp/runs", "--data", "/home/me/text.txt", "--publish"])
+    ['--seeds', '5', '--data', 'text.txt']
+    """
+    words, kept = iter(arguments), list[str]()
+    for word in words:
+        if word in ("--out", "--reports"):
+            next(words, None)
+        elif word == "--data":
+            kept += [word, *map(name_of, itertools.islice(words, 1))]
+        elif word.startswith("--data="):
+            kept.append(f"--data={name_of(word.removeprefix('--data='))}")
+        elif word not in ("--report-only", "--publish") and not word.startswith(("--out=", "--reports=")):
+            kept.append(word)
+    return kept
 
 
 def try_classes(runs: Sequence[PlannedRun]) -> None:

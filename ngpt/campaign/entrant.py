@@ -10,7 +10,6 @@ rates are those at which it turns them as far as Muon does at its own.
 import argparse
 import dataclasses
 import itertools
-import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, get_args
 
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
+from ngpt.campaign.definition.experiment import slug
 from ngpt.campaign.definition.plan import Plan, PlannedRun
 from ngpt.campaign.execution.collect import data_path
 from ngpt.campaign.execution.options import add_campaign_flags, common_parser, device_settings, overrides_of
@@ -152,16 +152,6 @@ def grid_around(middle: float) -> tuple[float, ...]:
 def _default_rate(opponent: str, preset: str) -> float:
     """Return the hidden rate that a preset has for a built-in opponent."""
     return float(OPTIMIZERS[OPPONENTS[opponent]["optimizer"]].defaults[preset]["lr"])
-
-
-def slug(name: str) -> str:
-    """Return a name as that of a file: `MyRule` -> my_rule.
-
-    >>> slug("MyRule, half memory")
-    'my_rule_half_memory'
-    """
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    return re.sub(r"\W+", "_", apart).strip("_").lower()
 
 
 def angles(configs: Sequence[RunConfig], device: str) -> list[float]:

@@ -118,7 +118,7 @@ def _without_text(state: Any) -> Any:
 
 def _has_text(value: Any) -> bool:
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
-    return isinstance(value, str) or any(map(_has_text, inside))
+    return isinstance(value, str | bytes) or any(map(_has_text, inside))
 
 
 def _packed(value: Any, prefix: str, tensors: Tensors, place: str) -> Any:
@@ -128,6 +128,8 @@ def _packed(value: Any, prefix: str, tensors: Tensors, place: str) -> Any:
         return {"tensor": [name, str(value.device), list(value.stride())]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if type(value) in (list, tuple):
@@ -152,6 +154,8 @@ def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
             name, device, strides = value
             saved = tensors[name]
             return torch.empty_strided(saved.shape, strides, dtype=saved.dtype, device=device).copy_(saved)
+        case "bytes":
+            return bytes.fromhex(value)
         case "dtype":
             return getattr(torch, value)
         case "list":

@@ -166,6 +166,15 @@ def test_a_report_goes_where_git_does_not_look_unless_it_is_published(
     capsys.readouterr()
     assert carry_out(CAMPAIGN, [*flags, "--reproduce"]) == 0 and "2 of 2 runs have" in capsys.readouterr().out
 
+    assert carry_out(CAMPAIGN, ["--data", str(text), *flags[2:], "--text", "bottles", "--out", "elsewhere"]) == 0
+    content = (tmp_path / "elsewhere" / "reports" / "data" / "mini_on_bottles.json").read_text()
+    assert str(tmp_path) not in content and '"command": "python runners/mini.py --data text.txt --steps 4' in content
+    (tmp_path / "moved").mkdir()
+    moved = text.rename(tmp_path / "moved" / "text.txt")
+    again = ["--data", str(moved), "--text", "bottles", "--reports", "elsewhere/reports", "--reproduce"]
+    assert carry_out(CAMPAIGN, [*again, *flags[2:]]) == 0 and "2 of 2 runs have" in capsys.readouterr().out
+    moved.rename(text)
+
     assert in_this_process(tmp_path, "--publish") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: argument --publish: not allowed with argument --reports (see --help)"

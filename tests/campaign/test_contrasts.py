@@ -11,10 +11,11 @@ from test_report import SEEDS, made_up, row
 
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.command import CampaignStudy
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, Word
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, read_data, write_data
 from ngpt.campaign.report.index import known_map, write_index
 from ngpt.campaign.report.markdown import write_report
+from ngpt.errors import InputError
 
 COST = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=2)
 GAIN = dataclasses.replace(COST, predicted="lower")
@@ -214,3 +215,36 @@ def test_a_campaign_at_two_sizes_has_two_reports_and_one_row(tmp_path: Path) -> 
     assert (tmp_path / "README.md").read_text() == index, "the same, whatever size was run last"
     usual.plan(usual.parser().parse_args(["--out", str(tmp_path)]))
     assert usual.name == "scan"
+
+
+def test_a_campaign_on_two_texts_has_two_reports_and_one_row(tmp_path: Path) -> None:
+    usual = CampaignStudy(SCAN)
+    given = usual.parser().parse_args(["--preset", "rung-1", "--text", "Plain English", "--out", str(tmp_path)])
+    usual.plan(given)
+    assert usual.name == "scan_at_rung_1_on_plain_english" and usual.runner == "scan"
+    write_data(tmp_path, data())
+    changed = {"campaign": usual.name, "preset": "rung-1", "parameters": 131_000, "data": "Plain English"}
+    write_data(tmp_path, data(Muon20=2.0) | changed)
+    write_data(tmp_path, data() | {"campaign": "scan_on_other", "data": "other"})
+    assert [one.name for one in usual.wherever_known(tmp_path)] == ["scan", "scan_on_other", usual.name]
+    write_index([usual], tmp_path)
+    index = (tmp_path / "README.md").read_text()
+    columns = "`tiny` (1,000), other | `tiny` (1,000), text.txt | `rung-1` (0.13M), Plain English |"
+    assert f"| question | what matters | {columns}" in index
+    (row,) = [line for line in index.splitlines() if line.startswith("| Does K cost anything? |")]
+    assert row.endswith("(SCAN_AT_RUNG_1_ON_PLAIN_ENGLISH_REPORT.md) |") and "(SCAN_ON_OTHER_REPORT.md)" in row
+    with pytest.raises(InputError, match="--text '/': a name has letters"):
+        usual.plan(usual.parser().parse_args(["--text", "/"]))
+
+
+def test_where_runs_are_long_some_methods_are_tried_at_their_rates_there() -> None:
+    lrs = {named("Muon", 1): (0.01, 0.02), named("Muon", 20): (0.1, 0.2), named("Adam", 1): (0.1, 0.3)}
+    two = AtScale(lrs=lrs, fields={"steps": 9}, comparison_seeds=7, claim="  Less.")
+    campaign = dataclasses.replace(SCAN, at_scale={"rung-2": two})
+    there = campaign.at("rung-2")
+    assert {method.name: method.lrs for method in there.methods} == lrs and there.comparison_seeds == 7
+    assert there.fields == {**SCAN.fields, "steps": 9} and there.claim.endswith("\n\n**At `rung-2`.** Less.")
+    assert there.baselines == SCAN.baselines
+    assert [contrast.name for contrast in there.contrasts()] == ["Muon, K = 20 against Muon, K = 1"], "no Adam, K = 20"
+    assert campaign.digest == SCAN.digest == campaign.at("rung-1").digest != there.digest
+    assert CampaignStudy(campaign).at("rung-2").experiment.digest == there.digest

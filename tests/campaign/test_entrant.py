@@ -9,7 +9,8 @@ import pytest
 
 from ngpt import foreign
 from ngpt.campaign import engine, entrant
-from ngpt.campaign.entrant import EntrantStudy, grid_around, rates_and_angle, slug
+from ngpt.campaign.definition.experiment import slug
+from ngpt.campaign.entrant import EntrantStudy, grid_around, rates_and_angle
 from ngpt.doctor import runs_in
 from ngpt.errors import InputError
 from ngpt.foreign import origin_of

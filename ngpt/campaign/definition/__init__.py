@@ -2,6 +2,7 @@
 
 from ngpt.campaign.definition.campaign import (
     Arm,
+    AtScale,
     Campaign,
     Contrast,
     Method,
@@ -13,6 +14,7 @@ from ngpt.campaign.definition.rule import Prediction, Rule, Word
 
 __all__ = [
     "Arm",
+    "AtScale",
     "Campaign",
     "Contrast",
     "Prediction",

@@ -1,7 +1,9 @@
 """A campaign as an experiment file states it: question, methods with their grids, baselines, rule. No torch."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import cleandoc
 from typing import Any
 
 import numpy as np
@@ -114,6 +116,20 @@ def rates_text(lr: float, aux_lr: float | None) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AtScale:
+    """What a campaign states for a preset where runs are too long for all of its methods and rates."""
+
+    lrs: Mapping[str, tuple[float, ...]]
+    """grid of the hidden rate of each method that is compared there, by name; empty for one without a grid"""
+    aux_lrs: tuple[float, ...] = ()
+    """as in `Campaign`; empty: the auxiliary rate of `fields` serves all methods"""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    comparison_seeds: int = 5
+    claim: str = ""
+    """what is predicted there; markdown"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Campaign(Experiment):
     """Methods, each tuned over grids of the same size on some seeds and compared at its chosen rates on others.
 
@@ -147,6 +163,8 @@ class Campaign(Experiment):
     """figures published elsewhere and their source, by the data and the preset with which the report shows them"""
     at_preset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """configuration fields of every run at a preset, by its name, beside `fields`"""
+    at_scale: Mapping[str, AtScale] = field(default_factory=dict, repr=False)
+    """what is stated for other presets, by name; at one without such a statement, all methods and rates are tried"""
     follow_up: Callable[[Mapping[str, NDArray[np.float64]]], str] | None = field(default=None, repr=False)
     """losses on the comparison seeds by method -> what follows from them by a rule in `claim`, as a sentence"""
     depends_on: tuple[str, ...] = field(default=(), repr=False)
@@ -186,6 +204,21 @@ class Campaign(Experiment):
 
     def _of_presets(self) -> list[tuple[str, str, Any]]:
         return [(preset, *item) for preset, fields in self.at_preset.items() for item in fields.items()]
+
+    def at(self, preset: str) -> "Campaign":
+        """Return the campaign that is carried out at a preset: this one, or some methods of it at their rates there."""
+        if preset not in self.at_scale:
+            return dataclasses.replace(self, preset=preset)
+        there = self.at_scale[preset]
+        methods = [m for m in self.methods if m.name in there.lrs]
+        return dataclasses.replace(
+            self, preset=preset, methods=tuple(dataclasses.replace(m, lrs=there.lrs[m.name]) for m in methods),
+            baselines=tuple(name for name in self.baselines if name in there.lrs),
+            leading=tuple(one for one in self.leading if there.lrs.keys() >= one.weights.keys()),
+            further=tuple(one for one in self.further if there.lrs.keys() >= one.weights.keys()),
+            aux_lrs=there.aux_lrs, fields={**self.fields, **there.fields}, comparison_seeds=there.comparison_seeds,
+            claim=f"{cleandoc(self.claim)}\n\n**At `{preset}`.** {cleandoc(there.claim)}", at_scale={},
+        )  # fmt: skip
 
     def fields_at(self, preset: str) -> dict[str, Any]:
         """Return the configuration fields that all runs at a preset have in common."""

@@ -1,6 +1,7 @@
 """Statements that every experiment file makes, whether it compares methods or checks gates. No torch."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,3 +43,13 @@ class Experiment(ABC):
     def report_name(self) -> str:
         """`MUON_LR_SWEEP_REPORT.md` for muon_lr_sweep."""
         return f"{self.name.upper()}_REPORT.md"
+
+
+def slug(name: str) -> str:
+    """Return a name as that of a file: `MyRule` -> my_rule.
+
+    >>> slug("MyRule, half memory")
+    'my_rule_half_memory'
+    """
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.sub(r"\W+", "_", apart).strip("_").lower()

@@ -1,5 +1,6 @@
 """Run folders -> `reports/data/<experiment>.json`: everything a report is made of, before any judgment. No torch."""
 
+import dataclasses
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,9 +13,11 @@ from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution.execute import finished_record
 from ngpt.code import code_digest
+from ngpt.config import RunConfig
 from ngpt.errors import InputError, require
 from ngpt.files import read_json, write_json
 from ngpt.flags import to_flags
+from ngpt.sources import name_of
 from ngpt.training.record import RunRecord, read_metrics, read_record
 
 CURVE_POINTS = 50
@@ -63,12 +66,12 @@ def read_data(experiment: Experiment, reports: Path) -> dict[str, Any]:
 
 def collect(
     experiment: Experiment, runs: Sequence[PlannedRun], out: Path, *, failures: dict[str, str],
-    figures: Callable[[RunRecord, Metrics], dict[str, Any]], **details: Any,
+    figures: Callable[[RunRecord, Metrics], dict[str, Any]], text: str | None = None, **details: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Collect everything a report needs, as JSON. Runs without a finished record are listed as missing.
 
-    failures: message by run name. figures: further numbers of a run, from its record and its metrics. details: further
-    entries of the result.
+    failures: message by run name. figures: further numbers of a run, from its record and its metrics. text: what the
+    data are called; default: their file's name. details: further entries of the result.
     """
     rows, records, ends = [], [], []
     for run in runs:
@@ -86,15 +89,20 @@ def collect(
     model = first.model
     return {
         "campaign": experiment.name, "definition": experiment.digest,
-        "data": first.data.data, "tokenizer": first.data.tokenizer, "code_digest": code_digest(),
+        "data": text or name_of(first.data.data), "tokenizer": first.data.tokenizer, "code_digest": code_digest(),
         "model": {"layers": model.n_layer, "width": model.n_embd, "heads": model.n_head, "context": model.seq_len,
                   "mlp_hidden": model.mlp_hidden, "arch": model.arch},
         "dates": sorted({record.finished[:10] for record in records if record.finished}),
-        "commands": {run.key: shlex.join(to_flags(run.config)) for run in runs},
+        "commands": {run.key: shlex.join(_portable_flags(run.config)) for run in runs},
         "environments": [{**dict(content), "runs": number} for content, number in environments.items()],
         "parameters": ends[0].parameters if ends else None, "eval_tokens": ends[0].eval_tokens if ends else None,
         **details, "runs": rows,
     }  # fmt: skip
+
+
+def _portable_flags(config: RunConfig) -> list[str]:
+    """Return the flags that give `config`, with the name of a file of data instead of its path on this machine."""
+    return to_flags(dataclasses.replace(config, data=dataclasses.replace(config.data, data=name_of(config.data.data))))
 
 
 def row_of(

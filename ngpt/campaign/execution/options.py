@@ -50,6 +50,8 @@ def add_campaign_flags(parser: Parser) -> None:
     """Add the flags of campaigns alone: another number of seeds, and what to do instead of carrying out runs."""
     text = "seeds to compare on, others for each number of them; default: as many as --seeds says"
     parser.add_argument("--comparison-seeds", type=int, metavar="N", help=text)
+    text = "name of --data in reports; the campaign then has data and a report of its own there"
+    parser.add_argument("--text", metavar="NAME", help=text)
     text = "repeat one published run per method and compare it to the bit"
     parser.add_argument("--reproduce", action="store_true", help=text)
     text = "run nothing: show how the campaign stands whenever a run has ended, until all have"

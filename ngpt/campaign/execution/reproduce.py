@@ -20,22 +20,28 @@ def _flags(data: dict[str, Any], row: dict[str, Any]) -> tuple[list[str], str | 
 
 
 def _run(
-    data: dict[str, Any], row: dict[str, Any], sources: Mapping[str, Path], classes: Collection[str]
+    data: dict[str, Any], row: dict[str, Any], sources: Mapping[str, Path], classes: Collection[str], place: str | None
 ) -> PlannedRun:  # fmt: skip
-    """Return the published run as a run of the present code, with its initial weights taken from `sources`."""
+    """Return the published run as a run of the present code, with its initial weights taken from `sources`.
+
+    place: where its data are on this machine, if they are files.
+    """
     flags, source = _flags(data, row)
-    config = parse(flags if source is None else [*flags, "--init-from", str(sources[source])])[0]
+    here = [] if place is None or row["stage"] == "pretraining" else ["--data", place]
+    config = parse([*flags, *here, *([] if source is None else ["--init-from", str(sources[source])])])[0]
     known = not is_class(config.optim.optimizer) or config.optim.optimizer in classes
     require(known, f"the published runs have --optimizer {config.optim.optimizer}, which this campaign does not")
     return PlannedRun.of(row["stage"], row["method"], row["seed"], config, aux_lr=row.get("aux_lr"))
 
 
-def reproduce(data: dict[str, Any], data_digest: str, *, classes: Collection[str] = (), **settings: Any) -> bool:
+def reproduce(
+    data: dict[str, Any], data_digest: str, *, classes: Collection[str] = (), place: str | None = None, **settings: Any
+) -> bool:  # fmt: skip
     """Repeat one run of every method of a published campaign, print how each compares; return whether all bits agree.
 
     data: the collected data. data_digest: of the corpus on this machine.
-    classes: those that --optimizer may name, as a file of data must not choose what code runs. settings: as for
-    `execute`, without `out`.
+    classes: those that --optimizer may name, as a file of data must not choose what code runs. place: --data of this
+    machine, if given. settings: as for `execute`, without `out`.
     Raises InputError if the corpus is not that of the published runs, or if runs end by the clock.
     """
     by_clock = data["training"].get("budget_seconds") is not None
@@ -55,7 +61,7 @@ def reproduce(data: dict[str, Any], data_digest: str, *, classes: Collection[str
     paths: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
         for rows in ([row for row in data["runs"] if row["run_id"] in needed], first.values()):
-            pairs = [(_run(data, row, paths, classes), row) for row in rows]
+            pairs = [(_run(data, row, paths, classes, place), row) for row in rows]
             same += _repeat(pairs, Path(name), **settings)
             paths = {row["run_id"]: Path(name) / run.run_id for run, row in pairs}
     print(f"{sum(same)} of {len(same)} runs have the published weights to the bit")

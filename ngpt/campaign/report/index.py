@@ -80,9 +80,9 @@ class Indexed(ABC):
         """Name of the experiment's script in `runners/`."""
         return self.name
 
-    def at_every_size(self) -> list["Indexed"]:
-        """Return the experiment at each preset at which it has data and a report of its own."""
-        return [self]
+    def wherever_known(self, reports: Path) -> list["Indexed"]:
+        """Return the experiment at each preset and on each text for which it has data of its own in `reports`."""
+        return [self] if data_path(reports, self.name).exists() else []
 
     def read(self, reports: Path) -> dict[str, Any]:
         """Return the collected data in `reports`, as `read_data` does."""
@@ -191,11 +191,10 @@ def _how_often(lines: Sequence[dict[str, Any]]) -> str:
 def _collected(studies: Sequence[Indexed], reports: Path) -> tuple[list[tuple[Indexed, dict[str, Any]]], str]:
     """Return the studies with data in `reports`, and a note that names those whose data are outdated."""
     found, outdated = [], []
-    for study in [sized for one in studies for sized in one.at_every_size()]:
-        if data_path(reports, study.name).exists():
-            try:
-                found.append((study, study.read(reports)))
-            except OutdatedDataError:
-                outdated.append(f"{study.experiment.report_name} (`python runners/{study.runner}.py` rebuilds it)")
+    for study in [known for one in studies for known in one.wherever_known(reports)]:
+        try:
+            found.append((study, study.read(reports)))
+        except OutdatedDataError:
+            outdated.append(f"{study.experiment.report_name} (`python runners/{study.runner}.py` rebuilds it)")
     why = "\nNot listed, because the experiment's file has changed since the data were collected: "
     return found, why + ", ".join(outdated) + ".\n" if outdated else ""
