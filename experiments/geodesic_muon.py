@@ -1,7 +1,7 @@
 """Geodesic steps against projection, where to remove the radial part, and whether momentum should be transported."""
 
 from experiments.first_regime import FIRST_REGIME
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule
 
 RATES = (0.015, 0.025, 0.04, 0.065, 0.11)
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
@@ -112,6 +112,31 @@ CAMPAIGN = Campaign(
         tangent projection before the polar factor and transport of the momentum are not worth using. Next is the same
         campaign at `rung-1`, where runs are many times as long.
     """,
+    at_scale={
+        "rung-1": AtScale(
+            lrs=dict.fromkeys(
+                (
+                    "projection", "projection, tangent after", "projection, tangent before", "geodesic, θ = lr",
+                    "geodesic, θ = lr‖u‖", "geodesic, momentum parallel",
+                ),
+                (0.01, 0.02, 0.04, 0.08),
+            ),
+            aux_lrs=(0.005, 0.01, 0.02),
+            fields={"optimizer": "muon", "schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
+            comparison_seeds=8,
+            claim=r"""
+                The logit scale starts at the square root of the width, rates fall linearly to zero, and runs are many
+                times as long: 20 tokens per non-embedding parameter. Six of the methods are tried, those that tell the
+                questions apart, each tuned over the hidden and then over the auxiliary rate. Both grids are around
+                Muon's best rates in `sphere_finalists`.
+
+                Prediction, from a few pilot runs at `tiny` with this logit scale: geodesic steps end within 0.01 of
+                projection. There, at 200 steps, removing the radial part before the polar factor and transporting the
+                momentum each cost 0.08 to 0.09; in longer runs whose rate decays this cost was several times smaller.
+                It is predicted to be so here: between 0.01 and 0.04.
+            """,
+        ),
+    },
     comparison_seeds=10,
     fields={"optimizer": "muon", **FIRST_REGIME},
 )

@@ -123,7 +123,8 @@ class AtScale:
     """grid of the hidden rate of each method that is compared there, by name; empty for one without a grid"""
     aux_lrs: tuple[float, ...] = ()
     """as in `Campaign`; empty: the auxiliary rate of `fields` serves all methods"""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] | None = None
+    """configuration fields shared by all runs; None: those of the campaign"""
     comparison_seeds: int = 5
     claim: str = ""
     """what is predicted there; markdown"""
@@ -191,6 +192,9 @@ class Campaign(Experiment):
         check(not self.aux_lrs or default in self.aux_lrs, why)
         own = [method.name for method in self.methods if self.aux_lrs and "aux_lr" in method.fields]
         check(not own, f"{self.name}: the auxiliary rate is tuned, so {own} cannot state one")
+        for preset, there in self.at_scale.items():
+            check(names >= there.lrs.keys(), f"{self.name} at {preset}: rates of no method")
+            self.at(preset)  # as sound as this
 
     @property
     def _identity(self) -> tuple[Any, ...]:
@@ -216,7 +220,8 @@ class Campaign(Experiment):
             baselines=tuple(name for name in self.baselines if name in there.lrs),
             leading=tuple(one for one in self.leading if there.lrs.keys() >= one.weights.keys()),
             further=tuple(one for one in self.further if there.lrs.keys() >= one.weights.keys()),
-            aux_lrs=there.aux_lrs, fields={**self.fields, **there.fields}, comparison_seeds=there.comparison_seeds,
+            aux_lrs=there.aux_lrs, fields=self.fields if there.fields is None else there.fields,
+            comparison_seeds=there.comparison_seeds,
             claim=f"{cleandoc(self.claim)}\n\n**At `{preset}`.** {cleandoc(there.claim)}", at_scale={},
         )  # fmt: skip
 
