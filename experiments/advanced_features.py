@@ -4,7 +4,7 @@ from itertools import product
 from typing import Any
 
 from experiments.first_regime import FIRST_REGIME
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule
 
 RATES = (0.015, 0.025, 0.04, 0.065, 0.11)
 FEATURES: dict[str, dict[str, Any]] = {
@@ -86,6 +86,27 @@ CAMPAIGN = Campaign(
     follows=r"""
         No feature becomes a default. NorMuon's gain is the one to look at again at `rung-1`.
     """,
+    at_scale={
+        "rung-1": AtScale(
+            lrs=dict.fromkeys((PLAIN, *FEATURES), (0.01, 0.02, 0.04, 0.08)),
+            aux_lrs=(0.005, 0.01, 0.02),
+            fields={
+                "optimizer": "muon",
+                "match_step": "rms",
+                "schedule": "linear",
+                "aux_lr": 0.01,
+                "aux_lr_ratio": None,
+            },
+            comparison_seeds=8,
+            claim=r"""
+                The logit scale starts at the square root of the width, rates fall linearly to zero, and runs see 20
+                tokens per non-embedding parameter. Each feature is tried alone, tuned over the hidden and then over the
+                auxiliary rate, around Muon's best rates in `sphere_finalists`.
+
+                Prediction: NorMuon ends about 0.01 lower, as little as at `tiny`; the others are level with plain Muon.
+            """,
+        ),
+    },
     leading=tuple(main_effect(feature) for feature in FEATURES),
     comparison_seeds=8,
     fields={"optimizer": "muon", "match_step": "rms", **FIRST_REGIME},

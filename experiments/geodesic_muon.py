@@ -116,8 +116,12 @@ CAMPAIGN = Campaign(
         "rung-1": AtScale(
             lrs=dict.fromkeys(
                 (
-                    "projection", "projection, tangent after", "projection, tangent before", "geodesic, θ = lr",
-                    "geodesic, θ = lr‖u‖", "geodesic, momentum parallel",
+                    "projection",
+                    "projection, tangent after",
+                    "projection, tangent before",
+                    "geodesic, θ = lr",
+                    "geodesic, θ = lr‖u‖",
+                    "geodesic, momentum parallel",
                 ),
                 (0.01, 0.02, 0.04, 0.08),
             ),

@@ -1,6 +1,6 @@
 """Muon against Adam on gated nGPT: which ends lower, at which learning rate, and how wide each basin is."""
 
-from ngpt.campaign.definition import Campaign, Method, Rule
+from ngpt.campaign.definition import AtScale, Campaign, Method, Rule
 
 CAMPAIGN = Campaign(
     name="muon_lr_sweep",
@@ -25,9 +25,6 @@ CAMPAIGN = Campaign(
         the steps, with rates that did not decay, an auxiliary rate that was not tuned, and a logit scale that started
         at 1 and limited every run. In pilot runs at a constant rate, 800 steps closed the gap; with a rate that decayed
         over 1,200 steps it was there again, and the pilot runs of this campaign had it too.
-
-        At `rung-1`, where runs see 20 tokens per non-embedding parameter instead of 1.4, the lead is predicted to be
-        several times smaller than at `tiny`, and still larger than what matters.
     """,
     methods=(
         Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.001, 0.003, 0.01, 0.023, 0.05, 0.1)),
@@ -38,6 +35,14 @@ CAMPAIGN = Campaign(
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None},
     at_preset={"tiny": {"steps": 400}},
+    at_scale={
+        "rung-1": AtScale(
+            claim=r"""
+                Runs see 20 tokens per non-embedding parameter instead of 1.4. The lead is predicted to be several times
+                smaller than at `tiny`, and still larger than what matters.
+            """,
+        ),
+    },
     published=dict.fromkeys(
         [("fineweb10b", "155m"), ("fineweb10b", "155m-literal")],
         "6.775 (Adam, lr 0.0005) and 6.425 (Muon, lr 0.003), one seed each, dnhkng/nGPT-muon at 5a9ab2e",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.first_regime import FIRST_REGIME
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule
 
 INTERVALS = (1, 3, 5, 7, 10, 15, 20)
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[int, ...]]] = {
@@ -12,6 +12,14 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[int, ...]]] =
     "geodesic Muon": ({"optimizer": "muon", "geodesic_muon": "lr-norm"}, (0.025, 0.05, 0.1), (1, 20)),
 }
 """Configuration fields, grid of rates and projection intervals of each family."""
+
+
+AT_RUNG_1: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
+    "Muon": ((0.01, 0.02, 0.04), (1, 7, 20)),
+    "Adam": ((0.005, 0.01, 0.02), (1, 7, 20)),
+    "geodesic Muon": ((0.01, 0.02, 0.04), (1, 20)),
+}
+"""Grid of rates and projection intervals of each family at `rung-1`"""
 
 
 def named(family: str, interval: int) -> str:
@@ -80,6 +88,22 @@ CAMPAIGN = Campaign(
         Projecting every seven steps, the default, costs nothing that matters here. The campaign is made again at
         `rung-1`, with a logit scale that starts at the square root of the width.
     """,
+    at_scale={
+        "rung-1": AtScale(
+            lrs={named(family, k): rates for family, (rates, ks) in AT_RUNG_1.items() for k in ks},
+            aux_lrs=(0.005, 0.01, 0.02),
+            fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
+            comparison_seeds=8,
+            claim=r"""
+                The logit scale starts at the square root of the width, rates fall linearly to zero, and runs see 20
+                tokens per non-embedding parameter. Fewer intervals are tried, each tuned over the hidden and then over
+                the auxiliary rate, around the best rates of `sphere_finalists` and `muon_lr_sweep`.
+
+                Prediction, from a few pilot runs at `tiny` with this logit scale, where a larger K cost nothing: no K
+                ends higher by 0.02, in any family, and so Muon does not need projection less often than Adam.
+            """,
+        ),
+    },
     axis="steps between projections, K",
     comparison_seeds=10,
     fields={**FIRST_REGIME},

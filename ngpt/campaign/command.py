@@ -65,16 +65,14 @@ class CampaignStudy(Study[Plan]):
     def at(self, preset: str, text: str | None = None) -> "CampaignStudy":
         """Return the campaign at a preset and on a text that has a name.
 
-        At another preset or on such a text it has another name, and nothing is said of the results there.
+        At another preset or on such a text it has another name.
         """
         if not self.by_preset:
             return self
         study, usual = CampaignStudy(self.usual), self.usual
         place = f"_at_{preset.replace('-', '_')}" * (preset != usual.preset) + (f"_on_{slug(text)}" if text else "")
         if place:
-            study.experiment = dataclasses.replace(
-                usual.at(preset), name=usual.name + place, reading="", does_not_show="", follows="", follow_up=None
-            )  # fmt: skip
+            study.experiment = dataclasses.replace(usual.at(preset), name=usual.name + place)
         return study
 
     def wherever_known(self, reports: Path) -> list[Indexed]:

@@ -248,3 +248,14 @@ def test_where_runs_are_long_some_methods_are_tried_at_their_rates_there() -> No
     assert [contrast.name for contrast in there.contrasts()] == ["Muon, K = 20 against Muon, K = 1"], "no Adam, K = 20"
     assert campaign.digest == SCAN.digest == campaign.at("rung-1").digest != there.digest
     assert CampaignStudy(campaign).at("rung-2").experiment.digest == there.digest
+
+
+def test_what_is_said_of_results_belongs_to_a_preset() -> None:
+    larger = AtScale(reading="Much.", claim="More.")
+    campaign = dataclasses.replace(SCAN, reading="Little.", follows="So.", at_scale={"rung-1": larger})
+    there = campaign.at("rung-1")
+    assert (there.reading, there.follows, campaign.at("rung-2").reading) == ("Much.", "", "")
+    assert there.claim == "Nothing.\n\n**At `rung-1`.** More." and campaign.at("rung-2").claim == "Nothing."
+    assert there.methods == SCAN.methods and there.digest == SCAN.digest and campaign.at("tiny") is campaign
+    with pytest.raises(ValueError, match="scan at rung-1: rates of no method"):
+        dataclasses.replace(SCAN, at_scale={"rung-1": AtScale(lrs={"Muon": (0.1,)})})

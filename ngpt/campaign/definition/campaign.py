@@ -117,10 +117,14 @@ def rates_text(lr: float, aux_lr: float | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AtScale:
-    """What a campaign states for a preset where runs are too long for all of its methods and rates."""
+    """What a campaign states for another preset: fewer methods or other rates where runs are long, and what they show.
 
-    lrs: Mapping[str, tuple[float, ...]]
-    """grid of the hidden rate of each method that is compared there, by name; empty for one without a grid"""
+    `reading`, `does_not_show` and `follows` as in `Experiment`.
+    """
+
+    lrs: Mapping[str, tuple[float, ...]] | None = None
+    """grid of the hidden rate of each method that is compared there, by name; None: all methods at the rates, with the
+    fields and on as many seeds as the campaign states"""
     aux_lrs: tuple[float, ...] = ()
     """as in `Campaign`; empty: the auxiliary rate of `fields` serves all methods"""
     fields: Mapping[str, Any] | None = None
@@ -128,6 +132,9 @@ class AtScale:
     comparison_seeds: int = 5
     claim: str = ""
     """what is predicted there; markdown"""
+    reading: str = ""
+    does_not_show: str = ""
+    follows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +200,7 @@ class Campaign(Experiment):
         own = [method.name for method in self.methods if self.aux_lrs and "aux_lr" in method.fields]
         check(not own, f"{self.name}: the auxiliary rate is tuned, so {own} cannot state one")
         for preset, there in self.at_scale.items():
-            check(names >= there.lrs.keys(), f"{self.name} at {preset}: rates of no method")
+            check(names >= (there.lrs or {}).keys(), f"{self.name} at {preset}: rates of no method")
             self.at(preset)  # as sound as this
 
     @property
@@ -210,19 +217,25 @@ class Campaign(Experiment):
         return [(preset, *item) for preset, fields in self.at_preset.items() for item in fields.items()]
 
     def at(self, preset: str) -> "Campaign":
-        """Return the campaign that is carried out at a preset: this one, or some methods of it at their rates there."""
-        if preset not in self.at_scale:
-            return dataclasses.replace(self, preset=preset)
-        there = self.at_scale[preset]
-        methods = [m for m in self.methods if m.name in there.lrs]
+        """Return the campaign that is carried out at a preset."""
+        if preset == self.preset:
+            return self
+        there = self.at_scale.get(preset, AtScale())
+        claim = f"{cleandoc(self.claim)}\n\n**At `{preset}`.** {cleandoc(there.claim)}" if there.claim else self.claim
+        same = dataclasses.replace(
+            self, preset=preset, claim=claim, reading=there.reading, does_not_show=there.does_not_show,
+            follows=there.follows, follow_up=None, at_scale={},
+        )  # fmt: skip
+        if there.lrs is None:
+            return same
+        methods = (method for method in self.methods if method.name in there.lrs)
         return dataclasses.replace(
-            self, preset=preset, methods=tuple(dataclasses.replace(m, lrs=there.lrs[m.name]) for m in methods),
+            same, methods=tuple(dataclasses.replace(method, lrs=there.lrs[method.name]) for method in methods),
             baselines=tuple(name for name in self.baselines if name in there.lrs),
             leading=tuple(one for one in self.leading if there.lrs.keys() >= one.weights.keys()),
             further=tuple(one for one in self.further if there.lrs.keys() >= one.weights.keys()),
             aux_lrs=there.aux_lrs, fields=self.fields if there.fields is None else there.fields,
             comparison_seeds=there.comparison_seeds,
-            claim=f"{cleandoc(self.claim)}\n\n**At `{preset}`.** {cleandoc(there.claim)}", at_scale={},
         )  # fmt: skip
 
     def fields_at(self, preset: str) -> dict[str, Any]:
