@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks.measure import bandwidth, floor_seconds, interleaved, matmul_rate, prepare, ratio
 from benchmarks.saved import FOLDER, save
+from ngpt import kernels
 from ngpt.errors import exit_code_of
 from ngpt.kernels import twins
 from ngpt.machine import core_count
@@ -72,6 +73,10 @@ class Case:
     """returns the results in float64, given tensors in float64"""
     flops: float
     bytes: float
+    tiling: str = ""
+    """label of the tiling that a product of this size has in training"""
+    in_training: str = "kernel"
+    """the contender that training uses"""
 
     def error(self, name: str) -> float:
         """Return the largest |result - exact| / |exact| over the results of one call on copies."""
@@ -98,6 +103,8 @@ def product_cases(shape: tuple[int, int, int], device: torch.device, *, tune: bo
     def ba_plus_caa(place: Any, **options: Any) -> Run:
         return lambda A: (place.ba_plus_cAA(A, b, c, check=False, **options),)
 
+    enough = rows >= kernels.FROM_ROWS and batch * kernels.tiles_of(rows, kernels.TILE) >= kernels.FROM_TILES
+    used, room = "kernel" if enough else alternative, kernels.room_for_depth(device)
     triangle = batch * rows * (rows + 1)
     traffic = 2 * batch * rows * (depth + rows)
     found = [("xxt", A, xxt, depth)] + ([("ba_plus_cAA", S, ba_plus_caa, rows)] if rows == depth else [])
@@ -106,6 +113,7 @@ def product_cases(shape: tuple[int, int, int], device: torch.device, *, tune: bo
             kernel, (matrices,),
             {alternative: of(twins)} | {name: of(symmetric, tiling=tiling) for name, tiling in tilings.items()},
             of(twins), triangle * inner, traffic,
+            symmetric.best_tiling(rows, A.dtype, deep=room and kernel == "ba_plus_cAA").label(), used,
         )
         for kernel, matrices, of, inner in found
     ]  # fmt: skip
@@ -190,6 +198,8 @@ def measure(case: Case, *, rounds: int, device: torch.device, rate: float, bytes
         "kernel": case.kernel,
         "shape": list(case.tensors[0].shape),
         "alternative": first,
+        "tiling": case.tiling,
+        "in_training": case.in_training,
         "microseconds": {name: 1e6 * median(taken) for name, taken in times.items()},
         "times_faster": {name: asdict(ratio(times[first], taken)) for name, taken in times.items()},
         "errors": errors,

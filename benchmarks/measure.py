@@ -118,7 +118,7 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, *, threads: int) -> fl
     A, B = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     torch.set_num_threads(threads)
     small = side // 8
-    once = _trials(lambda: A[:small, :small] @ B[:small, :small], device)[-1]  # the first calls load libraries
+    once = min(_trials(lambda: A[:small, :small] @ B[:small, :small], device))  # the first calls load libraries
     while side > small and once * (side / small) ** 3 > LONGEST_PRODUCT:
         side //= 2
     A, B = (matrix[:side, :side].contiguous() for matrix in (A, B))

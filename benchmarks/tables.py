@@ -83,8 +83,8 @@ def optimizer_tables() -> list[str]:
         rows = {(row["contender"], row["width"]): row for row in results["rows"]}
         lines = [
             f"One optimizer step: speedup over {results['reference']}, and the floor as a share of the time. "
-            f"{machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, {reached}; medians of "
-            f"{results['options']['steps']} interleaved steps (`{results['command']}`).",
+            f"{machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, {reached}; "
+            f"{rounds_text(results['options']['steps'], 'steps')} (`{results['command']}`).{corrections(results)}",
             "",
             "| optimizer step | " + " | ".join(f"{width} wide" for width in widths) + " |",
             "|---" * (1 + len(widths)) + "|",
@@ -209,31 +209,41 @@ def path_tables() -> list[str]:
 
 
 def kernel_tables() -> list[str]:
-    """Return one table per GPU on each kernel, in its fastest tiling, beside its alternative."""
+    """Return one table per GPU on each kernel, in the tiling that training uses, beside its alternative."""
     tables = []
     for path in sorted(FOLDER.glob("kernels_cuda*.json")):
         results = read_json(path)
         lines = [
             f"Triton kernels: {results['measured_on']['device']}, {results['flops_per_second'] / 1e12:,.0f} TFLOP/s in "
-            f"bfloat16, {results['bytes_per_second'] / 1e9:,.0f} GB/s; medians of {results['rounds']} interleaved "
-            f"rounds of ten calls (`{results['command']}`). The error is that of the result beside float64, relative "
-            "to its norm; a result in bfloat16 cannot have a smaller one than its alternative's.",
+            f"bfloat16, {results['bytes_per_second'] / 1e9:,.0f} GB/s; "
+            f"{rounds_text(results['rounds'], 'rounds of ten calls')} (`{results['command']}`). Errors are relative to "
+            "the norm of the result in float64; they are those of float32, or of bfloat16 where the result has that "
+            f"precision.{corrections(results)}",
             "",
-            "| kernel | input | fastest tiling | speedup | over | floor, share of the time | alternative's | error "
-            "| alternative's |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| kernel | input | tiling | speedup | over | in training | floor, share of the time | alternative's "
+            "| error | alternative's |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in results["rows"]:
-            alternative, faster = row["alternative"], row["times_faster"]
-            ours = [name for name in faster if name not in (alternative, "kernel")] or ["kernel"]
-            best = max(ours, key=lambda name: faster[name]["median"])
-            shares = " | ".join(f"{row['share_of_floor'][name]:.0%}" for name in (best, alternative))
-            errors = " | ".join(f"{row['errors'][name]:.1e}" for name in (best, alternative))
-            kernel, size = row["kernel"], " x ".join(f"{n:,}" for n in row["shape"])
-            tiling, gain = "" if best == "kernel" else best, interval(faster[best])
-            lines.append(f"| `{kernel}` | {size} | {tiling} | {gain} | {alternative} | {shares} | {errors} |")
+            alternative, used = row["alternative"], row["in_training"]
+            name = row["tiling"] if row["tiling"] in row["times_faster"] else "kernel"
+            shares = " | ".join(f"{row['share_of_floor'][one]:.0%}" for one in (name, alternative))
+            errors = " | ".join(f"{row['errors'][one]:.1e}" for one in (name, alternative))
+            size, gain = " x ".join(f"{n:,}" for n in row["shape"]), interval(row["times_faster"][name])
+            kernel, tiling = row["kernel"], row["tiling"]
+            lines.append(f"| `{kernel}` | {size} | {tiling} | {gain} | {alternative} | {used} | {shares} | {errors} |")
         tables.append("\n".join(lines))
     return tables
+
+
+def rounds_text(rounds: int, what: str) -> str:
+    """Return how often something was timed, and what the brackets hold where that is too seldom for an interval."""
+    return f"medians of {rounds} interleaved {what}" + " (brackets hold both)" * (rounds == 2)
+
+
+def corrections(results: dict[str, Any]) -> str:
+    """Return what was corrected in results after they were measured, as a sentence with a space before it."""
+    return f" Corrected afterward: {results['corrected']}." if "corrected" in results else ""
 
 
 def gpu_table() -> str:

@@ -111,7 +111,9 @@ def row_of(name: str, made: Arrangement, parts: list[dict[str, float]], rates: d
     seconds = [sum(part.values()) for part in parts]
     tokens = made.config.train.batch_size * made.config.model.seq_len
     passes, iterations = made.flops()
-    floor = passes / rates[made.config.train.dtype] + iterations / rates[made.config.optim.polar_dtype]
+    floor = passes / rates[made.config.train.dtype]
+    if iterations:
+        floor += iterations / rates[made.config.optim.polar_dtype]
     every = made.optimizers.projection.every
     totals = {part: sum(taken[part] for taken in parts) / len(parts) for part in PARTS}
     return {
@@ -148,7 +150,9 @@ def arrangements(options: argparse.Namespace, device: torch.device) -> dict[str,
 
 def precisions(chosen: dict[str, tuple[RunConfig, bool]]) -> list[str]:
     """Return the precisions of all products that the arrangements compute."""
-    return sorted({name for config, _ in chosen.values() for name in (config.train.dtype, config.optim.polar_dtype)})
+    configs = [config for config, _ in chosen.values()]
+    iterations = {config.optim.polar_dtype for config in configs if config.optim.optimizer == "muon"}
+    return sorted({config.train.dtype for config in configs} | iterations)
 
 
 def timed(

@@ -15,6 +15,8 @@ FEATURES: dict[str, dict[str, Any]] = {
 PLAIN = "Newton-Schulz"
 RULE = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.01, unit="nats per token", seeds=5)
 
+TRANSFER = "Which of modded-nanogpt's features transfer to gated nGPT?"
+
 COMBINATIONS = {
     " + ".join(feature for feature, on in zip(FEATURES, chosen, strict=True) if on) or PLAIN: chosen
     for chosen in product((False, True), repeat=len(FEATURES))
@@ -28,7 +30,7 @@ def main_effect(feature: str) -> Contrast:
     return Contrast(
         name=f"{feature}, mean effect",
         weights={name: (1 if chosen[place] else -1) * 2 / len(COMBINATIONS) for name, chosen in COMBINATIONS.items()},
-        question="Which of modded-nanogpt's features transfer to gated nGPT?",
+        question=TRANSFER,
         rule=RULE,
     )
 
@@ -98,12 +100,14 @@ CAMPAIGN = Campaign(
                 "aux_lr_ratio": None,
             },
             comparison_seeds=8,
+            question=TRANSFER,
+            predicted={TRANSFER: "not lower"},
             claim=r"""
                 The logit scale starts at the square root of the width, rates fall linearly to zero, and runs see 20
                 tokens per non-embedding parameter. Each feature is tried alone, tuned over the hidden and then over the
                 auxiliary rate, around Muon's best rates in `sphere_finalists`.
 
-                Prediction: NorMuon ends about 0.01 lower, as little as at `tiny`; the others are level with plain Muon.
+                Prediction: none ends 0.01 lower than plain Muon; NorMuon comes closest, as at `tiny`.
             """,
         ),
     },

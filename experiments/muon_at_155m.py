@@ -2,20 +2,20 @@
 
 from ngpt.campaign.definition import Campaign, Method, Rule
 
-ADAM_LRS = (0.001, 0.002, 0.004)
+ADAM_LRS = (0.001, 0.002, 0.004, 0.008)
 
 CAMPAIGN = Campaign(
     name="muon_at_155m",
     title="Muon against Adam on a gated nGPT of 155 million parameters",
-    question="Does Adam, at any of three rates, end higher than Muon at one?",
+    question="Does Adam end higher than Muon at each of four rates?",
     claim=r"""
         The size, batch and number of steps are those of an earlier public attempt (dnhkng/nGPT-muon): 11 layers of
-        width 768, 400 steps of 4,096 tokens. Runs of this length see the first moments of training: a fiftieth of a
+        width 768, 400 steps of 4,096 tokens. Runs of this length see the first moments of training: a hundredth of a
         token per parameter.
 
-        A GPU is lent for minutes, too short a time to tune each method. So the comparison is made hard for Muon
-        instead. Muon has one rate, 0.03, fixed before any of its runs at this size had ended. Adam has three rates, and
-        Muon is compared with each of them on the same seeds. If Muon ends below the best of the three, it does so in
+        The GPU is at hand for minutes, not long enough to tune each method. So the comparison is made hard for Muon
+        instead. Muon has one rate, 0.03, fixed before any of its runs at this size had ended. Adam has four rates, and
+        Muon is compared with each of them on the same seeds. If Muon ends below the best of the four, it does so in
         spite of Adam's choice. The rates are those of `tiny` at as many steps, carried over by the angle that they turn
         vectors by: about 0.05 radians for Muon, a little less here for the larger size; for Adam 0.02 at width 64 is as
         much as 0.006 at width 768. One pilot run had ended: Adam at 0.001 (seed 100).

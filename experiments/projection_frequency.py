@@ -14,6 +14,9 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[int, ...]]] =
 """Configuration fields, grid of rates and projection intervals of each family."""
 
 
+COST = "Does projecting only every K-th step cost anything compared with every step?"
+LESS_OFTEN = "Does Muon need projection less often than Adam?"
+
 AT_RUNG_1: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
     "Muon": ((0.01, 0.02, 0.04), (1, 7, 20)),
     "Adam": ((0.005, 0.01, 0.02), (1, 7, 20)),
@@ -30,7 +33,7 @@ def named(family: str, interval: int) -> str:
 CAMPAIGN = Campaign(
     name="projection_frequency",
     title="How often the weights of gated nGPT must be projected, under Muon and under Adam",
-    question="Does projecting only every K-th step cost anything compared with every step?",
+    question=COST,
     claim=r"""
         Between two projections a linear step lets $|w|^2$ grow: after one step
         $|w|^2 = 1 + \eta^2|o|^2 - 2\eta\langle w, o\rangle$. This has two consequences. The model computes with vectors
@@ -64,7 +67,7 @@ CAMPAIGN = Campaign(
         Contrast(
             name="cost of K = 20 under Muon minus under Adam",
             weights={named("Muon", 20): 1.0, named("Muon", 1): -1.0, named("Adam", 20): -1.0, named("Adam", 1): 1.0},
-            question="Does Muon need projection less often than Adam?",
+            question=LESS_OFTEN,
             rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
         ),
     ),
@@ -94,10 +97,11 @@ CAMPAIGN = Campaign(
             aux_lrs=(0.005, 0.01, 0.02),
             fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
             comparison_seeds=8,
+            predicted={COST: "not higher", LESS_OFTEN: "not lower"},
             claim=r"""
                 The logit scale starts at the square root of the width, rates fall linearly to zero, and runs see 20
                 tokens per non-embedding parameter. Fewer intervals are tried, each tuned over the hidden and then over
-                the auxiliary rate, around the best rates of `sphere_finalists` and `muon_lr_sweep`.
+                the auxiliary rate, around the best rates of both optimizers in `muon_lr_sweep` at `rung-1`.
 
                 Prediction, from a few pilot runs at `tiny` with this logit scale, where a larger K cost nothing: no K
                 ends higher by 0.02, in any family, and so Muon does not need projection less often than Adam.

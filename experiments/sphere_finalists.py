@@ -75,9 +75,9 @@ CAMPAIGN = Campaign(
     comparison_seeds=9,
     reading=r"""
         Nothing of the field gains on Muon here. In longer runs, with both rates tuned for each method, all of them end
-        within a few thousandths of a nat of Muon: less than what another order of the same batches changes. The lead
+        within a few thousandths of a nat of Muon: about as much as another order of the same batches changes. The lead
         that MuonSphere had at `tiny` is gone. It is level with Muon, and level with Muon at its own momentum. Only
-        SOAP stays open, because its losses vary more from seed to seed than those of the others.
+        SOAP stays open: its difference from Muon varies most from seed to seed.
 
         Kaon is level too. Its singular values are drawn at random in every step, so an even spectrum of the update is
         worth nothing that shows at this size.

@@ -117,16 +117,20 @@ class Source:
         return f"{self.name}: {words}"
 
 
+BUILT_IN: dict[str, Literal["stdlib", "fineweb10b"]] = {"stdlib": "stdlib", "fineweb10b": "fineweb10b"}
+"""Sources with a name of their own"""
+
+
 def source_of(data: str) -> Source:
     """Return what `data` names. Raises InputError, naming the file, if nothing that can be read is there."""
     if is_automaton(data):
         return Source(kind="automaton", name=data)
-    named: dict[str, Literal["stdlib", "fineweb10b"]] = {"stdlib": "stdlib", "fineweb10b": "fineweb10b"}
-    if data in named:
-        return Source(kind=named[data], name=data)
+    if data in BUILT_IN:
+        return Source(kind=BUILT_IN[data], name=data)
     if data.startswith("hf:"):
         return Source(kind="hub", name=data)
-    path, name = Path(data), name_of(data)
+    path = Path(data)
+    name = path.name or path.resolve().name
     status = status_of(path, ", and not one of stdlib, fineweb10b, nca, hf:NAME")
     if stat.S_ISDIR(status.st_mode):
         return dataclasses.replace(_folder(path), name=name)
@@ -138,12 +142,18 @@ def source_of(data: str) -> Source:
 def name_of(data: str) -> str:
     """Return `data` itself or, if it is a path, the name of the file or folder there.
 
-    >>> name_of("stdlib"), name_of("hf:org/text"), name_of("/home/me/text.txt")
-    ('stdlib', 'hf:org/text', 'text.txt')
+    >>> name_of("stdlib"), name_of("hf:org/text"), name_of("/home/me/text.txt"), name_of("/home/me/stdlib")
+    ('stdlib', 'hf:org/text', 'text.txt', './stdlib')
     """
-    if is_automaton(data) or data.startswith("hf:"):
+    if is_no_path(data):
         return data
-    return Path(data).name or Path(data).resolve().name
+    name = Path(data).name or Path(data).resolve().name
+    return f"./{name}" if is_no_path(name) else name
+
+
+def is_no_path(data: str) -> bool:
+    """Return whether `data` names a source that is no file or folder."""
+    return is_automaton(data) or data in BUILT_IN or data.startswith("hf:")
 
 
 def changed_file(data: str, stamps: Iterable[Stamp]) -> Path | None:

@@ -35,6 +35,7 @@ from ngpt.errors import InputError, LastingStream, require
 from ngpt.files import read_json
 from ngpt.machine import core_count
 from ngpt.presets import PRESETS
+from ngpt.sources import is_no_path
 
 WATCH_SECONDS = 10.0
 """time between two looks of --watch at the run folders"""
@@ -103,9 +104,11 @@ class CampaignStudy(Study[Plan]):
         return parser
 
     def plan(self, given: argparse.Namespace) -> Plan:
-        named = given.text is not None
-        require(not named or self.by_preset, "--text has no effect: this experiment has one report for all texts")
-        require(not named or bool(slug(given.text)), f"--text {given.text!r}: a name has letters or digits")
+        if given.text is not None:
+            require(self.by_preset, "--text has no effect: this experiment has one report for all texts")
+            require(given.data is not None, "--text is the name of --data, which is not given")
+            sound = bool(slug(given.text)) and not is_no_path(given.text)
+            require(sound, f"--text {given.text!r}: a name has letters or digits, and is not that of another source")
         campaign = self.experiment = self.at(given.preset, given.text).experiment
         here = given.launcher == "local" or not given.reproduce
         require(here, "--reproduce compares runs of this machine: it works with --launcher local only")
@@ -118,10 +121,15 @@ class CampaignStudy(Study[Plan]):
         if self._by_cpu_clock(given.device):
             overrides["clock"] = "cpu"
         first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
-        seeds = asked or max(campaign.comparison_seeds, given.seeds)
+        seeds, digest = asked or max(campaign.comparison_seeds, given.seeds), identify(first.data)
+        path = data_path(options.reports_folder(given), campaign.name)
+        if given.text is not None and path.exists():
+            there = read_json(path)
+            same = (there.get("data"), there.get("data_digest")) == (given.text, digest)
+            require(same, f"{path}: results on other data of this name: give another --text, or another --reports")
         return Plan(
             campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
-            comparison_seeds=seeds, data_digest=identify(first.data), out=given.out,
+            comparison_seeds=seeds, data_digest=digest, out=given.out,
         )  # fmt: skip
 
     def _by_cpu_clock(self, device: str) -> bool:

@@ -18,8 +18,8 @@ from ngpt.kernels import dense, twins
 
 FROM_ROWS, TILE, FROM_TILES = 768, 128, 512
 """Fewest rows, side of a tile, and fewest tiles of a batch, those of the triangle alone, with which the symmetric
-kernels run. Measured on an H100 (docs/speed.md): with four tiles for each multiprocessor `A A'` is as fast as cuBLAS's
-or up to 1.4 times as fast, and `b A + c A A` 1.3 to 1.5 times; with fewer, or fewer rows, cuBLAS is as good."""
+kernels run: the least measured on an H100 with which they gain (docs/speed.md). `A A'` is as fast as cuBLAS's or up to
+1.4 times as fast, and `b A + c A A` 1.3 to 1.5 times. Below were measured only 36 and 136 tiles, where `A A'` lost."""
 
 ALONE_FROM_ROWS = 512
 """Matrices with at least this many rows keep a CPU busy by themselves. A batched product takes 1.00 to 1.19 times as
@@ -33,8 +33,11 @@ ALIGNED, PADDED = 8, 64
 """Tensor cores read 16 bytes at a time. Rows whose length is not a multiple of 8 (in bfloat16) are slow; they are
 padded to the next multiple of 64, the side of a tile."""
 
-CAPABILITY, HOPPER = (8, 0), (9, 0)
-"""Compute capabilities of Ampere, the first with tensor cores for bfloat16, and of Hopper"""
+CAPABILITY = (8, 0)
+"""Compute capability of Ampere, the first with tensor cores for bfloat16"""
+
+LARGE_SHARED_MEMORY = ((9, 0), (10, 0), (10, 3))
+"""Compute capabilities with 227 KiB of shared memory for a program: Hopper, and Blackwell in data centers"""
 
 
 def products(rows: int, dtype: torch.dtype, device: torch.device, *, count: int = 1) -> ModuleType:
@@ -114,13 +117,13 @@ def triton_runs(device: torch.device) -> bool:
 
 @functools.cache
 def room_for_depth(device: torch.device) -> bool:
-    """Return whether a multiprocessor of `device` has the shared memory of a Hopper: 227 KiB for one program."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER
+    """Return whether one program can have 192 KiB of shared memory on `device`: data-center chips."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) in LARGE_SHARED_MEMORY
 
 
 def describe(dtype: torch.dtype, device: torch.device) -> str:
     """Return a one-line description of the code that computes the matrix products of the polar factor."""
     name = str(dtype).removeprefix("torch.")
     if dtype in (torch.bfloat16, torch.float16) and triton_runs(device):
-        return f"Triton for {FROM_TILES} tiles or more, torch below, {name}"
+        return f"Triton from {FROM_ROWS} rows and {FROM_TILES} tiles, torch below, {name}"
     return f"torch on {device.type}, {name}"

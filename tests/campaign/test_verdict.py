@@ -37,9 +37,11 @@ CASES: list[tuple[float, float, Word]] = [
 ]
 CONFIRMS: dict[tuple[Word, Prediction], bool] = {
     ("better", "lower"): True, ("better", "higher"): False, ("better", "not lower"): False,
+    ("better", "not higher"): True, ("worse", "not higher"): False, (SAME, "not higher"): True,
     ("worse", "lower"): False, ("worse", "higher"): True, ("worse", "not lower"): True,
     (SAME, "lower"): False, (SAME, "higher"): False, (SAME, "not lower"): True,
     ("undecided", "lower"): False, ("undecided", "higher"): False, ("undecided", "not lower"): False,
+    ("undecided", "not higher"): False,
 }  # fmt: skip
 
 
@@ -47,12 +49,15 @@ CONFIRMS: dict[tuple[Word, Prediction], bool] = {
 def test_the_word_does_not_depend_on_the_prediction(mean: float, half: float, word: Word) -> None:
     for sign in (1, -1):
         turned: Word = {"better": "worse", "worse": "better"}.get(word, word) if sign < 0 else word  # type: ignore[assignment]
-        for predicted in ("lower", "higher", "not lower", None):
+        for predicted in ("lower", "higher", "not lower", "not higher", None):
             verdict = judge(rule(predicted), around(sign * mean, half))
             assert verdict.word == turned
-            no_gain = sign * mean - half > -0.01  # of that size, in the interval
             came_true = None if predicted is None else CONFIRMS[turned, predicted]
-            assert verdict.confirmed == (came_true or no_gain if predicted == "not lower" else came_true)
+            if predicted == "not lower":
+                came_true = came_true or sign * mean - half > -0.01  # no gain of that size in the interval
+            if predicted == "not higher":
+                came_true = came_true or sign * mean + half < 0.01
+            assert verdict.confirmed == came_true
             clear = abs(mean) > half
             assert verdict.side == ("" if not clear else "lower" if sign * mean < 0 else "higher")
 

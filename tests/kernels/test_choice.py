@@ -64,7 +64,7 @@ def test_triton_runs_where_it_pays_off() -> None:
     for rows, count in ((640, 100), (768, 24), (2048, 3), (3968, 1)):
         assert products(rows, torch.bfloat16, GPU, count=count) is twins
     assert products(4096, torch.float32, GPU) is twins, "float32 has no tensor cores without TF32"
-    assert describe(torch.bfloat16, GPU) == "Triton for 512 tiles or more, torch below, bfloat16"
+    assert describe(torch.bfloat16, GPU) == "Triton from 768 rows and 512 tiles, torch below, bfloat16"
 
 
 @pytest.mark.usefixtures("on_a_gpu")

@@ -47,8 +47,9 @@ class Good(Optimizer):
                 state = self.state[W]
                 if not state:
                     state |= {"pair": [torch.zeros_like(W), 0], "half": torch.zeros_like(W, dtype=torch.bfloat16),
-                              "seen": {1, "a"}}
+                              "seen": {1, "a"}, "pickled": bytes([0, 255])}
                 M, _ = state["pair"]
+                assert state["pickled"] == bytes([0, 255])
                 state["pair"][1] += 1
                 M.lerp_(W.grad, 1 - group["momentum"])
                 state["half"] += W.grad.bfloat16()

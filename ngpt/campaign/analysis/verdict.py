@@ -85,7 +85,8 @@ def judge(
         undecided   otherwise; also with fewer than `rule.seeds` pairs, and wherever there is a doubt about the word
 
     A missing run is a doubt about every word but "worse", and no prediction is confirmed while one is missing. That a
-    loss is not lower is confirmed by an interval that excludes a gain of smallest_effect, whatever the word.
+    loss is not lower, or not higher, is confirmed by an interval that excludes a gain, or a loss, of smallest_effect,
+    whatever the word.
 
     difference: mean of the contrast over seeds, in `rule.unit`; None with fewer than two pairs. n_missing: seeds on
     which a run of the contrast has no result, so that its noise is not estimated with that of the others.
@@ -111,8 +112,9 @@ def judge(
         if reasons := [*(doubts or {}).get(word, ()), *lost]:
             why = f"would be {word}, but {' and '.join(reasons)}"
             return Verdict("undecided", difference, why, f"{reason} But: {why}.", None, unknown, doubted=word)
-        excluded = difference.n >= rule.seeds and difference.t_low > -rule.smallest_effect
-        came_true = word in rule.confirming or (rule.predicted == "not lower" and excluded)
+        bounds = {"not lower": -difference.t_low, "not higher": difference.t_high}
+        excluded = difference.n >= rule.seeds and bounds.get(rule.predicted or "", np.inf) < rule.smallest_effect
+        came_true = word in rule.confirming or excluded
         confirmed = None if rule.predicted is None else came_true and not n_missing
         return Verdict(word, difference, why, reason, seeds_needed, confirmed)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngpt.campaign.definition.experiment import Experiment
-from ngpt.campaign.definition.rule import Rule, Word, check
+from ngpt.campaign.definition.rule import Prediction, Rule, Word, check
 from ngpt.config import RunConfig
 from ngpt.presets import resolve
 
@@ -123,15 +123,20 @@ class AtScale:
     """
 
     lrs: Mapping[str, tuple[float, ...]] | None = None
-    """grid of the hidden rate of each method that is compared there, by name; None: all methods at the rates, with the
-    fields and on as many seeds as the campaign states"""
+    """grid of the hidden rate of each method that is compared there, by name; None: all methods, at the rates and on as
+    many seeds as the campaign states"""
     aux_lrs: tuple[float, ...] = ()
-    """as in `Campaign`; empty: the auxiliary rate of `fields` serves all methods"""
+    """as in `Campaign`, with `lrs`; empty: the auxiliary rate of `fields` serves all methods"""
     fields: Mapping[str, Any] | None = None
     """configuration fields shared by all runs; None: those of the campaign"""
     comparison_seeds: int = 5
+    """as in `Campaign`, with `lrs`"""
     claim: str = ""
     """what is predicted there; markdown"""
+    question: str = ""
+    """what is asked of each method against its baseline there; empty: the campaign's question"""
+    predicted: Mapping[str, Prediction | None] = field(default_factory=dict)
+    """prediction for each question that has another one there"""
     reading: str = ""
     does_not_show: str = ""
     follows: str = ""
@@ -200,8 +205,12 @@ class Campaign(Experiment):
         own = [method.name for method in self.methods if self.aux_lrs and "aux_lr" in method.fields]
         check(not own, f"{self.name}: the auxiliary rate is tuned, so {own} cannot state one")
         for preset, there in self.at_scale.items():
-            check(names >= (there.lrs or {}).keys(), f"{self.name} at {preset}: rates of no method")
-            self.at(preset)  # as sound as this
+            place = f"{self.name} at {preset}"
+            check(preset != self.preset, f"{place}: the usual preset")
+            check(names >= (there.lrs or {}).keys(), f"{place}: rates of no method")
+            check(there.lrs is not None or there.aux_lrs == (), f"{place}: a grid of the auxiliary rate without `lrs`")
+            asked = {contrast.question for contrast in self.at(preset).contrasts()}  # as sound as this
+            check(asked >= there.predicted.keys(), f"{place}: a prediction for no question")
 
     @property
     def _identity(self) -> tuple[Any, ...]:
@@ -224,18 +233,27 @@ class Campaign(Experiment):
         claim = f"{cleandoc(self.claim)}\n\n**At `{preset}`.** {cleandoc(there.claim)}" if there.claim else self.claim
         same = dataclasses.replace(
             self, preset=preset, claim=claim, reading=there.reading, does_not_show=there.does_not_show,
-            follows=there.follows, follow_up=None, at_scale={},
+            follows=there.follows, follow_up=None, question=there.question or self.question, at_scale={},
+            fields=self.fields if there.fields is None else there.fields,
         )  # fmt: skip
+
+        def ruled(question: str, rule: Rule) -> Rule:
+            predicted = there.predicted
+            return dataclasses.replace(rule, predicted=predicted[question]) if question in predicted else rule
+
+        same = dataclasses.replace(same, rule=ruled(same.question, same.rule), **{
+            place: tuple(dataclasses.replace(one, rule=ruled(one.question, one.rule)) for one in getattr(self, place))
+            for place in ("leading", "further")
+        })  # fmt: skip
         if there.lrs is None:
             return same
-        methods = (method for method in self.methods if method.name in there.lrs)
+        methods = (method for method in same.methods if method.name in there.lrs)
         return dataclasses.replace(
             same, methods=tuple(dataclasses.replace(method, lrs=there.lrs[method.name]) for method in methods),
-            baselines=tuple(name for name in self.baselines if name in there.lrs),
-            leading=tuple(one for one in self.leading if there.lrs.keys() >= one.weights.keys()),
-            further=tuple(one for one in self.further if there.lrs.keys() >= one.weights.keys()),
-            aux_lrs=there.aux_lrs, fields=self.fields if there.fields is None else there.fields,
-            comparison_seeds=there.comparison_seeds,
+            baselines=tuple(name for name in same.baselines if name in there.lrs),
+            leading=tuple(one for one in same.leading if there.lrs.keys() >= one.weights.keys()),
+            further=tuple(one for one in same.further if there.lrs.keys() >= one.weights.keys()),
+            aux_lrs=there.aux_lrs, comparison_seeds=there.comparison_seeds,
         )  # fmt: skip
 
     def fields_at(self, preset: str) -> dict[str, Any]:

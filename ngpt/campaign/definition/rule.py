@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Prediction = Literal["lower", "higher", "not lower"]
+Prediction = Literal["lower", "higher", "not lower", "not higher"]
 
 Word = Literal["better", "worse", "no difference that matters", "undecided"]
 """the four answers to a contrast; a lower metric is better"""
@@ -44,5 +44,6 @@ class Rule:
         """Return the answers that confirm the prediction; none if there is none."""
         words: dict[Prediction | None, tuple[Word, ...]] = {
             "lower": ("better",), "higher": ("worse",), "not lower": ("worse", "no difference that matters"),
+            "not higher": ("better", "no difference that matters"),
         }  # fmt: skip
         return words.get(self.predicted, ())

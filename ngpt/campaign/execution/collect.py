@@ -101,8 +101,11 @@ def collect(
 
 
 def _portable_flags(config: RunConfig) -> list[str]:
-    """Return the flags that give `config`, with the name of a file of data instead of its path on this machine."""
-    return to_flags(dataclasses.replace(config, data=dataclasses.replace(config.data, data=name_of(config.data.data))))
+    """Return the flags that give `config`, with names instead of paths on this machine."""
+    data, train = dataclasses.replace(config.data, data=name_of(config.data.data)), config.train
+    if train.init_from is not None:
+        train = dataclasses.replace(train, init_from=Path(train.init_from).name)
+    return to_flags(dataclasses.replace(config, data=data, train=train))
 
 
 def row_of(
