@@ -213,7 +213,8 @@ def field_against_muon(analysis: Analysis) -> str:
     means = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
     what = f"{matters(answers[0])} lower than Muon in longer runs"
     if better:
-        headline = f"Of the {len(answers)} best rules and optimizers of the field, {better} end {what}."
+        ends = "ends" if better == 1 else "end"
+        headline = f"Of the {len(answers)} best rules and optimizers of the field, {better} {ends} {what}."
     elif open_:
         headline = f"No rule or optimizer of the field is shown to end {what}."
     else:
@@ -222,8 +223,8 @@ def field_against_muon(analysis: Analysis) -> str:
         return f"**{headline}**"
     low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
     worse = count(answers, "worse")
-    rest = f"; {worse} of them are worse" if worse else ""
-    return f"**{headline}** Those that did best in short runs differ from it by {low} to {high}{rest}"
+    rest = f"; {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
+    return f"**{headline}** Their mean losses differ from Muon's by {low} to {high} nats per token{rest}"
 
 
 def count(answers: Sequence[Answer], word: Word) -> int:

@@ -31,7 +31,6 @@ CAMPAIGN = Campaign(
         *(Method(name=f"Adam, {lr:g}", fields={"optimizer": "adam"}, lrs=(lr,)) for lr in ADAM_LRS),
     ),
     baselines=("Muon",),
-    rule=Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=3),
-    comparison_seeds=3,
+    rule=Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5),
     fields={"schedule": "linear", "compile": False},
 )

@@ -41,6 +41,19 @@ CAMPAIGN = Campaign(
                 Runs see 20 tokens per non-embedding parameter instead of 1.4. The lead is predicted to be several times
                 smaller than at `tiny`, and still larger than what matters.
             """,
+            reading=r"""
+                Muon's lead does not end with the first moments of training: with many times as many tokens for each
+                parameter it is there on every seed. It is less than half as large as at `tiny`. That is smaller, as
+                predicted, but not several times smaller: the prediction underrated it.
+            """,
+            does_not_show=r"""
+                A lead on another text or at a larger size. In training time on a CPU the lead depends on the width and
+                the processor, because a Muon step costs more than an Adam step.
+            """,
+            follows=r"""
+                Next is the same comparison on English text, and at `rung-2`, where it decides whether the lead goes on
+                shrinking.
+            """,
         ),
     },
     published=dict.fromkeys(

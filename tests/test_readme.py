@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import INDEX, muon_lr_sweep, orthogonality
+from experiments import INDEX, muon_lr_sweep, orthogonality, sphere_finalists
 from experiments.findings import findings_list
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
@@ -239,3 +239,25 @@ def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) ->
     assert "count, and for less its even spectrum.**" in found(0.04, 0.1)
     assert "**Whether it is its singular vectors that make Muon's update good is open.**" in found(0.06, 0.1)
     assert "is open.**" in found(0.0, 0.01)
+
+
+def test_the_finding_on_the_field_follows_the_verdicts(tmp_path: Path) -> None:
+    data = read_data(sphere_finalists.CAMPAIGN, ROOT / "reports")
+    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
+    muon = {row["seed"]: row["final_val_loss"] for row in compared if row["method"] == "Muon"}
+    places = {seed: place for place, seed in enumerate(sorted(muon))}
+
+    def found(soap: float, kaon: float, spread: float = 0.001) -> str:
+        for row in compared:
+            off = {"SOAP": soap, "Kaon": kaon}.get(row["method"], 0.0)
+            noise = spread * ((-1) ** places[row["seed"]] + 0.1 * len(row["method"]) * (places[row["seed"]] % 3 - 1))
+            row["final_val_loss"] = muon[row["seed"]] + off + noise * (row["method"] != "Muon")
+        write_data(tmp_path, data)
+        return findings_list(tmp_path)
+
+    level = found(-0.004, 0.005)
+    assert "**None of the 7 best rules and optimizers of the field ends 0.02 nats per token lower than Muon" in level
+    assert "Their mean losses differ from Muon's by −0.004 to +0.005 nats per token (" in level
+    assert "**Of the 7 best rules and optimizers of the field, 1 ends 0.02 nats per token lower" in found(-0.05, 0.0)
+    assert "; 1 is worse (" in found(0.0, 0.05)
+    assert "**No rule or optimizer of the field is shown to end 0.02 nats" in found(0.0, 0.0, spread=0.05)

@@ -145,6 +145,8 @@ def without_places(arguments: Sequence[str]) -> list[str]:
 
     >>> without_places(["--seeds", "5", "--out", "/tmp/runs", "--data", "/home/me/text.txt", "--publish"])
     ['--seeds', '5', '--data', 'text.txt']
+    >>> without_places(["--reports=r", "--data=/home/me/text.txt", "--out"])
+    ['--data=text.txt']
     """
     words, kept = iter(arguments), list[str]()
     for word in words:

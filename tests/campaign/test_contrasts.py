@@ -1,6 +1,7 @@
 """Campaigns of several families and questions: contrasts, what could overturn them, and the report on them."""
 
 import dataclasses
+import doctest
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from test_report import SEEDS, made_up, row
 
+import ngpt.campaign.definition.experiment
+import ngpt.campaign.engine
+import ngpt.sources
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, Word
@@ -219,11 +223,20 @@ def test_a_campaign_at_two_sizes_has_two_reports_and_one_row(tmp_path: Path) -> 
 
 def test_a_campaign_on_two_texts_has_two_reports_and_one_row(tmp_path: Path) -> None:
     usual = CampaignStudy(SCAN)
-    given = usual.parser().parse_args(["--preset", "rung-1", "--text", "Plain English", "--out", str(tmp_path)])
-    usual.plan(given)
+    text = tmp_path / "prose.txt"
+    text.write_text("".join(f"{i} sentences, {i * 7 % 13} of them plain.\n" for i in range(400)))
+    flags = ["--data", str(text), "--text", "Plain English", "--reports", str(tmp_path)]
+    given = usual.parser().parse_args(["--preset", "rung-1", *flags])
+    digest = usual.plan(given).data_digest
     assert usual.name == "scan_at_rung_1_on_plain_english" and usual.runner == "scan"
     write_data(tmp_path, data())
-    changed = {"campaign": usual.name, "preset": "rung-1", "parameters": 131_000, "data": "Plain English"}
+    changed = {
+        "campaign": usual.name,
+        "preset": "rung-1",
+        "parameters": 131_000,
+        "data": "Plain English",
+        "data_digest": digest,
+    }
     write_data(tmp_path, data(Muon20=2.0) | changed)
     write_data(tmp_path, data() | {"campaign": "scan_on_other", "data": "other"})
     assert [one.name for one in usual.wherever_known(tmp_path)] == ["scan", "scan_on_other", usual.name]
@@ -233,8 +246,16 @@ def test_a_campaign_on_two_texts_has_two_reports_and_one_row(tmp_path: Path) -> 
     assert f"| question | what matters | {columns}" in index
     (row,) = [line for line in index.splitlines() if line.startswith("| Does K cost anything? |")]
     assert row.endswith("(SCAN_AT_RUNG_1_ON_PLAIN_ENGLISH_REPORT.md) |") and "(SCAN_ON_OTHER_REPORT.md)" in row
-    with pytest.raises(InputError, match="--text '/': a name has letters"):
-        usual.plan(usual.parser().parse_args(["--text", "/"]))
+    usual.plan(given)
+    for name, other, message in (
+        ("/", [], "--text '/': a name has letters"), ("stdlib", [], "not that of another source"),
+        ("plain english", [], "results on other data of this name"),
+        ("Plain English", ["--data", "stdlib"], "results on other data of this name"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            usual.plan(usual.parser().parse_args(["--preset", "rung-1", *flags, "--text", name, *other]))
+    with pytest.raises(InputError, match="--text is the name of --data, which is not given"):
+        usual.plan(usual.parser().parse_args(["--text", "Plain English"]))
 
 
 def test_where_runs_are_long_some_methods_are_tried_at_their_rates_there() -> None:
@@ -257,5 +278,37 @@ def test_what_is_said_of_results_belongs_to_a_preset() -> None:
     assert (there.reading, there.follows, campaign.at("rung-2").reading) == ("Much.", "", "")
     assert there.claim == "Nothing.\n\n**At `rung-1`.** More." and campaign.at("rung-2").claim == "Nothing."
     assert there.methods == SCAN.methods and there.digest == SCAN.digest and campaign.at("tiny") is campaign
-    with pytest.raises(ValueError, match="scan at rung-1: rates of no method"):
-        dataclasses.replace(SCAN, at_scale={"rung-1": AtScale(lrs={"Muon": (0.1,)})})
+
+
+def test_a_question_can_be_another_at_another_preset_and_so_can_what_is_predicted() -> None:
+    question = SCAN.leading[0].question
+    there = AtScale(question="Does K matter?", predicted={"Does K matter?": "not higher", question: None})
+    campaign = dataclasses.replace(SCAN, at_scale={"rung-1": there}).at("rung-1")
+    assert [(one.question, one.rule.predicted) for one in campaign.contrasts()] == [
+        (question, None), ("Does K matter?", "not higher"), ("Does K matter?", "not higher")
+    ]  # fmt: skip
+    assert campaign.rule == dataclasses.replace(SCAN.rule, predicted="not higher")
+
+
+@pytest.mark.parametrize(
+    ("preset", "there", "message"),
+    [
+        ("rung-1", AtScale(lrs={"Muon": (0.1,)}), "scan at rung-1: rates of no method"),
+        ("tiny", AtScale(claim="More."), "scan at tiny: the usual preset"),
+        ("rung-1", AtScale(aux_lrs=(0.1, 0.2)), "a grid of the auxiliary rate without `lrs`"),
+        ("rung-1", AtScale(predicted={"Why?": None}), "a prediction for no question"),
+        (
+            "rung-1",
+            AtScale(comparison_seeds=1, lrs=dict.fromkeys((named("Muon", 1), named("Muon", 20)), LRS)),
+            "the rule asks for 2 seeds",
+        ),
+    ],
+)
+def test_an_unsound_statement_about_a_preset_is_refused(preset: str, there: AtScale, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SCAN, at_scale={preset: there})
+
+
+def test_names_instead_of_places_as_their_documentation_shows() -> None:
+    modules = ngpt.campaign.engine, ngpt.sources, ngpt.campaign.definition.experiment
+    assert [doctest.testmod(module) for module in modules] == [(0, 2), (0, 1), (0, 1)]

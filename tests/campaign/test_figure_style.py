@@ -1,5 +1,7 @@
 """The look of figures: colors, emphasis, labels, ticks, ranges, and the files."""
 
+import doctest
+import re
 import sys
 from pathlib import Path
 
@@ -165,6 +167,16 @@ def test_few_colors_keep_what_is_drawn_and_come_close_to_the_rest(tmp_path: Path
     plain_lines = np.full((10, 10, 3), 255, dtype=np.uint8)
     plain_lines[5] = (0, 114, 178)
     assert (np.asarray(with_few_colors(plain_lines).convert("RGB")) == plain_lines).all()
+
+
+def test_the_last_bits_of_a_clipping_path_do_not_name_it(tmp_path: Path) -> None:
+    with style():
+        figure, axes = subplots(2, 2)
+        axes.plot([0, 1])
+        save(figure, tmp_path / "a.png")
+    svg = (tmp_path / "a.svg").read_text()
+    assert 'clip-path="url(#p0)"' in svg and '<clipPath id="p0">' in svg and re.search("p[0-9a-f]{10}", svg) is None
+    assert doctest.testmod(sys.modules[save.__module__]) == (0, 1)
 
 
 def test_a_figure_is_written_as_png_and_svg(tmp_path: Path) -> None:

@@ -116,6 +116,18 @@ def test_the_tile_of_a_program_is_right_for_every_program() -> None:
     assert torch.equal(torch.stack([i, j], 1), torch.tensor(pairs))
 
 
+def test_large_matrices_have_large_tiles_and_float32_has_not() -> None:
+    tilings = {
+        (768, torch.bfloat16, False): symmetric.LARGE, (768, torch.bfloat16, True): symmetric.DEEP,
+        (767, torch.bfloat16, True): symmetric.SMALL, (4096, torch.float32, True): symmetric.SMALL,
+    }  # fmt: skip
+    for (rows, dtype, deep), tiling in tilings.items():
+        assert symmetric.best_tiling(rows, dtype, deep=deep) == tiling
+    assert len(set(symmetric.CANDIDATES)) == len(symmetric.CANDIDATES) and set(tilings.values()) <= set(
+        symmetric.CANDIDATES
+    )
+
+
 def test_no_input_is_written_to() -> None:
     A = symmetric_matrix(2, 20, dtype=torch.float32)
     kept = A.clone()

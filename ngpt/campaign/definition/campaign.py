@@ -241,10 +241,12 @@ class Campaign(Experiment):
             predicted = there.predicted
             return dataclasses.replace(rule, predicted=predicted[question]) if question in predicted else rule
 
-        same = dataclasses.replace(same, rule=ruled(same.question, same.rule), **{
-            place: tuple(dataclasses.replace(one, rule=ruled(one.question, one.rule)) for one in getattr(self, place))
-            for place in ("leading", "further")
-        })  # fmt: skip
+        def all_ruled(contrasts: tuple[Contrast, ...]) -> tuple[Contrast, ...]:
+            return tuple(dataclasses.replace(one, rule=ruled(one.question, one.rule)) for one in contrasts)
+
+        same = dataclasses.replace(
+            same, rule=ruled(same.question, same.rule), leading=all_ruled(self.leading), further=all_ruled(self.further)
+        )
         if there.lrs is None:
             return same
         methods = (method for method in same.methods if method.name in there.lrs)

@@ -5,6 +5,7 @@ Other modules import matplotlib's names from here, where it is imported without 
 
 import io
 import os
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,21 @@ def save(figure: Figure, path: Path) -> None:
         pixels = np.asarray(image.convert("RGB"))
     with replaced_atomically(path) as temporary:
         with_few_colors(pixels).save(temporary, format="png", optimize=True)
+    written = io.StringIO()
+    figure.savefig(written, format="svg", metadata={"Date": None})
     with replaced_atomically(path.with_suffix(".svg")) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+        temporary.write_text(with_numbered_clips(written.getvalue()), encoding="utf-8")
+
+
+def with_numbered_clips(svg: str) -> str:
+    """Return an SVG whose clipping paths are numbered; matplotlib names them by digests of their last bits.
+
+    >>> with_numbered_clips('<g clip-path="url(#pf2becc626a)"/><clipPath id="pf2becc626a">')
+    '<g clip-path="url(#p0)"/><clipPath id="p0">'
+    """
+    names = dict.fromkeys(re.findall(r"url\(#(p[0-9a-f]{10})\)", svg))
+    numbers = {name: f"p{number}" for number, name in enumerate(names)}
+    return re.sub("p[0-9a-f]{10}", lambda found: numbers.get(found[0], found[0]), svg)
 
 
 def with_few_colors(pixels: NDArray[np.uint8]) -> Image.Image:
