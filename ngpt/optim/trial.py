@@ -41,12 +41,16 @@ class Trial:
 
     def step(self, number: int, *, lr: float | None = None) -> None:
         """Make one step, at another rate if given."""
-        draw = torch.Generator().manual_seed(1000 + number)
-        for W in self.matrices:
-            W.grad = torch.randn(W.shape, generator=draw)
+        for W, gradient in zip(self.matrices, self.gradients(number), strict=True):
+            W.grad = gradient
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] if lr is None else lr
         self.optimizer.step()
+
+    def gradients(self, number: int) -> list[Tensor]:
+        """Return the gradients of a step, drawn anew: a class may write to those it gets, or drop them."""
+        draw = torch.Generator().manual_seed(1000 + number)
+        return [torch.randn(W.shape, generator=draw) for W in self.matrices]
 
     def weights(self) -> list[Tensor]:
         """Return copies of the matrices."""
@@ -222,7 +226,7 @@ def along_the_gradient(optimizer: str, lr: float, arguments: str) -> float:
     for _ in range(STEPS):
         one.step(0)
     moves = torch.cat([(new - old).flatten() for old, new in zip(before, one.weights(), strict=True)])
-    gradients = torch.cat([W.grad.flatten() for W in one.matrices if W.grad is not None])
+    gradients = torch.cat([gradient.flatten() for gradient in one.gradients(0)])
     return float(torch.cosine_similarity(moves, gradients, dim=0))
 
 

@@ -67,6 +67,15 @@ class Idle(Good):
         pass
 
 
+class Dropping(Good):
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            for W in group["params"]:
+                W.grad.zero_()
+                W.grad = None
+
+
 class Closure(Good):
     def step(self, closure):
         super().step()
@@ -269,7 +278,8 @@ def test_the_optimizers_of_pytorch_pass(name: str) -> None:
 
 def test_a_rule_that_ascends_goes_along_the_gradient(rules: str) -> None:
     assert along_the_gradient(f"{rules}:Ascending", 0.01, "") > 0.5
-    assert along_the_gradient(f"{rules}:Good", 0.01, "") < -0.5
+    for name in ("Good", "Dropping"):
+        assert along_the_gradient(f"{rules}:{name}", 0.01, "") < -0.5
 
 
 @pytest.mark.parametrize(
@@ -317,7 +327,7 @@ def test_pytorchs_muon_as_a_class_has_the_bits_of_the_built_in_one(data: str, tm
     assert records[0].optimizer_origin is None
 
 
-@pytest.mark.parametrize("optimizer", [*("Good", "Random", "Shared"), "torch.optim:Adafactor", "torch.optim:Muon"])
+@pytest.mark.parametrize("optimizer", [*("Good", "Random", "Shared", "Dropping"), "torch.optim:Adafactor", "torch.optim:Muon"])
 def test_killed_and_resumed_it_ends_in_the_same_bits(
     data: str, tmp_path: Path, rules: str, optimizer: str
 ) -> None:
