@@ -29,6 +29,7 @@ import torch
 from benchmarks.measure import order, prepare
 from benchmarks.saved import FOLDER, save
 from benchmarks.training_throughput import Arrangement
+from ngpt.campaign.engine import without_places
 from ngpt.command import parse
 from ngpt.config import RunConfig, Runtime
 from ngpt.data.tokenizers import BYTES_VOCAB, GPT2_VOCAB
@@ -160,7 +161,7 @@ def main(arguments: list[str]) -> int:
     require(config.train.time_budget_seconds is None, "a run is as long as its tokens, not as a time budget")
     context, batches = config.model.seq_len, sorted(set(options.batches))
     tokens = options.tokens or config.train.steps * config.train.batch_size * context
-    words = shlex.join(["python", "benchmarks/batch_size.py", *arguments])
+    words = shlex.join(["python", "benchmarks/batch_size.py", *without_places(arguments)])
     content: dict[str, Any] = {"command": words, "preset": options.preset, "optimizer": config.optim.optimizer}
     if options.part != "loss":
         contexts = sorted(set(options.contexts or [max(2, context // 2), context, 2 * context]))

@@ -138,6 +138,10 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     return 0 if succeeded else 1
 
 
+PLACES = ("--out", "--reports", "--json")
+"""Flags that say where results go"""
+
+
 def without_places(arguments: Sequence[str]) -> list[str]:
     """Return the arguments that say what to run, without those that say where results go.
 
@@ -150,13 +154,13 @@ def without_places(arguments: Sequence[str]) -> list[str]:
     """
     words, kept = iter(arguments), list[str]()
     for word in words:
-        if word in ("--out", "--reports"):
+        if word in PLACES:
             next(words, None)
         elif word == "--data":
             kept += [word, *map(name_of, itertools.islice(words, 1))]
         elif word.startswith("--data="):
             kept.append(f"--data={name_of(word.removeprefix('--data='))}")
-        elif word not in ("--report-only", "--publish") and not word.startswith(("--out=", "--reports=")):
+        elif word not in ("--report-only", "--publish") and word.partition("=")[0] not in PLACES:
             kept.append(word)
     return kept
 
