@@ -16,6 +16,7 @@ from experiments.first_regime import is_of_first_regime
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
+from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report import words
@@ -25,6 +26,9 @@ Words = Callable[[Analysis], str]
 
 GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 """Where `benchmarks/gpu.py` leaves what it measured, as `*_cuda.json`."""
+
+MUON_AGAINST_ADAM = CampaignStudy(muon_lr_sweep.CAMPAIGN).at("rung-1").experiment
+"""Where runs are longest"""
 
 FIRST_MARK = "†"
 LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
@@ -233,7 +237,7 @@ def count(answers: Sequence[Answer], word: Word) -> int:
 
 
 FINDINGS = (
-    Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam),
+    Finding(MUON_AGAINST_ADAM, muon_against_adam),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import INDEX, muon_lr_sweep, orthogonality, sphere_finalists
-from experiments.findings import findings_list
+from experiments import INDEX, orthogonality, sphere_finalists
+from experiments.findings import MUON_AGAINST_ADAM, findings_list
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
 from ngpt.campaign.engine import Study
@@ -190,7 +190,7 @@ def test_findings_and_results_are_the_published_ones(tmp_path: Path) -> None:
 
 
 def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
-    campaign = muon_lr_sweep.CAMPAIGN
+    campaign = MUON_AGAINST_ADAM
     data = read_data(campaign, ROOT / "reports")
     compared = [row for row in data["runs"] if row["stage"] == "comparison"]
     seeds = sorted({row["seed"] for row in compared})

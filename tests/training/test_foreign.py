@@ -327,7 +327,9 @@ def test_pytorchs_muon_as_a_class_has_the_bits_of_the_built_in_one(data: str, tm
     assert records[0].optimizer_origin is None
 
 
-@pytest.mark.parametrize("optimizer", [*("Good", "Random", "Shared", "Dropping"), "torch.optim:Adafactor", "torch.optim:Muon"])
+@pytest.mark.parametrize(
+    "optimizer", [*("Good", "Random", "Shared", "Dropping"), "torch.optim:Adafactor", "torch.optim:Muon"]
+)
 def test_killed_and_resumed_it_ends_in_the_same_bits(
     data: str, tmp_path: Path, rules: str, optimizer: str
 ) -> None:
