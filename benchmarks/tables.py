@@ -258,7 +258,7 @@ def gpu_table() -> str:
         )
     machine = next(iter(results.values()))["measured_on"]
     lines = [
-        f"Claims and measurements: {machine['device']} (`python benchmarks/gpu.py`).",
+        f"Claims and measurements, by the parts of `python benchmarks/gpu.py`: {machine['device']}.",
         "",
         "| claim | target | reached | what limits it |",
         "|---|---|---|---|",

@@ -27,8 +27,10 @@ Words = Callable[[Analysis], str]
 GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 """Where `benchmarks/gpu.py` leaves what it measured, as `*_cuda.json`."""
 
-MUON_AGAINST_ADAM = CampaignStudy(muon_lr_sweep.CAMPAIGN).at("rung-1").experiment
-"""Where runs are longest"""
+MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH = (
+    CampaignStudy(muon_lr_sweep.CAMPAIGN).at("rung-1", text).experiment for text in (None, "English")
+)
+"""Where runs are longest, on both texts"""
 
 FIRST_MARK = "†"
 LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
@@ -40,17 +42,21 @@ class Finding:
 
     campaign: Campaign
     words: Words
+    elsewhere: tuple[Campaign, ...] = ()
+    """the campaign on other texts, of which the first answer is named too"""
 
 
 def findings_list(reports: Path) -> str:
     """Return the bullets, the data they share named once above them, as markdown with links relative to README."""
     found: list[tuple[Finding, dict[str, Any]]] = []
     missing: list[str] = []
+    others: dict[str, list[str]] = {}
     for finding in FINDINGS:
         try:
             if not data_path(reports, finding.campaign.name).exists():
                 continue
             found.append((finding, read_data(finding.campaign, reports)))
+            others[finding.campaign.name] = [on_another_text(other, reports) for other in finding.elsewhere]
         except OutdatedDataError:
             missing.append(f"- No finding on {finding.campaign.name}: its data come from another definition.")
     scopes = [scope(data) for _, data in found]
@@ -61,19 +67,35 @@ def findings_list(reports: Path) -> str:
         own = [part for part in parts if part not in shared]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
         mark = f" {FIRST_MARK}" if is_of_first_regime(finding.campaign) else ""
-        bullets.append(f"- {finding.words(analysis)} ({where}; [report](reports/{finding.campaign.report_name})){mark}")
+        said = finding.words(analysis) + "".join(others[finding.campaign.name])
+        bullets.append(f"- {said} ({where}; [report](reports/{finding.campaign.report_name})){mark}")
     limited = f" {LIMITED}" if any(is_of_first_regime(finding.campaign) for finding, _ in found) else ""
-    intro = introduction(shared, [data for _, data in found]) + limited + "\n\n" if found else ""
+    alone = not any(text for texts in others.values() for text in texts)
+    intro = introduction(shared, [data for _, data in found], alone=alone) + limited + "\n\n" if found else ""
     return intro + "\n".join(bullets + missing) + "\n"
 
 
-def introduction(shared: Sequence[str], collected: Sequence[dict[str, Any]]) -> str:
-    """Return what all findings have in common, and that nothing has run on a GPU while that is so."""
+def on_another_text(campaign: Campaign, reports: Path) -> str:
+    """Return the first answer of a campaign on another text, to go on a finding; empty without its data."""
+    if not data_path(reports, campaign.name).exists():
+        return ""
+    data = read_data(campaign, reports)
+    answer = analyze(campaign, data).answers[0]
+    report = f"[{data['data']}](reports/{campaign.report_name})"
+    return f"; on {report} the answer is *{answer.verdict.word}*: {difference(answer)}"
+
+
+def introduction(shared: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
+    """Return what all findings have in common, and that nothing has run on a GPU while that is so.
+
+    alone: whether none of them has anything else to say of another text.
+    """
     devices = [environment["device"] for data in collected for environment in data["environments"]]
     on_cpus = all(re.search(r"\b\d+ cores\)$", device) for device in devices)
     gpu = "; nothing has run on a GPU yet" if on_cpus and not any(GPU_RESULTS.glob("*_cuda.json")) else ""
     where = [*shared, "CPUs"] if on_cpus else shared
-    scale = f"All findings are from {', on '.join(where)}{gpu}. " if where else ""
+    which = "All findings are" if alone else "Unless they say otherwise, findings are"
+    scale = f"{which} from {', on '.join(where)}{gpu}. " if where else ""
     return f"{scale}Whether they hold at a larger scale is untested. Brackets hold 95% intervals over seeds."
 
 
@@ -237,7 +259,7 @@ def count(answers: Sequence[Answer], word: Word) -> int:
 
 
 FINDINGS = (
-    Finding(MUON_AGAINST_ADAM, muon_against_adam),
+    Finding(MUON_AGAINST_ADAM, muon_against_adam, (MUON_AGAINST_ADAM_IN_ENGLISH,)),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),

@@ -47,12 +47,12 @@ CAMPAIGN = Campaign(
                 predicted, but not several times smaller: the prediction underrated it.
             """,
             does_not_show=r"""
-                A lead on another text or at a larger size. In training time on a CPU the lead depends on the width and
+                A lead at a larger size. On English text the same campaign has the same answer and nearly the same
+                effect. In training time on a CPU the lead depends on the width and
                 the processor, because a Muon step costs more than an Adam step.
             """,
             follows=r"""
-                Next is the same comparison on English text, and at `rung-2`, where it decides whether the lead goes on
-                shrinking.
+                Next is the same comparison at `rung-2`, which decides whether the lead goes on shrinking.
             """,
         ),
     },

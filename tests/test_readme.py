@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from experiments import INDEX, orthogonality, sphere_finalists
-from experiments.findings import MUON_AGAINST_ADAM, findings_list
+from experiments.findings import MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH, findings_list
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
 from ngpt.campaign.engine import Study
@@ -209,7 +209,11 @@ def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
         row["final_val_loss"] = losses["Adam", row["seed"]] + (row["method"] == "Muon") * off[row["seed"]]
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
-    assert "**At equal steps, Muon loses to a tuned Adam; " in found
+    assert "**At equal steps, Muon loses to a tuned Adam; " in found and found.startswith("All findings are from")
+    write_data(tmp_path, {**data, "campaign": MUON_AGAINST_ADAM_IN_ENGLISH.name, "data": "English"})
+    english = f"; on [English](reports/{MUON_AGAINST_ADAM_IN_ENGLISH.report_name}) the answer is *worse*: {mean:.3f} "
+    both = findings_list(tmp_path)
+    assert english in both and both.startswith("Unless they say otherwise, findings are from")
     assert f"It ends {mean:.3f} nats per token higher" in found
     for row in compared:
         row["final_val_loss"] = losses["Adam", row["seed"]] + (row["method"] == "Muon") * (-1) ** row["seed"]

@@ -36,10 +36,10 @@ from ngpt.campaign.report.style import BLACK, GRAY, GREEN, WIDTH, Axes, Figure, 
 LABELS = {
     "rotation_hidden_rad": "angle by which hidden vectors turn per step [rad]",
     "radial_share_hidden": "radial share of hidden updates",
-    "drift_hidden": "largest | |w| − 1 | of hidden vectors when a projection came",
+    "drift_hidden": "largest | |w| − 1 | of hidden vectors just before a projection",
     "orthogonality_error": "orthogonality error of hidden updates",
-    "drift_head": "largest | |w| − 1 | of head vectors when a projection came",
-    "drift_embedding": "largest | |w| − 1 | of embedding vectors when a projection came",
+    "drift_head": "largest | |w| − 1 | of head vectors just before a projection",
+    "drift_embedding": "largest | |w| − 1 | of embedding vectors just before a projection",
 }
 OVER_STEPS = ("rotation_hidden_rad", "radial_share_hidden", "drift_hidden", "orthogonality_error")
 ALONG_A_SCAN = ("rotation_hidden_rad", "drift_hidden", "drift_head", "drift_embedding")
