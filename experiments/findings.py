@@ -81,8 +81,7 @@ def on_another_text(campaign: Campaign, reports: Path) -> str:
         return ""
     data = read_data(campaign, reports)
     answer = analyze(campaign, data).answers[0]
-    report = f"[{data['data']}](reports/{campaign.report_name})"
-    return f"; on {report} the answer is *{answer.verdict.word}*: {difference(answer)}"
+    return f"; on [{data['data']}](reports/{campaign.report_name}) *{answer.verdict.word}*, {difference(answer)}"
 
 
 def introduction(shared: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
@@ -250,7 +249,7 @@ def field_against_muon(analysis: Analysis) -> str:
     low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
     worse = count(answers, "worse")
     rest = f"; {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
-    return f"**{headline}** Their mean losses differ from Muon's by {low} to {high} nats per token{rest}"
+    return f"**{headline}** Mean losses differ by {low} to {high} nats per token{rest}"
 
 
 def count(answers: Sequence[Answer], word: Word) -> int:
