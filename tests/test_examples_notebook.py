@@ -54,7 +54,7 @@ def verdicts_of(campaign: str, values: list[float]) -> dict[str, Any]:
         "low": mean - half, "high": mean + half, "unit": "nats per token", "smallest_effect": 0.02,
         "seeds": len(values), "agreeing": len(values), "preset": "tiny", "parameters": 180_663, "tokens": None,
         "data": "stdlib", "arch": "gated-ngpt", "control": False, "date": "2026-01-31", "commit": None,
-        "report": "R.md",
+        "report": f"{campaign.upper()}_REPORT.md",
     }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_it_shows_what_the_data_hold(checkout: Path, folder: str) -> None:
         assert [row[name] for name in same] == [run[name] for name in same]
         assert row["final_val_loss"] == pytest.approx(run["final_val_loss"], rel=1e-8)
     lines = [json.loads(line) for line in (checkout / "reports" / "verdicts.jsonl").read_text().splitlines()]
-    (verdict,) = (line for line in lines if line["campaign"] == CAMPAIGN)
+    (verdict,) = (line for line in lines if line["report"] == f"{CAMPAIGN.upper()}_REPORT.md")
     (shown,) = made["verdicts"]
     assert shown["contrast"] == verdict["contrast"] and shown["effect"] == pytest.approx(verdict["effect"], rel=1e-8)
 
