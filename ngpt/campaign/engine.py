@@ -147,7 +147,7 @@ def without_places(arguments: Sequence[str]) -> list[str]:
 
     A file of data keeps its name alone.
 
-    >>> without_places(["--seeds", "5", "--out", "/tmp/runs", "--data", "/home/me/text.txt", "--publish"])
+    >>> without_places(["--seeds", "5", "--out", "my/runs", "--data", "/home/me/text.txt", "--publish"])
     ['--seeds', '5', '--data', 'text.txt']
     >>> without_places(["--reports=r", "--data=/home/me/text.txt", "--out"])
     ['--data=text.txt']

@@ -117,7 +117,7 @@ def rates_text(lr: float, aux_lr: float | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AtScale:
-    """What a campaign states for another preset: fewer methods or other rates where runs are long, and what they show.
+    """A campaign's statements for another preset: fewer methods or other rates where runs are long, and what they show.
 
     `reading`, `does_not_show` and `follows` as in `Experiment`.
     """
