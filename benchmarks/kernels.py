@@ -103,8 +103,7 @@ def product_cases(shape: tuple[int, int, int], device: torch.device, *, tune: bo
     def ba_plus_caa(place: Any, **options: Any) -> Run:
         return lambda A: (place.ba_plus_cAA(A, b, c, check=False, **options),)
 
-    enough = rows >= kernels.FROM_ROWS and batch * kernels.tiles_of(rows, kernels.TILE) >= kernels.FROM_TILES
-    used, room = "kernel" if enough else alternative, kernels.room_for_depth(device)
+    used, room = "kernel" if kernels.worth_a_kernel(rows, batch) else alternative, kernels.room_for_depth(device)
     triangle = batch * rows * (rows + 1)
     traffic = 2 * batch * rows * (depth + rows)
     found = [("xxt", A, xxt, depth)] + ([("ba_plus_cAA", S, ba_plus_caa, rows)] if rows == depth else [])

@@ -44,12 +44,16 @@ def products(rows: int, dtype: torch.dtype, device: torch.device, *, count: int 
     """Return the module that computes products of `count` matrices with `rows` rows (the shorter side)."""
     if device.type == "cpu" and dtype == torch.float32 and rows >= dense.FROM_ROWS and dense.onednn_runs():
         return dense
-    few = rows < FROM_ROWS or count * tiles_of(rows, TILE) < FROM_TILES
-    if few or dtype not in (torch.bfloat16, torch.float16) or not triton_runs(device):
+    if not worth_a_kernel(rows, count) or dtype not in (torch.bfloat16, torch.float16) or not triton_runs(device):
         return twins
     from ngpt.kernels import symmetric
 
     return symmetric
+
+
+def worth_a_kernel(rows: int, count: int) -> bool:
+    """Return whether the symmetric kernels gain on `count` matrices with `rows` rows."""
+    return rows >= FROM_ROWS and count * tiles_of(rows, TILE) >= FROM_TILES
 
 
 def tiles_of(rows: int, side: int) -> int:
