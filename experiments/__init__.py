@@ -6,6 +6,7 @@ from experiments import (
     advanced_features,
     geodesic_muon,
     integration_gates,
+    lr_transfer,
     muon_ablations,
     muon_at_155m,
     muon_lr_sweep,
@@ -22,6 +23,7 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.engine import Study
 from ngpt.campaign.gates.command import GatesStudy
 from ngpt.campaign.sensitivity.command import SensitivityStudy
+from ngpt.campaign.transfer.command import TransferStudy
 
 CAMPAIGNS = [
     muon_lr_sweep.CAMPAIGN,
@@ -42,6 +44,7 @@ CAMPAIGNS = [
 INDEX: list[Study[Any]] = [
     *map(CampaignStudy, CAMPAIGNS),
     SensitivityStudy(sensitivity.STUDY),
+    TransferStudy(lr_transfer.STUDY),
     GatesStudy(integration_gates.GATES),
 ]
 """All campaigns and the gates, in the order of the index."""

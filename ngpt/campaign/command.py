@@ -167,6 +167,9 @@ class CampaignStudy(Study[Plan]):
         elif cost.seconds is not None:
             by_budget = config.train.time_budget_seconds is not None
             seconds, basis = cost.seconds, "the time budget" if by_budget else "as predicted above"
+            if not by_budget and runs:  # of other sizes, or by another optimizer
+                seconds *= sum(estimated_seconds(run.config) for run in runs) / len(runs) / estimated_seconds(config)
+                basis += ", for the operations of all"
         else:
             seconds, basis = estimated_seconds(config), f"assuming {ASSUMED_FLOPS:.0e} operations per second"
         print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")

@@ -23,8 +23,8 @@ from ngpt.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import SMALL
+from mini_untuned import SEEDS, collected
 
-SEEDS = 5
 Truth = Callable[[Point], float]
 """true loss of a point"""
 
@@ -33,32 +33,13 @@ def data_of(
     study: Sensitivity, truth: Truth, *, noise: float = 0.003, without: str = "", status: str = "missing"
 ) -> dict[str, Any]:
     """Collected data of a study: losses are the truth, an effect of the seed, and noise. One run may have no result."""
-    draw, rows = np.random.default_rng(3), []
-    effects = draw.normal(scale=0.1, size=SEEDS)
-    lrs = {method.name: method.lrs[0] for method in study.at(study.preset).methods}
-    for seed in range(SEEDS):
-        for point in study.points(study.preset):
-            row = {
-                "stage": "comparison", "method": point.name, "lr": lrs[point.name], "aux_lr": 0.005, "seed": seed,
-                "run_id": f"{point.name}-{seed}", "status": "done", "steps": 8, "telemetry": {"step": []},
-                "tokens_per_second": 1.0, "skipped_steps": 0, "final_sha256": f"{point.name}{seed}",
-                "final_val_loss": truth(point) + effects[seed] + noise * draw.normal(),
-            }  # fmt: skip
-            if point.name == without and seed == 0:
-                row["status"] = status
-                del row["final_val_loss"], row["final_sha256"]
-            rows.append(row)
-    environment = {"device": "cpu", "threads": 1, "commit": "abc", "python": "3", "torch": "2", "numpy": "2"}
-    return {
-        "campaign": study.name, "preset": study.preset, "data": "text.txt", "tokenizer": "bytes",
-        "data_digest": "d" * 64, "code_digest": "c" * 64, "command": f"python runners/{study.name}.py", "jobs": 2,
-        "planned_runs": len(rows), "tuning_seeds": SEEDS, "comparison_seeds": SEEDS, "dates": ["2026-01-31"],
-        "model": {"layers": 1, "width": 16, "context": 16, "arch": "gated-ngpt"}, "parameters": 10, "eval_tokens": 64,
-        "training": {"steps": 8, "batch": 2, "dtype": "float32", "schedule": "linear", "aux_lr": 0.005,
-                     "decay_share": 1.0, "projection_every": [7], "grad_clip": None},
-        "definition": study.at(study.preset).digest, "environments": [environment | {"runs": len(rows)}],
-        "commands": {f"{r['method']}|{r['lr']}|{r['aux_lr']}|{r['seed']}": "--flag" for r in rows}, "runs": rows,
-    }  # fmt: skip
+    points = {point.name: point for point in study.points(study.preset)}
+    data = collected(study.at(study.preset), lambda method: truth(points[method.name]), noise=noise)
+    for row in data["runs"]:
+        if row["method"] == without and row["seed"] == 0:
+            row["status"] = status
+            del row["final_val_loss"], row["final_sha256"]
+    return data
 
 
 def findings_of(truth: Truth, **more: Any) -> Findings:

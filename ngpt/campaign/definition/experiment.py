@@ -1,5 +1,6 @@
 """Statements that every experiment file makes, whether it compares methods or checks gates. No torch."""
 
+import dataclasses
 import hashlib
 import re
 from abc import ABC, abstractmethod
@@ -9,8 +10,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(ABC):
-    """A question with its answer's rule, both fixed before any run."""
+class Statements:
+    """What every experiment file says, before its runs and, in its last three fields, after them."""
 
     name: str
     """file name of the experiment, the runner and the collected data"""
@@ -28,6 +29,15 @@ class Experiment(ABC):
     """what a reader could take from the results, and may not; like `reading`"""
     follows: str = ""
     """what follows from them: a decision, or the next experiment; like `reading`"""
+
+    def statements(self) -> dict[str, Any]:
+        """Return these statements by name, for another experiment with the same."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Statements)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Statements, ABC):
+    """A question with its answer's rule, both fixed before any run."""
 
     @property
     @abstractmethod

@@ -2,47 +2,20 @@
 
 # ruff: noqa: D102 (methods without a docstring inherit that of `Study`)
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from ngpt.campaign.analysis.analyze import analyze
-from ngpt.campaign.command import CampaignStudy
-from ngpt.campaign.definition.plan import Plan
-from ngpt.campaign.execution.collect import data_path
-from ngpt.campaign.report.index import Listed, VerdictLine
+from ngpt.campaign.report.index import Listed
 from ngpt.campaign.report.words import agreement, effect_of
 from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Findings, find
 from ngpt.campaign.sensitivity.definition import Sensitivity
 from ngpt.campaign.sensitivity.report import write_sensitivity_report
-from ngpt.files import read_json
+from ngpt.campaign.untuned import UntunedStudy
 
 
-class SensitivityStudy(CampaignStudy):
-    """A study of sensitivity with all that the engine and the index need of it.
-
-    Its arms are placed around the defaults of a preset, so each preset has its own campaign: that of the flags, or of
-    the collected data.
-    """
-
-    by_preset = False
-    seeds_help = "seeds of every arm, at least {}; another number takes other seeds"
-
-    def __init__(self, study: Sensitivity) -> None:
-        super().__init__(study.at(study.preset))
-        self.study = study
-
-    def plan(self, given: argparse.Namespace) -> Plan:
-        self.experiment = self.study.at(given.preset)
-        plan = super().plan(given)
-        for arm in self.experiment.arms():  # a value may be refused
-            self.experiment.configure(arm, 0, plan.overrides, given.preset)
-        return plan
-
-    def read(self, reports: Path) -> dict[str, Any]:
-        preset = read_json(data_path(reports, self.name)).get("preset", self.study.preset)
-        self.experiment = self.study.at(preset)
-        return super().read(reports)
+class SensitivityStudy(UntunedStudy[Sensitivity]):
+    """A study of sensitivity with all that the engine and the index need of it."""
 
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:
         data = self.read(reports)
@@ -66,10 +39,6 @@ class SensitivityStudy(CampaignStudy):
     def cells(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
         matters = f"{self.study.rule.smallest_effect:g} {self.study.rule.unit}"
         return [(question, matters, answer) for question, answer in _answers(self.study, self._findings(data))]
-
-    def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:
-        """Return nothing: a setting's state is not one of the four words."""
-        return []
 
     def _findings(self, data: dict[str, Any]) -> Findings:
         campaign = self.study.at(data["preset"])

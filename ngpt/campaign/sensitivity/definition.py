@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ngpt.campaign.definition import Campaign, Method, Rule
+from ngpt.campaign.definition.experiment import Statements
 from ngpt.campaign.definition.rule import check
 from ngpt.config import RunConfig, flatten
 from ngpt.presets import resolve
@@ -40,17 +41,12 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class Sensitivity(Statements):
     """Methods at the defaults of a preset, and each again with one setting moved, or two: those of the surface.
 
     Nothing is tuned: every point runs on the same seeds and is compared with its method's defaults.
     """
 
-    name: str
-    title: str
-    question: str
-    """one sentence, about the defaults"""
-    claim: str
     methods: Mapping[str, Mapping[str, Any]]
     """configuration fields by name of the method"""
     surface: tuple[Knob, Knob]
@@ -60,12 +56,6 @@ class Sensitivity:
     rule: Rule
     """judges a point against its method's defaults; predicts a lower metric, that is, a better value"""
     seeds: int = 5
-    preset: str = "tiny"
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    """configuration fields shared by all runs"""
-    reading: str = ""
-    does_not_show: str = ""
-    follows: str = ""
 
     def __post_init__(self) -> None:
         check(self.rule.predicted == "lower", f"{self.name}: a better value is predicted to give a lower metric")
@@ -113,9 +103,7 @@ class Sensitivity:
             lr = fields.pop("lr", resolve(preset, **{**self.fields, **self.methods[point.method]}).optim.lr)
             arms.append(Method(name=point.name, fields=fields, lrs=(lr,), family=point.method))
         return Campaign(
-            name=self.name, title=self.title, question=self.question, claim=self.claim, preset=preset,
-            fields=self.fields, reading=self.reading, does_not_show=self.does_not_show,
-            follows=self.follows, methods=tuple(arms), baselines=tuple(self.methods),
+            **{**self.statements(), "preset": preset}, methods=tuple(arms), baselines=tuple(self.methods),
             rule=self.rule, tuning_seeds=self.seeds, comparison_seeds=self.seeds,
         )  # fmt: skip
 

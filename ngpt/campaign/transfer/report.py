@@ -1,0 +1,148 @@
+"""A study of rates across widths -> markdown and figures. The prose is in `templates/transfer.md.j2`. No torch."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ngpt.campaign.analysis.analyze import Analysis, analyze, ends_with_decay
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.report.figures.looks import looks_of_names
+from ngpt.campaign.report.figures.marks import half_width, headline, log_ticks, name_ticks
+from ngpt.campaign.report.markdown import command_of, speaks_of, write_markdown
+from ngpt.campaign.report.style import (
+    GRAY,
+    INK,
+    LINES,
+    WIDTH,
+    Axes,
+    Figure,
+    Line2D,
+    colormaps,
+    save,
+    style,
+    subplots,
+    to_hex,
+)
+from ngpt.campaign.report.words import signed
+from ngpt.campaign.transfer.analysis import Estimate, Scaling, find
+from ngpt.campaign.transfer.definition import Transfer
+
+HIGHEST = 0.25
+"""nats per token above a panel's lowest mean at which it ends"""
+
+
+def write_transfer_report(
+    study: Transfer, campaign: Campaign, data: dict[str, Any], reports: Path
+) -> tuple[Path, Analysis, list[Scaling]]:
+    """Write report and figures; return the report's path, the campaign's analysis and the study's numbers."""
+    analysis, found = analyze(campaign, data), find(study, data)
+    (reports / "figures").mkdir(parents=True, exist_ok=True)
+    files = {kind: f"{study.name}_{kind}.png" for kind in ("best", "scans")}
+    with style():
+        save(_draw_best(study, found), reports / "figures" / files["best"])
+        save(_draw_scans(study, found), reports / "figures" / files["scans"])
+    as_run = study.at(study.preset)
+    middle = {summary.method.family: summary for summary in analysis.summaries
+              if summary.method.name in campaign.baselines}  # fmt: skip
+    path = write_markdown(
+        "transfer.md.j2", reports / campaign.report_name, study=study, campaign=campaign, analysis=analysis, data=data,
+        own=speaks_of(as_run, as_run.configure(as_run.arms()[0], 0, {}, study.preset), data,
+                      complete=analysis.complete),
+        found=found, files=files, budget=None, exponent_text=exponent_text, angle_text=angle_text, cost_text=_cost_text,
+        cells=[[_cell(study, one, place) for place in range(len(study.widths))] for one in found],
+        troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
+        ends_with_decay=ends_with_decay(data["training"]), command_of=partial(command_of, data),
+        at_base=[middle[f"{one.method}, {study.base} wide"] for one in found],
+    )  # fmt: skip
+    return path, analysis, found
+
+
+def exponent_text(exponent: Estimate | None) -> str:
+    """Return an exponent with its interval."""
+    if exponent is None:
+        return "unknown"
+    return f"{signed(exponent.value, 2)} [{signed(exponent.low, 2)}, {signed(exponent.high, 2)}]"
+
+
+def angle_text(angle: Estimate | None) -> str:
+    """Return an angle in rad per step with its interval."""
+    return "beyond the grid" if angle is None else f"{angle.value:.3g} [{angle.low:.3g}, {angle.high:.3g}]"
+
+
+def _cost_text(cost: Estimate | None) -> str:
+    return "–" if cost is None else f"{signed(cost.value)} [{signed(cost.low)}, {signed(cost.high)}]"
+
+
+def _cell(study: Transfer, one: Scaling, place: int) -> str:
+    """Return the mean loss at each rate of a method at a width, with the angle per step."""
+    scan = one.scans[place]
+    means = scan.losses.mean(axis=0)
+    parts = []
+    for rate, angle, loss in zip(scan.rates, scan.angles, means, strict=True):
+        part = f"{rate:.3g} ({angle:.2g} rad): " + (f"{loss:.3f}" if math.isfinite(loss) else "–")
+        parts.append(f"**{part}**" if math.isfinite(loss) and loss == np.nanmin(means) else part)
+    return ", ".join(parts)
+
+
+def _draw_best(study: Transfer, found: list[Scaling]) -> Figure:
+    """Draw the best angle per step against width, a panel for each method, with what each rule predicts."""
+    looks = looks_of_names(study.methods)
+    figure, grid = subplots(WIDTH, 3.4, 1, len(found), squeeze=False, sharey=True)
+    widths = np.array(study.widths, dtype=np.float64)
+    for axes, one in zip(grid.flat, found, strict=True):
+        known = [scan for scan in one.scans if scan.best is not None]
+        for scan, best in ((scan, scan.best) for scan in known):
+            if best is not None:
+                axes.errorbar(scan.width, best.value, [[best.value - best.low], [best.high - best.value]], marker="o",
+                              markersize=5, capsize=3, color=looks[one.method].color)  # fmt: skip
+        base = next((scan.best.value for scan in known if scan.width == study.base and scan.best is not None), None)
+        for rule, line in zip(study.rules_of(one.method), LINES, strict=False):
+            if base is not None:
+                axes.plot(widths, base * (widths / study.base) ** rule.exponent, color=INK, linestyle=line,
+                          linewidth=1, label=rule.name, zorder=1)  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="width", title=one.method)
+        name_ticks(axes, "x", list(study.widths))
+    low, high = grid[0, 0].get_ylim()
+    for axes in grid.flat:
+        name_ticks(axes, "y", log_ticks(low, high))
+    grid[0, 0].set_ylabel("best angle per step [rad]")
+    handles = [Line2D([], [], color=INK, linestyle=line, linewidth=1, label=rule.name)
+               for rule, line in zip(study.rules, LINES, strict=False)]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    headline(figure, "Angle per step at which the loss is lowest, with its 95% interval over seeds; lines: the rules, "
+             f"from the best angle at width {study.base}")  # fmt: skip
+    return figure
+
+
+def _draw_scans(study: Transfer, found: list[Scaling]) -> Figure:
+    """Draw the loss against the angle per step, a panel for each method, a line for each width."""
+    shades = [to_hex(shade) for shade in colormaps["viridis"](np.linspace(0, 0.8, len(study.widths)))]
+    figure, grid = subplots(WIDTH, 3.6, 1, len(found), squeeze=False)
+    for axes, one in zip(grid.flat, found, strict=True):
+        _draw_scan(axes, one, shades)
+    grid[0, 0].set_ylabel("loss above the width's lowest mean\n[nats per token]")
+    handles = [Line2D([], [], color=shade, marker="o", markersize=4, label=f"{width} wide")
+               for shade, width in zip(shades, study.widths, strict=True)]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    headline(figure, "Final loss against the mean angle by which the hidden vectors turn per step: mean over seeds and "
+             "95% interval; dotted: best angle")  # fmt: skip
+    return figure
+
+
+def _draw_scan(axes: Axes, one: Scaling, shades: list[str]) -> None:
+    for scan, shade in zip(one.scans, shades, strict=True):
+        whole = np.isfinite(scan.losses).all(axis=0) & np.isfinite(scan.angles)
+        if not whole.any():
+            continue
+        table = scan.losses[:, whole] - scan.losses[:, whole].mean(axis=0).min()
+        axes.errorbar(scan.angles[whole], table.mean(axis=0), half_width(table), color=shade, marker="o", markersize=4,
+                      capsize=2.5, linewidth=1.3, elinewidth=1)  # fmt: skip
+        if scan.best is not None:
+            axes.axvline(scan.best.value, color=shade, linestyle=":", linewidth=1)
+    axes.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
+    axes.set(xscale="log", title=one.method, xlabel="angle per step [rad]")
+    axes.set_ylim(-0.05 * HIGHEST, min(HIGHEST, axes.get_ylim()[1]))
+    name_ticks(axes, "x", log_ticks(*axes.get_xlim(), most=5))

@@ -1,0 +1,241 @@
+"""Studies of rates across widths: arms, what is computed from made-up losses, and a whole small study."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.lr_transfer import STUDY
+from ngpt.campaign import engine
+from ngpt.campaign.definition import Method
+from ngpt.campaign.transfer.analysis import ANGLE, Estimate, Scaling, find, jackknife, judge, lowest
+from ngpt.campaign.transfer.command import TransferStudy
+from ngpt.campaign.transfer.definition import ScalingRule, Transfer
+from ngpt.campaign.transfer.report import write_transfer_report
+from ngpt.config import flatten
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mini_campaign import SMALL
+from mini_untuned import SEEDS, collected
+
+BEST, CURVATURE = 0.02, 0.05
+"""true best angle at the base width in rad, and height of the parabola one e-fold away from it"""
+
+
+def angle_of(study: Transfer, method: Method) -> float:
+    """The angle by which an arm turns the vectors: the rate, for Adam times a tenth of the root of the width."""
+    width = method.fields["n_embd"]
+    return method.lrs[0] * (0.1 * math.sqrt(width) if method.name.startswith("Adam") else 1.0)
+
+
+def data_of(study: Transfer, exponents: Mapping[str, float], *, noise: float = 0.0002) -> dict[str, Any]:
+    """Collected data in which the best angle of a method is BEST (width / base)^exponent, 0 if not given."""
+
+    def truth(method: Method) -> float:
+        name = method.name.partition(f", {method.fields['n_embd']} wide")[0]
+        best = BEST * (method.fields["n_embd"] / study.base) ** exponents.get(name, 0.0)
+        return 2.0 + CURVATURE * math.log(angle_of(study, method) / best) ** 2
+
+    return collected(study.at(study.preset), truth, noise=noise,
+                     telemetry=lambda method: {ANGLE: [angle_of(study, method)] * 3})  # fmt: skip
+
+
+def by_method(found: list[Scaling]) -> dict[str, Scaling]:
+    return {one.method: one for one in found}
+
+
+# --- the arms --------------------------------------------------------------------------------------------------------
+
+
+def test_arms_differ_in_width_heads_and_rates_and_in_nothing_else() -> None:
+    campaign = STUDY.at("rung-1")
+    configs = {arm.method: flatten(campaign.configure(arm, 0, {}, "rung-1")) for arm in campaign.arms()}
+    assert len(configs) == len(STUDY.methods) * len(STUDY.widths) * len(STUDY.factors)
+    for method in STUDY.methods:
+        base = configs[f"{method}, 64 wide, lr {STUDY.methods[method].lr:g}"]
+        for width in STUDY.widths:
+            for lr in STUDY.rates(method, width):
+                config = configs[f"{method}, {width} wide, lr {lr:g}"]
+                different = {name for name, value in config.items() if base[name] != value}
+                assert different <= {"n_embd", "n_head", "lr", "aux_lr"}
+                assert config["n_embd"] == width == 32 * config["n_head"]
+                assert config["aux_lr"] == pytest.approx(base["aux_lr"] * math.sqrt(64 / width), rel=1e-3)
+
+
+def test_the_middle_of_the_grid_at_the_base_width_is_what_is_stated() -> None:
+    for method, scaled in STUDY.methods.items():
+        assert STUDY.rates(method, STUDY.base)[STUDY.factors.index(1.0)] == scaled.lr
+        ends = STUDY.rates(method, 256)[0] / STUDY.rates(method, 64)[0]
+        assert ends == pytest.approx(4.0**scaled.exponent, rel=1e-3)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"widths": (64, 32, 128)}, "multiples of 32"), ({"widths": (48, 64, 128)}, "multiples of 32"),
+    ({"base": 96}, "with the base"), ({"factors": (0.5, 2.0, 4.0)}, "with 1"), ({"seeds": 2}, "takes three"),
+    ({"rules": (ScalingRule(name="a", exponent=0.0, methods=("Lion",)),)}, "unknown methods"),
+])  # fmt: skip
+def test_a_study_that_makes_no_sense_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(STUDY, **change)
+
+
+def test_another_rule_or_tolerance_is_another_study() -> None:
+    other = dataclasses.replace(STUDY, tolerance=0.2), dataclasses.replace(STUDY, rules=STUDY.rules[:1])
+    assert len({study.at("rung-1").digest for study in (STUDY, *other)}) == 3
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_the_lowest_point_of_a_parabola_is_found_between_the_rates() -> None:
+    angles = np.array([0.01, 0.02, 0.04, 0.08])
+    at, curvature = lowest(angles, 3.0 + 0.7 * np.log(angles / 0.025) ** 2)
+    assert math.exp(at) == pytest.approx(0.025) and curvature == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("mean", [
+    [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0], [2.0, math.nan, 1.0, 2.0], [math.nan] * 4, [1.0, 1.0, 1.0, 1.0],
+])  # fmt: skip
+def test_no_lowest_point_at_an_end_or_beside_a_missing_run(mean: list[float]) -> None:
+    assert all(map(math.isnan, lowest(np.array([0.01, 0.02, 0.04, 0.08]), np.array(mean))))
+
+
+def test_the_jackknife_of_a_mean_is_students_interval() -> None:
+    from scipy import stats
+
+    values = np.array([1.0, 4.0, 2.0, 7.0, 3.5])
+    estimate = jackknife(lambda kept: float(values[kept].mean()), 5, 0.05)
+    low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    assert estimate == Estimate(value=values.mean(), low=pytest.approx(low), high=pytest.approx(high))
+    assert jackknife(lambda kept: math.nan if 2 not in kept else 1.0, 5, 0.05) is None
+
+
+def test_exponents_are_found_and_the_rate_has_that_of_equal_angles_more() -> None:
+    found = by_method(find(STUDY, data_of(STUDY, {"Muon": 0.0, "geodesic, θ = lr": 0.5, "Adam": -0.25})))
+    for method, angle, rate in (("Muon", 0.0, 0.0), ("geodesic, θ = lr", 0.5, 0.5), ("Adam", -0.25, -0.75)):
+        exponent, of_rate = found[method].exponent, found[method].rate_exponent
+        assert exponent is not None and of_rate is not None
+        assert exponent.value == pytest.approx(angle, abs=0.01) and of_rate.value == pytest.approx(rate, abs=0.01)
+        assert exponent.low < exponent.value < exponent.high
+    assert [tested.state for tested in found["Muon"].tested] == ["holds"]
+    assert [tested.state for tested in found["geodesic, θ = lr"].tested] == ["ruled out"]
+    assert [tested.state for tested in found["Adam"].tested] == ["ruled out", "holds"]
+    for scan in found["Adam"].scans:
+        assert scan.best is not None and scan.best_rate is not None
+        assert scan.best.value == pytest.approx(BEST * (scan.width / 64) ** -0.25, rel=0.02)
+        assert scan.best_rate * 0.1 * math.sqrt(scan.width) == pytest.approx(scan.best.value, rel=1e-3)
+
+
+def test_the_cost_of_a_wrong_rule_is_what_the_parabola_says() -> None:
+    found = by_method(find(STUDY, data_of(STUDY, {"Adam": -0.25}, noise=1e-9)))
+    wrong, right = found["Adam"].tested
+    assert wrong.costs.keys() == {32, 128, 256} == right.costs.keys()
+    for width, cost in wrong.costs.items():
+        other = right.costs[width]
+        assert cost is not None and other is not None
+        assert cost.value == pytest.approx(CURVATURE * (0.25 * math.log(width / 64)) ** 2, abs=1e-6)
+        assert other.value == pytest.approx(0.0, abs=1e-6)
+
+
+def test_noise_leaves_a_rule_open_and_a_best_rate_at_an_end_leaves_the_exponent_unknown() -> None:
+    noisy = find(STUDY, data_of(STUDY, {}, noise=0.015))
+    assert "open" in {tested.state for one in noisy for tested in one.tested}
+    beyond = by_method(find(STUDY, data_of(STUDY, {"Muon": 1.5})))["Muon"]
+    assert beyond.exponent is None and beyond.scans[-1].best is None and beyond.scans[1].best is not None
+    assert [tested.state for tested in beyond.tested] == ["open"]
+
+
+def test_a_missing_run_leaves_its_width_without_an_interval() -> None:
+    data = data_of(STUDY, {})
+    row = next(row for row in data["runs"] if row["method"] == "Muon, 128 wide, lr 0.03")
+    del row["final_val_loss"]
+    found = by_method(find(STUDY, data))
+    assert found["Muon"].exponent is None and found["Adam"].exponent is not None
+
+
+@pytest.mark.parametrize("low, high, state", [
+    (-0.1, 0.1, "holds"), (0.05, 0.12, "holds"), (-0.2, 0.1, "open"), (0.05, 0.2, "ruled out"), (0.3, 0.4, "ruled out"),
+])  # fmt: skip
+def test_the_states_of_a_rule(low: float, high: float, state: str) -> None:
+    rule = ScalingRule(name="equal angles", exponent=0.0)
+    assert judge(rule, Estimate(value=(low + high) / 2, low=low, high=high), 0.125) == state
+    assert judge(rule, None, 0.125) == "open"
+
+
+def test_the_joint_interval_holds_as_often_as_it_says() -> None:
+    """In 300 made-up studies, all four exponents lie in their intervals in about 95%."""
+    widths = np.log(np.array(STUDY.widths) / STUDY.base)
+    draw, hits, studies = np.random.default_rng(1), 0, 300
+    grid = np.log(BEST) + np.log(np.array(STUDY.factors))
+    angles = np.exp(grid)
+    for _ in range(studies):
+        losses = CURVATURE * grid_distance(grid) ** 2 + draw.normal(scale=0.004, size=(4, SEEDS, len(widths), 5))
+        inside = True
+        for table in losses:
+
+            def slope(kept: Any, table: Any = table) -> float:
+                means = table[kept].mean(axis=0)
+                return float(np.polyfit(widths, [lowest(angles, mean)[0] for mean in means], 1)[0])
+
+            estimate = jackknife(slope, SEEDS, 0.05 / 4)
+            assert estimate is not None
+            inside &= estimate.low <= 0.0 <= estimate.high
+        hits += inside
+    assert 0.92 < hits / studies
+
+
+def grid_distance(grid: Any) -> Any:
+    return grid - math.log(BEST)
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_which_rule_holds(tmp_path: Path) -> None:
+    data = data_of(STUDY, {"Adam": -0.25})
+    path, analysis, _ = write_transfer_report(STUDY, STUDY.at("rung-1"), data, tmp_path)
+    assert analysis.complete
+    text = path.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| Adam | −0.2")]
+    assert len(rows) == 1 and "| **ruled out** | **holds** | −0.7" in rows[0]
+    (best,) = [line for line in text.splitlines() if line.startswith("| Muon | 0.0") and ", rate " in line]
+    assert best.count("rate 0.0") == 4 and best.endswith("|")
+    (costs,) = [line for line in text.splitlines() if line.startswith("| Adam | equal angles |")]
+    assert costs.count("[") == 3 and "nan" not in text and "None" not in text
+    for name in ("lr_transfer_best.png", "lr_transfer_scans.png"):
+        assert (tmp_path / "figures" / name).stat().st_size > 10_000 and f"figures/{name}" in text
+
+
+def test_a_report_on_unfinished_runs_says_so(tmp_path: Path) -> None:
+    data = data_of(STUDY, {})
+    data["runs"] = [row for row in data["runs"] if "256 wide" not in row["method"]]
+    path, analysis, _ = write_transfer_report(STUDY, STUDY.at("rung-1"), data, tmp_path)
+    text = path.read_text()
+    assert not analysis.complete and "Incomplete: 300 of 400" in text and "| Muon | unknown | **open** |" in text
+
+
+MINI = dataclasses.replace(
+    STUDY, name="mini_transfer", widths=(32, 64, 96), factors=(0.5, 1.0, 2.0), seeds=3, preset="tiny",
+    methods={name: STUDY.methods[name] for name in ("Muon", "Adam")},
+    fields={**{name: value for name, value in SMALL.items() if name not in ("n_embd", "n_head")}, "steps": 8},
+)  # fmt: skip
+
+
+def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = TransferStudy(MINI)
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    arguments = ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+    assert engine.carry_out(study, [*arguments, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "54 runs, 0 finished" in shown and "tuning" not in shown
+    assert engine.carry_out(study, arguments) == 0
+    text = (tmp_path / "out" / "reports" / "MINI_TRANSFER_REPORT.md").read_text()
+    assert "54 runs planned: 54 done." in text and "Incomplete" not in text
+    index = (tmp_path / "out" / "reports" / "README.md").read_text()
+    assert "| equal angles: Muon |" in index and "| nuGPT: Adam |" in index
+    assert "Adam: equal angles **" in index
