@@ -13,10 +13,11 @@ import pytest
 from experiments.lr_transfer import STUDY
 from ngpt.campaign import engine
 from ngpt.campaign.definition import Method
+from ngpt.campaign.report.style import style
 from ngpt.campaign.transfer.analysis import ANGLE, Estimate, Scaling, find, jackknife, judge, lowest
 from ngpt.campaign.transfer.command import TransferStudy
 from ngpt.campaign.transfer.definition import ScalingRule, Transfer
-from ngpt.campaign.transfer.report import write_transfer_report
+from ngpt.campaign.transfer.report import _draw_best, _draw_scans, write_transfer_report
 from ngpt.config import flatten
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -209,6 +210,22 @@ def test_the_report_says_which_rule_holds(tmp_path: Path) -> None:
     assert costs.count("[") == 3 and "nan" not in text and "None" not in text
     for name in ("lr_transfer_best.png", "lr_transfer_scans.png"):
         assert (tmp_path / "figures" / name).stat().st_size > 10_000 and f"figures/{name}" in text
+
+
+def test_the_figures_show_the_best_angles_and_the_differences_from_the_best_rate() -> None:
+    found = find(STUDY, data_of(STUDY, {"Adam": -0.25}, noise=1e-9))
+    with style():
+        best, scans = _draw_best(STUDY, found), _draw_scans(STUDY, found)
+    places = [container[0].get_xydata()[0] for container in best.axes[3].containers]
+    assert places == [pytest.approx([width, BEST * (width / 64) ** -0.25], rel=1e-5) for width in STUDY.widths]
+    equal, nugpt = (line.get_xydata() for line in best.axes[3].lines[-2:])
+    assert equal[:, 1] == pytest.approx([BEST] * 4, rel=1e-5)
+    assert nugpt == pytest.approx(np.array(places), rel=1e-5)
+    line = scans.axes[0].containers[1][0].get_xydata()  # Muon at the base width
+    angles = np.array(STUDY.rates("Muon", 64))
+    losses = CURVATURE * np.log(angles / BEST) ** 2
+    assert line == pytest.approx(np.column_stack([angles, losses - losses.min()]), abs=1e-6)
+    assert [text.get_text() for text in scans.legends[0].get_texts()] == [f"{width} wide" for width in STUDY.widths]
 
 
 def test_a_report_on_unfinished_runs_says_so(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from ngpt.campaign.transfer.analysis import Estimate, Scaling, find
 from ngpt.campaign.transfer.definition import Transfer
 
 HIGHEST = 0.25
-"""nats per token above a panel's lowest mean at which it ends"""
+"""nats per token above the best rate tried, at which panels end"""
 
 
 def write_transfer_report(
@@ -120,15 +120,16 @@ def _draw_best(study: Transfer, found: list[Scaling]) -> Figure:
 def _draw_scans(study: Transfer, found: list[Scaling]) -> Figure:
     """Draw the loss against the angle per step, a panel for each method, a line for each width."""
     shades = [to_hex(shade) for shade in colormaps["viridis"](np.linspace(0, 0.8, len(study.widths)))]
-    figure, grid = subplots(WIDTH, 3.6, 1, len(found), squeeze=False)
+    figure, grid = subplots(WIDTH, 3.6, 1, len(found), squeeze=False, sharey=True)
     for axes, one in zip(grid.flat, found, strict=True):
         _draw_scan(axes, one, shades)
-    grid[0, 0].set_ylabel("loss above the width's lowest mean\n[nats per token]")
+    grid[0, 0].set_ylim(-0.05 * HIGHEST, min(HIGHEST, grid[0, 0].get_ylim()[1]))
+    grid[0, 0].set_ylabel("loss above that at the width's best rate\n[nats per token]")
     handles = [Line2D([], [], color=shade, marker="o", markersize=4, label=f"{width} wide")
                for shade, width in zip(shades, study.widths, strict=True)]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    headline(figure, "Final loss against the mean angle by which the hidden vectors turn per step: mean over seeds and "
-             "95% interval; dotted: best angle")  # fmt: skip
+    headline(figure, "Paired difference in final loss from the best rate tried, mean and 95% interval over seeds, against "
+             "the mean angle by which the hidden vectors turn per step; dotted: best angle")  # fmt: skip
     return figure
 
 
@@ -137,12 +138,12 @@ def _draw_scan(axes: Axes, one: Scaling, shades: list[str]) -> None:
         whole = np.isfinite(scan.losses).all(axis=0) & np.isfinite(scan.angles)
         if not whole.any():
             continue
-        table = scan.losses[:, whole] - scan.losses[:, whole].mean(axis=0).min()
+        losses = scan.losses[:, whole]
+        table = losses - losses[:, [losses.mean(axis=0).argmin()]]
         axes.errorbar(scan.angles[whole], table.mean(axis=0), half_width(table), color=shade, marker="o", markersize=4,
                       capsize=2.5, linewidth=1.3, elinewidth=1)  # fmt: skip
         if scan.best is not None:
             axes.axvline(scan.best.value, color=shade, linestyle=":", linewidth=1)
     axes.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
     axes.set(xscale="log", title=one.method, xlabel="angle per step [rad]")
-    axes.set_ylim(-0.05 * HIGHEST, min(HIGHEST, axes.get_ylim()[1]))
     name_ticks(axes, "x", log_ticks(*axes.get_xlim(), most=5))
