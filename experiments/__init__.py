@@ -13,6 +13,7 @@ from experiments import (
     nca_pretraining,
     orthogonality,
     projection_frequency,
+    scaling_ladder,
     schedules,
     sensitivity,
     sphere_finalists,
@@ -38,6 +39,7 @@ CAMPAIGNS = [
     which_sphere.CAMPAIGN,
     sphere_optimizers.CAMPAIGN,
     sphere_finalists.CAMPAIGN,
+    scaling_ladder.CAMPAIGN,
 ]
 """Campaigns that compare methods, in the order of the index."""
 

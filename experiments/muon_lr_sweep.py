@@ -60,10 +60,10 @@ CAMPAIGN = Campaign(
             fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
             comparison_seeds=5,
             claim=r"""
-                Three hidden rates around the best at `rung-1`, and the auxiliary rate that was best there for both. The
-                number of tokens per non-embedding parameter is the same as at `rung-1`. If the lead shrank from `tiny`
-                to `rung-1` because runs see more tokens, it is now as large as there. Prediction, written before any
-                run at this size: Muon ends lower by 0.04 to 0.08.
+                Three hidden rates around the best at `rung-1`, and the auxiliary rate that was best there for Muon and
+                level with the best for Adam. The number of tokens per non-embedding parameter is the same as at
+                `rung-1`. If the lead shrank from `tiny` to `rung-1` because runs see more tokens, it is now as large as
+                there. Prediction, written before any run at this size: Muon ends lower by 0.04 to 0.08.
             """,
         ),
     },

@@ -29,7 +29,7 @@ LEVELS: list[set[str]] = [
     {"ngpt.campaign.definition"},
     {"ngpt.campaign.execution"},
     {"ngpt.campaign.analysis"},
-    {"ngpt.campaign.report"},
+    {"ngpt.campaign.report", "ngpt.campaign.forecast"},
     {"ngpt.campaign.engine", "ngpt.campaign.standing"},
     {"ngpt.campaign.command", "ngpt.campaign.gates"},
     {"ngpt.campaign.untuned", "ngpt.campaign.entrant"},

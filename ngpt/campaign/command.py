@@ -25,6 +25,7 @@ from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import data_path, row_of
 from ngpt.campaign.execution.execute import FINISHED, Outcome, finished_record
 from ngpt.campaign.execution.reproduce import reproduce
+from ngpt.campaign.forecast import read_forecast, write_forecast
 from ngpt.campaign.report.index import Indexed, Listed, VerdictLine
 from ngpt.campaign.report.markdown import write_report
 from ngpt.campaign.report.words import against, agreement, effect_of, groups, reach, short_name, tokens_of, word_of
@@ -127,8 +128,11 @@ class CampaignStudy(Study[Plan]):
             there = read_json(path)
             same = (there.get("data"), there.get("data_digest")) == (given.text, digest)
             require(same, f"{path}: results on other data of this name: give another --text, or another --reports")
+        reports, before = options.reports_folder(given), given.forecast or given.dry_run
+        needed = bool(campaign.forecast_from) and not before
+        forecast = read_forecast(campaign, seeds, reports) if needed else None
         return Plan(
-            campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
+            forecast=forecast, campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
             comparison_seeds=seeds, data_digest=digest, out=given.out,
         )  # fmt: skip
 
@@ -190,6 +194,18 @@ class CampaignStudy(Study[Plan]):
                 return
         yield plan.comparison_runs(choose_rates(plan)), {}
 
+    def forecast(self, plan: Plan, given: argparse.Namespace) -> int:
+        campaign, reports = plan.campaign, options.reports_folder(given)
+        stated = bool(campaign.forecast_from)
+        require(stated, f"{self.name}: --forecast has no effect, since none is stated for {plan.preset}")
+        runs = (run for batch, _ in self.stages(plan, Outcome()) for run in batch)
+        begun = next((plan.out / run.run_id for run in runs if (plan.out / run.run_id).exists()), None)
+        require(begun is None, f"{begun}: the first run has begun, so that it is too late for a forecast")
+        studies = [self.at(preset, given.text) for preset in campaign.forecast_from]
+        known = [(study.experiment, study.read(reports)) for study in studies]
+        print(write_forecast(campaign, known, plan.comparison_seeds, reports))
+        return 0
+
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         first = next(run.config for run in runs if run.stage != "pretraining")
         sources = [run.config.data for run in runs if run.stage == "pretraining"]
@@ -205,6 +221,7 @@ class CampaignStudy(Study[Plan]):
                          "projection_every": sorted({run.config.optim.lazy_proj_freq for run in runs})},
             "automata": {name: describe(Automaton.named(name))
                          for name in sorted({data.data for data in sources if data.tokenizer == "patches"})},
+            **({} if plan.forecast is None else {"forecast": plan.forecast}),
         }  # fmt: skip
 
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:

@@ -73,6 +73,10 @@ class Study(Indexed, Generic[PlanT]):
         """Repeat published runs and compare them to the bit; return the exit code."""
         raise InputError(f"{self.name} has no runs that --reproduce could repeat")
 
+    def forecast(self, plan: PlanT, given: argparse.Namespace) -> int:
+        """Write a forecast of the results before the first run; return the exit code."""
+        raise InputError(f"{self.name} has nothing that --forecast could forecast")
+
     def watch(self, plan: PlanT) -> int:
         """Show how the experiment stands while another process carries it out; return the exit code."""
         raise InputError(f"{self.name} has no contrasts that --watch could show")
@@ -96,13 +100,15 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     require(sound, f"--seeds must be {study.min_seeds} to {MAX_SEEDS}, and --jobs at least 1")
     plan = study.plan(given)
     jobs = given.jobs or study.usual_jobs(given.device)
-    modes = [name for name in ("dry_run", "report_only", "reproduce", "watch") if vars(given).get(name)]
+    modes = [name for name in ("dry_run", "report_only", "reproduce", "watch", "forecast") if vars(given).get(name)]
     require(len(modes) < 2, " and ".join(map(flag_name, modes)) + " exclude each other")
     if given.dry_run:
         study.show(plan, jobs)
         return 0
     if vars(given).get("reproduce"):
         return study.reproduce(plan, given, jobs)
+    if vars(given).get("forecast"):
+        return study.forecast(plan, given)
     if vars(given).get("watch"):
         return study.watch(plan)
 

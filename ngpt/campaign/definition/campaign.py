@@ -137,6 +137,8 @@ class AtScale:
     """what is asked of each method against its baseline there; empty: the campaign's question"""
     predicted: Mapping[str, Prediction | None] = field(default_factory=dict)
     """prediction for each question that has another one there"""
+    forecast_from: tuple[str, ...] = ()
+    """presets whose results forecast those there; the forecast is written before the first run"""
     reading: str = ""
     does_not_show: str = ""
     follows: str = ""
@@ -178,6 +180,8 @@ class Campaign(Experiment):
     """configuration fields of every run at a preset, by its name, beside `fields`"""
     at_scale: Mapping[str, AtScale] = field(default_factory=dict, repr=False)
     """what is stated for other presets, by name; at one without such a statement, all methods and rates are tried"""
+    forecast_from: tuple[str, ...] = field(default=(), repr=False)
+    """as in `AtScale`"""
     follow_up: Callable[[Mapping[str, NDArray[np.float64]]], str] | None = field(default=None, repr=False)
     """losses on the comparison seeds by method -> what follows from them by a rule in `claim`, as a sentence"""
     depends_on: tuple[str, ...] = field(default=(), repr=False)
@@ -208,6 +212,8 @@ class Campaign(Experiment):
             place = f"{self.name} at {preset}"
             check(preset != self.preset, f"{place}: the usual preset")
             check(names >= (there.lrs or {}).keys(), f"{place}: rates of no method")
+            others = {self.preset, *self.at_scale} - {preset}
+            check(others.issuperset(there.forecast_from), f"{place}: forecast from a preset that is not stated")
             check(there.lrs is not None or there.aux_lrs == (), f"{place}: a grid of the auxiliary rate without `lrs`")
             asked = {contrast.question for contrast in self.at(preset).contrasts()}  # as sound as this
             check(asked >= there.predicted.keys(), f"{place}: a prediction for no question")
@@ -234,7 +240,7 @@ class Campaign(Experiment):
         same = dataclasses.replace(
             self, preset=preset, claim=claim, reading=there.reading, does_not_show=there.does_not_show,
             follows=there.follows, follow_up=None, question=there.question or self.question, at_scale={},
-            fields=self.fields if there.fields is None else there.fields,
+            fields=self.fields if there.fields is None else there.fields, forecast_from=there.forecast_from,
         )  # fmt: skip
 
         def ruled(question: str, rule: Rule) -> Rule:

@@ -88,6 +88,8 @@ class Plan(AnyPlan):
     campaign: Campaign
     tuning_seeds: int
     comparison_seeds: int
+    forecast: Mapping[str, Any] | None = None
+    """of its results, written before its first run, where one is stated"""
 
     def _seeds(self, stage: Stage) -> range:
         """Return the seeds of a stage: none that compares also chooses a rate, and no two numbers of them share one.

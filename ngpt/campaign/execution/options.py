@@ -54,6 +54,8 @@ def add_campaign_flags(parser: Parser) -> None:
     parser.add_argument("--text", metavar="NAME", help=text)
     text = "repeat one published run per method and compare it to the bit"
     parser.add_argument("--reproduce", action="store_true", help=text)
+    text = "run nothing: write what the results at smaller presets say about this one, before its first run"
+    parser.add_argument("--forecast", action="store_true", help=text)
     text = "run nothing: show how the campaign stands whenever a run has ended, until all have"
     parser.add_argument("--watch", action="store_true", help=text)
 

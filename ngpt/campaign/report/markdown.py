@@ -19,6 +19,7 @@ from ngpt.campaign.definition.plan import key_of
 from ngpt.campaign.execution.collect import read_data
 from ngpt.campaign.report import words
 from ngpt.campaign.report.figures import draw_figures
+from ngpt.campaign.report.forecast import forecasts_of
 from ngpt.campaign.report.words import mean_sd, percent, signed
 from ngpt.config import RunConfig
 from ngpt.files import write_text
@@ -44,7 +45,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         "report.md.j2", reports / campaign.report_name, campaign=campaign, analysis=analysis, data=data,
         files=draw_figures(campaign, analysis, data, reports / "figures"),
         headline=words.headline(campaign, analysis, data), cost=cost_of(data),
-        ways=ways_to_be_surer(analysis, data),
+        ways=ways_to_be_surer(analysis, data), forecasts=forecasts_of(data, analysis),
         published=campaign.published.get((data["data"], data["preset"])),
         telemetry=[{k: v for k, v in table.items() if any(k in s.telemetry for s in summaries)}
                    for table in (TURNED, LENGTHS)],

@@ -128,8 +128,8 @@ def _draw_scans(study: Transfer, found: list[Scaling]) -> Figure:
     handles = [Line2D([], [], color=shade, marker="o", markersize=4, label=f"{width} wide")
                for shade, width in zip(shades, study.widths, strict=True)]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    headline(figure, "Paired difference in final loss from the best rate tried, mean and 95% interval over seeds, against "
-             "the mean angle by which the hidden vectors turn per step; dotted: best angle")  # fmt: skip
+    headline(figure, "Paired difference in final loss from the best rate tried, mean and 95% interval over seeds, "
+             "against the mean angle by which the hidden vectors turn per step; dotted: best angle")  # fmt: skip
     return figure
 
 

@@ -10,6 +10,7 @@ from ngpt.campaign.report.figures.differences import draw_differences, draw_pace
 from ngpt.campaign.report.figures.effects import draw_effects
 from ngpt.campaign.report.figures.rates import draw_loss_against_aux_lr, draw_loss_against_lr
 from ngpt.campaign.report.figures.telemetry import draw_automata, draw_scan, draw_telemetry
+from ngpt.campaign.report.forecast import draw_forecasts
 from ngpt.campaign.report.style import Figure, save, style
 
 
@@ -22,6 +23,7 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
         "loss_against_aux_lr": lambda: draw_loss_against_aux_lr(campaign, analysis, data),
         "differences": lambda: draw_differences(campaign, analysis, data),
         "pace": lambda: draw_pace(campaign, analysis, data),
+        "forecast": lambda: draw_forecasts(analysis, data),
         "telemetry": lambda: draw_telemetry(campaign, analysis),
         "automata": lambda: draw_automata(data.get("automata", {})),
     }  # fmt: skip

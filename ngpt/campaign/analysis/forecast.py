@@ -1,0 +1,50 @@
+"""What effects at smaller sizes say about the effect at a larger one. Pure, no torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ngpt.campaign.analysis.statistics import LEVEL, PairedDifference
+from ngpt.campaign.definition.rule import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """A forecast of a mean difference over seeds: the value, and the interval that will hold it 95% of the time."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def extrapolate(sizes: Sequence[float], effects: Sequence[PairedDifference], size: float, seeds: int) -> Band:
+    """Forecast the mean effect at a size, measured on so many seeds, by a straight line in the logarithm of size.
+
+        mean = sum_i w_i m_i,  w_i = 1/k + (x_i - mean x) (x - mean x) / sum_j (x_j - mean x)^2,  x = log size
+        band = mean +- t sqrt(sum_i w_i^2 s_i^2 / n_i + s^2 / seeds)
+
+    sizes: k different positive numbers; with one, the effect is taken for constant. m_i, s_i, n_i: mean, standard
+    deviation and seeds of the effects; s: their pooled standard deviation. t: Student's quantile at Welch and
+    Satterthwaite's degrees of freedom. The band is that of the noise over seeds: it holds if the effects lie on a line.
+    """
+    different = len({*sizes}) == len(sizes) == len(effects) > 0
+    sound = different and min(*sizes, size, seeds) > 0
+    check(sound, f"a forecast needs effects at different positive sizes, got {list(sizes)}, and seeds, got {seeds}")
+    x = np.log(np.asarray(sizes, dtype=np.float64))
+    spread = float(np.square(x - x.mean()).sum())
+    lever = (x - x.mean()) * (math.log(size) - x.mean()) / spread if spread else np.zeros_like(x)
+    weights = 1 / len(x) + lever
+    freedoms = np.array([effect.n - 1 for effect in effects], dtype=np.float64)
+    variances = np.array([effect.sd**2 for effect in effects])
+    pooled = float((freedoms * variances).sum() / freedoms.sum())
+    terms = [*(weights**2 * variances / (freedoms + 1)), pooled / seeds]
+    total = math.fsum(terms)
+    mean = float(weights @ np.array([effect.mean for effect in effects]))
+    if not total:
+        return Band(mean=mean, low=mean, high=mean)
+    degrees = total**2 / math.fsum(term**2 / f for term, f in zip(terms, [*freedoms, freedoms.sum()], strict=True))
+    half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * math.sqrt(total)
+    return Band(mean=mean, low=mean - half, high=mean + half)

@@ -1,0 +1,11 @@
+"""Run the campaign: `python runners/scaling_ladder.py` -> runs/reports/SCALING_LADDER_REPORT.md."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the runs' processes import this file too and need nothing from it
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from experiments import INDEX
+    from ngpt.campaign.engine import main
+
+    main("scaling_ladder", INDEX)
