@@ -14,8 +14,8 @@ CAMPAIGN = Campaign(
         carried over.
 
         Muon against Adam and Muon with a geodesic step against Adam are what `muon_lr_sweep` and `geodesic_muon` ask at
-        one size each; here the sizes are what is varied. No rule of `sphere_finalists` was better than Muon, so there is
-        no fourth method.
+        one size each; here the sizes are what is varied. No rule of `sphere_finalists` was better than Muon, so there
+        is no fourth method.
 
         Prediction: both Muons end lower than Adam at every rung, by about as much at `rung-2` as at `rung-1`, and the
         geodesic step is level with projection.

@@ -9,8 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ngpt.errors import InputError, exit_code_of, require
-from ngpt.files import is_locked, leftovers, read_json
+from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
+from ngpt.files import holds_any, is_locked, leftovers, read_json
 from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, tensors_sha256
 from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord, read_metrics, read_record
 
@@ -19,13 +19,23 @@ def runs_in(folder: Path) -> list[Path]:
     """Return the run folders in `folder`, `folder` itself included. Raises InputError if there is none."""
     require(folder.is_dir(), f"{folder}: no such folder")
     places = (one for one in (folder, *sorted(folder.iterdir())) if one.is_dir())
-    found = [one for one in places if any((one / name).exists() for name in CHECKS)]
+    found = [one for one in places if holds_any(one, CHECKS)]
     require(bool(found), f"{folder}: no run in it")
     return found
 
 
 def examine(folder: Path) -> tuple[str, list[str], list[str]]:
-    """Return a run's status, which may be "in progress" or "unknown", what is damaged in its folder, and notes."""
+    """Return a run's status, what is damaged in its folder, and notes.
+
+    The status may also be "in progress", "unknown", or "unreadable" without the right to read its files.
+    """
+    try:
+        return _examine(folder)
+    except PermissionError as error:
+        return "unreadable", [], [f"{error.filename}: {error.strerror}: not examined"]
+
+
+def _examine(folder: Path) -> tuple[str, list[str], list[str]]:
     if is_locked(folder.parent / ".locks" / folder.name):
         return "in progress", [], [f"{folder}: a process is working on it: not examined"]
     notes = []
@@ -60,6 +70,8 @@ def _damage(folder: Path, record: RunRecord) -> list[str]:
             continue
         try:
             problem = check(path, record)
+        except PermissionError:
+            raise
         except InputError as error:
             problem = str(error)
         except OSError as error:
@@ -138,4 +150,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_the_reader()
     sys.exit(exit_code_of(lambda: main(sys.argv[1:]), only_prints=True))

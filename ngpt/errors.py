@@ -77,7 +77,7 @@ def lasting_streams() -> Iterator[LastingStream]:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # nor in the processes that this one starts
     out, err = (LastingStream(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
     with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
         try:

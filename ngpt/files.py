@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,19 @@ def require_readable(path: Path) -> None:
         path.open("rb").close()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+
+
+def is_forbidden(error: BaseException | None) -> bool:
+    """Return whether an error says, or was raised because, something may not be read."""
+    return error is not None and (isinstance(error, PermissionError) or is_forbidden(error.__cause__))
+
+
+def holds_any(folder: Path, names: Iterable[str]) -> bool:
+    """Return whether a folder holds one of these files, or may not be looked into."""
+    try:
+        return any((folder / name).exists() for name in names)
+    except PermissionError:
+        return True
 
 
 def json_text(content: dict[str, Any], *, indent: int | None = None) -> str:

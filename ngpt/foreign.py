@@ -52,7 +52,11 @@ class Origin:
 
 @functools.cache
 def origin_of(optimizer: str) -> Origin:
-    """Return where a class comes from, without importing it. Raises InputError if it is not there."""
+    """Return where a class came from when first asked, without importing it. Raises InputError if it is not there."""
+    return _origin(optimizer)
+
+
+def _origin(optimizer: str) -> Origin:
     found = CLASS.fullmatch(optimizer)
     assert found is not None
     where, name = found["where"], found["name"]
@@ -136,6 +140,8 @@ def load_class(optimizer: str) -> type:
     except (Exception, SystemExit) as error:  # whatever a user's file does when it is imported
         place = _place_of(error, origin)
         raise InputError(f"--optimizer {optimizer}: {place}{type(error).__name__}: {error}") from error
+    same = _origin(optimizer) == origin
+    require(same, f"--optimizer {optimizer}: {origin.text} has changed since this process started: start it again")
     kind = getattr(module, found["name"], None)
     require(kind is not None, f"--optimizer {optimizer}: there is no {found['name']} in {found['where']}")
     import torch  # imported late: a wrong name need not wait for it

@@ -1,9 +1,12 @@
 """A finished run as objects to work with: `from ngpt import load_run`."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ngpt.config import RunConfig, from_dict
@@ -29,6 +32,18 @@ class SavedRun:
     config: RunConfig
 
 
+@contextmanager
+def _as_in_a_run() -> Iterator[None]:
+    """Build on the CPU and in float32, whatever PyTorch's defaults are in this process."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
+
+
 def load_run(folder: str | os.PathLike[str]) -> SavedRun:
     """Load the run in `folder` with its final weights.
 
@@ -51,7 +66,8 @@ def load_run(folder: str | os.PathLike[str]) -> SavedRun:
     kind = default_tokenizer(data) if named == "auto" else named
     tokenizer = None if kind == "patches" else Tokenizer(kind)
     vocab_size = Automaton.named(data).vocab_size if tokenizer is None else tokenizer.vocab_size
-    model = build_model(config.model, vocab_size, seed=config.seed)
+    with _as_in_a_run():
+        model = build_model(config.model, vocab_size, seed=config.seed)
     weights = {f"model.{name}": weight for name, weight in tensors.items()}
     unpack_state(path, weights, dict(model.named_parameters()), {})
     return SavedRun(folder=place, model=model.eval(), tokenizer=tokenizer, record=record, config=config)

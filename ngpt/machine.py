@@ -11,8 +11,8 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 DEVICES = Path("/dev")
 
-GPU_NODES = ("nvidia*", "dxg", "nvhost*", "nvmap", "nvgpu*")
-"""device files of NVIDIA's driver: on servers and workstations, in Windows' Linux, and on Tegra"""
+GPU_NODES = ("nvidia*", "dxg", "nvhost*", "nvmap", "nvgpu*", "kfd")
+"""device files of drivers: NVIDIA's on servers and workstations, in Windows' Linux and on Tegra, and AMD's"""
 
 
 def core_count() -> int:

@@ -111,7 +111,7 @@ def orthogonalize(
         X = G.to(dtype)
         length = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True) if norm is None else norm.to(dtype)
         X = X / (length * safety if safety != 1.0 else length).clamp_min(eps)
-    elif norm is None:
+    elif norm is None or dtype == torch.float16:  # a given norm need not fit into float16
         X = _normalized(G, dtype, safety)
     else:
         X = G.to(dtype) / torch.where(norm > 0, norm * safety, 1.0).to(dtype)

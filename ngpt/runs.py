@@ -14,7 +14,7 @@ from typing import Any
 from ngpt.command import Parser
 from ngpt.cost import duration
 from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
-from ngpt.files import is_locked
+from ngpt.files import holds_any, is_forbidden, is_locked
 from ngpt.training.record import CHECKPOINT, FILES, RunRecord, latest_metrics, read_record
 
 
@@ -27,8 +27,8 @@ class Row:
     name: str | None = None
     """its name for people, if it has one"""
     state: str
-    """running, interrupted (--resume continues it), killed (before its first checkpoint), done, diverged, failed, or
-    damaged"""
+    """running, interrupted (--resume continues it), killed (before its first checkpoint), done, diverged, failed,
+    damaged, or unreadable (without the right to read it)"""
     steps: int | None = None
     planned_steps: int | None = None
     budget_seconds: float | None = None
@@ -57,7 +57,8 @@ def row_of(folder: Path) -> Row:
         busy = busy or is_locked(lock)  # it may have started just before its record was read
         age = _age(folder, record)
     except (InputError, OSError) as error:
-        return Row(id=folder.name, state="damaged", message=" ".join(str(error).split()))
+        state = "unreadable" if is_forbidden(error) else "damaged"
+        return Row(id=folder.name, state=state, message=" ".join(str(error).split()))
     batch, context = _number(record, "train", "batch_size"), _number(record, "model", "seq_len")
     budget, planned = _number(record, "train", "time_budget_seconds"), _number(record, "train", "steps")
     speed, steps = record.tokens_per_second, max(record.steps, int(last.get("step", 0)))
@@ -108,7 +109,7 @@ def rows_in(folder: Path, sort: str = "final_loss") -> list[Row]:
     require(folder.is_dir(), f"{folder}: no such folder")
     place = folder.resolve()
     folders = (one for one in (place, *place.iterdir()) if one.is_dir())
-    rows = [row_of(one) for one in folders if any((one / name).exists() for name in FILES)]
+    rows = [row_of(one) for one in folders if holds_any(one, FILES)]
     require(bool(rows), f"{folder}: no run in it")
 
     def key(row: Row) -> tuple[bool, Any, str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ngpt.command import Parser
 from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
 from ngpt.loading import SavedRun, load_run
+from ngpt.training.environment import default_threads
 
 
 def stream(
@@ -80,8 +81,10 @@ def build_parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Print the prompt and its continuation as it comes."""
     given: argparse.Namespace = build_parser().parse_args(arguments)
+    run = load_run(given.run)
+    torch.set_num_threads(default_threads(run.config, 1))
     pieces = stream(
-        load_run(given.run), given.prompt, tokens=given.tokens, temperature=given.temperature, top_k=given.top_k,
+        run, given.prompt, tokens=given.tokens, temperature=given.temperature, top_k=given.top_k,
         seed=given.seed,
     )  # fmt: skip
     print(given.prompt, end="", flush=True)

@@ -249,7 +249,8 @@ def _folder(path: Path) -> Source:
     """Return the files of a folder.
 
     If names of files or subfolders say which are for training and which for validation, only those count, and of them
-    only files with a data suffix if those suffice. Otherwise every file below the folder is read, and the text split.
+    only files with a data suffix if those suffice. Otherwise every file below the folder is read, and the text split;
+    also if files without a data suffix are so named among others of their kind, as in a folder of sources.
     """
     entries = _entries(path)
     data = [entry for entry in entries if entry.suffix.lower() in DATA_SUFFIXES and not entry.is_dir()]
@@ -258,7 +259,7 @@ def _folder(path: Path) -> Source:
         both = next((entry for entry in candidates if len(words_of(entry)) == 2), None)
         if both is not None and (candidates is data or all(parts.values())):
             raise InputError(f"{both}: its name says both 'train' and 'val'")
-        if all(parts.values()):
+        if all(parts.values()) and not (candidates is entries and _among_others(parts, entries)):
             train, val = ([look(file) for entry in parts[word] for file in _below(entry)] for word in ("train", "val"))
             for word, part in (("train", train), ("val", val)):
                 require(bool(part), f"{parts[word][0]}: an empty folder")
@@ -280,6 +281,14 @@ def _folder(path: Path) -> Source:
     readable, unread = ([file for file in files if (file.format is not None) == good] for good in (True, False))
     require(bool(readable), f"{path}: nothing to read: {files[0].path.name} looks like {files[0].looks_like}")
     return _sound(path, Source(kind="files", name=path.name, files=tuple(readable), unread=tuple(unread)))
+
+
+def _among_others(parts: dict[str, list[Path]], entries: list[Path]) -> bool:
+    """Return whether files of `parts` have the suffix of a file in or below the other entries."""
+    chosen = {entry for part in parts.values() for entry in part}
+    suffixes = {entry.suffix.lower() for entry in chosen if not entry.is_dir()}
+    others = (file for entry in entries if entry not in chosen for file in _below(entry))
+    return any(file.suffix.lower() in suffixes for file in others)
 
 
 def _sound(path: Path, source: Source) -> Source:

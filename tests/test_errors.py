@@ -68,3 +68,27 @@ def test_a_finished_run_stays_finished(tmp_path: Path, streams: str) -> None:
 def test_help_needs_no_docstrings(module: str) -> None:
     done = subprocess.run([sys.executable, "-OO", "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage")
+
+
+def test_a_closed_stream_stays_closed_in_the_processes_that_a_command_starts(tmp_path: Path) -> None:
+    """A file that such a process opens must not become its standard error."""
+    child = (
+        "import os, sys; there = [str(n) for n in range(3) if os.path.exists(f'/dev/fd/{n}')]; "
+        "open(sys.argv[1], 'w').write(''.join(there))"
+    )
+    (tmp_path / "command.py").write_text(
+        "import subprocess, sys\nfrom ngpt.errors import exit_code_of\n"
+        f"start = lambda: subprocess.run([sys.executable, '-c', {child!r}, sys.argv[1]], close_fds=False).returncode\n"
+        "sys.exit(exit_code_of(start))\n"
+    )
+    line = f"{sys.executable} {tmp_path / 'command.py'} {tmp_path / 'found'} <&- >&- 2>&-"
+    subprocess.run(["bash", "-c", line], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    assert (tmp_path / "found").read_text() == "012"
+
+
+def test_a_run_needs_no_docstrings_and_no_assertions(tmp_path: Path) -> None:
+    small = "--optimizer muon --steps 2 --n-layer 1 --n-embd 16 --n-head 2 --eval-tokens 64 --threads 1".split()
+    command = [sys.executable, "-OO", "train_architectural.py", *small, "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert '"status": "done"' in next(tmp_path.glob("*/record.json")).read_text(encoding="utf-8")

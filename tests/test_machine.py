@@ -47,7 +47,10 @@ def test_a_quota_counts_as_fewer_cores(tmp_path: Path, monkeypatch: pytest.Monke
     assert core_count() == {math.inf: 8, 0.5: 1, 1.5: 2, 2.0: 2, 3.0: 3}[quota]
 
 
-@pytest.mark.parametrize("nodes", [[], ["nvidia0"], ["nvidia3", "nvidiactl"], ["dxg"], ["nvhost-gpu"], ["null"]])
+NODES = [[], ["nvidia0"], ["nvidia3", "nvidiactl"], ["dxg"], ["nvhost-gpu"], ["kfd"], ["null"]]
+
+
+@pytest.mark.parametrize("nodes", NODES)
 @pytest.mark.parametrize("visible", [True, False])
 def test_pytorch_decides_whether_there_is_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: list[str], visible: bool

@@ -19,7 +19,7 @@ POLYNOMIAL: list[Orthogonalizer] = [
     "newton-schulz-cubic", "newton-schulz-literal", "newton-schulz", "you", "polar-express"
 ]  # fmt: skip
 EVERY: list[Orthogonalizer] = [*POLYNOMIAL, "svd"]
-WORKING = [torch.float64, torch.float32, torch.bfloat16]
+WORKING = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 EPS64, EPS32 = (torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32))
 
 GROWTH = 256
@@ -162,23 +162,25 @@ def test_no_power_of_two_changes_a_bit(method: Orthogonalizer, dtype: torch.dtyp
     assert torch.equal(together, same)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("method", [method for method in EVERY if method != "svd"])
 def test_no_power_of_two_changes_a_bit_where_the_norm_is_given(method: Orthogonalizer, dtype: torch.dtype) -> None:
     G = spread((10, 16), 0)
-    stack = (G * 2.0 ** POWERS.reshape(-1, 1, 1)).to(dtype)
+    stack = (G * 2.0 ** POWERS.reshape(-1, 1, 1)).to(torch.float32 if dtype == torch.float16 else dtype)
     norms = torch.linalg.matrix_norm(stack.double(), keepdim=True).float()
     found = polar.orthogonalize(stack, method=method, steps=5, dtype=dtype, norm=norms)
     assert torch.equal(found, found[:1].expand_as(found)) and found.abs().max() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("method", EVERY)
-def test_any_factor_changes_no_more_than_its_rounding(method: Orthogonalizer) -> None:
+def test_any_factor_changes_no_more_than_its_rounding(method: Orthogonalizer, dtype: torch.dtype) -> None:
     G = matrices((3, 16, 24), torch.float32)
-    plain = polar.orthogonalize(G, method=method, steps=5)
+    plain = polar.orthogonalize(G, method=method, steps=5, dtype=dtype)
+    bound = 16 * torch.finfo(dtype).eps if dtype != torch.float32 else GROWTH * EPS32
     for factor in torch.logspace(-30, 30, 241, dtype=torch.float64).tolist():
-        scaled = polar.orthogonalize(G * factor, method=method, steps=5)
-        torch.testing.assert_close(scaled, plain, rtol=0, atol=GROWTH * EPS32, msg=f"factor {factor:.3g}")
+        scaled = polar.orthogonalize(G * factor, method=method, steps=5, dtype=dtype)
+        torch.testing.assert_close(scaled, plain, rtol=0, atol=bound, msg=f"factor {factor:.3g}")
 
 
 @pytest.mark.parametrize("method", EVERY)

@@ -53,7 +53,8 @@ class SimpleMuon(torch.optim.Optimizer):
     match_step: "rms" gives O the Frobenius norm of an exact polar factor; "angle" makes lr the mean rotation of each
         matrix in radians; "none".
     geodesic: rotate each unit vector by the angle lr ("lr") or lr |u| ("lr-norm") instead of stepping straight; None.
-    tangent: remove the radial part of the update "before" the polar factor, "after" it, "both" or "none".
+    tangent: remove the radial part of the "gradient", of the update "before" the polar factor, "after" it, or in
+        "both" places; "none".
     momentum_transport: carry the momentum along with the vectors: "project", "parallel", "rotate" or "none".
     normuon: NorMuon's variance reduction over the shorter side ("short-axis") or over rows ("rows"); None.
     beta2: decay of NorMuon's second moment, in [0, 1).

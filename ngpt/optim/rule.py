@@ -19,11 +19,11 @@ Each line of the functions below is one of these steps: a pure function of `ngpt
 and X are stacks (..., m, n) of matrices of one shape, and `o` is a group of SimpleMuon, whose options are read at every
 step. Lazy projection comes after step 12, every K steps, and is `ngpt.optim.projection`.
 
-`update_momentum` and a plain `apply` act on single entries, so for sharded matrices (`ngpt.optim.sharded_stack`) they
-run on the shards. Everything else runs on gathered matrices.
+For sharded matrices (`ngpt.optim.sharded_stack`), `look_ahead` and a plain `apply`, which act on single entries, run on
+the shards. Everything else runs on gathered matrices.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ Options = Mapping[str, Any]
 State = Mapping[str, Tensor]
 
 
+def stacked_tangents(W: Sequence[Tensor], G: Iterable[Tensor], *, dim: int) -> Tensor:
+    """Return the tangential parts of N matrices G at N matrices W, (N, m, n)."""
+    return sphere.tangent(torch.stack(list(W)), G if isinstance(G, Tensor) else torch.stack(list(G)), dim=dim)
+
+
 def before_polar(
     W: Sequence[Tensor], G: Iterable[Tensor], M: Iterable[Tensor], o: Options, *, out: Tensor
 ) -> list[Tensor]:
@@ -44,23 +49,33 @@ def before_polar(
     W, G, M: N matrices (m, n) each; out: (N, m, n). Returns the Frobenius norms of the matrices in `out` if a kernel
     has computed them on the way, else an empty list.
     """
+    norms = look_ahead(W, G, M, o, out=out)
+    return norms if tangent_input(W, out, o) is None else []
+
+
+def look_ahead(
+    W: Sequence[Tensor], G: Iterable[Tensor], M: Iterable[Tensor], o: Options, *, out: Iterable[Tensor],
+    tangents: Callable[..., Iterable[Tensor]] = stacked_tangents,
+) -> list[Tensor]:  # fmt: skip
+    """Apply steps 1 to 3 to each matrix, or to shards of matrices; arguments and result as in `before_polar`.
+
+    tangents: W, G -> the tangential part of G, where that takes more than these shards.
+    """
     if o["tangent"] == "gradient":
-        G = sphere.tangent(torch.stack(list(W)), torch.stack(list(G)), dim=sphere_axis(o))
-    norms = update_momentum(G, M, o, out=out)
-    if o["tangent"] in ("before", "both"):
-        out.copy_(sphere.tangent(torch.stack(list(W)), out, dim=sphere_axis(o)))
-        norms = []
-    return norms
-
-
-def update_momentum(G: Iterable[Tensor], M: Iterable[Tensor], o: Options, *, out: Iterable[Tensor]) -> list[Tensor]:
-    """Apply steps 2 and 3 to each matrix; arguments and result as in `before_polar`."""
+        G = tangents(W, G, dim=sphere_axis(o))
     mu, nesterov = o["momentum"], o["nesterov"]
     norms = [
         steps.momentum_and_look_ahead(M_i, G_i, mu, nesterov=nesterov, out=X_i)
         for M_i, G_i, X_i in zip(M, G, out, strict=True)
     ]
     return [norm for norm in norms if norm is not None]
+
+
+def tangent_input(W: Sequence[Tensor], X: Tensor, o: Options) -> Tensor | None:
+    """Apply step 4 to the polar factor's input X (N, m, n) in place; return it if that changed it."""
+    if o["tangent"] not in ("before", "both") or not len(X):
+        return None
+    return X.copy_(stacked_tangents(W, X, dim=sphere_axis(o)))
 
 
 def refine(O: Tensor, state: State, o: Options) -> Tensor:

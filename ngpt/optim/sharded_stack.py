@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ngpt import sphere
 from ngpt.optim import rule, steps
 from ngpt.optim.sharded import Transfer, gather_to_owners, local_of, scatter_to_shards, shard_layout, tangents
 from ngpt.optim.stack import Stack
@@ -57,10 +56,11 @@ class ShardedStack:
         """Compute the look-ahead on the shards and send it to the owners."""
         momenta = [state["momentum_buffer"] for state in self.shards.states]
         inputs = [torch.empty_like(W, dtype=self.shards.input_dtype) for W in self.parameters]
-        gradients = self.shards.gradients
-        if self.group["tangent"] == "gradient":
-            gradients = tangents(self.sharded, self.gradients, dim=rule.sphere_axis(self.group))
-        rule.update_momentum(gradients, momenta, self.group, out=inputs)
+
+        def of_whole(W: Sequence[Tensor], G: Sequence[Tensor], *, dim: int) -> list[Tensor]:
+            return tangents(self.sharded, self.gradients, dim=dim)  # each vector may lie on several ranks
+
+        rule.look_ahead(self.parameters, self.shards.gradients, momenta, self.group, out=inputs, tangents=of_whole)
         going = self._transfers([X.to(self.input_dtype) for X in inputs])
         going += self._transfers(self.parameters) if self.reads_weights else []
         self.receive = gather_to_owners(going + self._state_transfers())
@@ -74,8 +74,7 @@ class ShardedStack:
         self.receive([*X, *weights, *(state[key] for key in self.carried for state in states)])
         self.whole = Stack(weights, [], states, self.group)
         del self.receive
-        if here and self.group["tangent"] in ("before", "both"):
-            X.copy_(sphere.tangent(torch.stack(weights), X, dim=rule.sphere_axis(self.group)))
+        rule.tangent_input(weights, X, self.group)
         return []
 
     def apply(self, O: Tensor) -> None:

@@ -36,6 +36,9 @@ GRACE_SECONDS = 8.0
 NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler")
 """Parts of the messages of PyTorch's and Triton's compilers"""
 
+FAILED_COMPILER = "C++ compile error"
+"""Part of PyTorch's message where the compiler was found and failed"""
+
 
 def choose_device(name: str, index: int = 0) -> torch.device:
     """Return the device that `--device` names; with several GPUs the `index`-th. Raises InputError if there is none."""
@@ -127,13 +130,17 @@ def out_of_memory_as_error(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def missing_compiler_as_error() -> Iterator[None]:
-    """Turn what torch.compile raises on a machine without a compiler into an InputError of one line."""
+    """Turn what torch.compile raises without a compiler, or with one that fails, into an InputError of one line."""
     try:
         yield
     except RuntimeError as error:
-        if not any(text in str(error) for text in NO_COMPILER):
-            raise
-        raise InputError("--compile needs a C++ compiler such as g++; PyTorch finds none on this machine") from error
+        need = "--compile needs a C++ compiler such as g++"
+        if any(text in str(error) for text in NO_COMPILER):
+            raise InputError(f"{need}; PyTorch finds none on this machine") from error
+        if FAILED_COMPILER in str(error):
+            said = next((line for line in str(error).splitlines() if "error:" in line), "it says nothing of why")
+            raise InputError(f"{need} and Python's headers; the one on this machine fails: {said.strip()}") from error
+        raise
 
 
 class StopRequest:

@@ -279,7 +279,9 @@ class Run:
     def _end_inside_a_step(self) -> None:
         """Record the end of a run whose step did not end when a signal came."""
         self.record.status = "killed"
-        self.record.message = "stopped by a signal inside a long step; --resume continues from the last checkpoint"
+        saved = (self.folder / CHECKPOINT).exists()
+        how = "--resume continues from the last checkpoint" if saved else "--resume starts over: there is no checkpoint"
+        self.record.message = f"stopped by a signal inside a long step; {how}"
         self._write_record()
         self._note(f"{self.record.message}: {self.folder}")
 

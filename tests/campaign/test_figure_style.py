@@ -1,7 +1,9 @@
 """The look of figures: colors, emphasis, labels, ticks, ranges, and the files."""
 
 import doctest
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -185,3 +187,21 @@ def test_a_figure_is_written_as_png_and_svg(tmp_path: Path) -> None:
         axes.plot([0, 1], [0, 1])
         save(figure, tmp_path / "a.png")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.svg"}
+
+
+def test_neither_a_matplotlibrc_nor_a_notebooks_backend_reaches_a_figure(tmp_path: Path) -> None:
+    """TeX, huge letters, and a backend whose package is not there."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\nbackend: module://no_such_package\n")
+    (tmp_path / "draw.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom ngpt.campaign.report.style import save, style, subplots\n"
+        "with style():\n    figure, axes = subplots(4, 3)\n    axes.plot([1, 2], [3, 1], label='a_b')\n"
+        "    axes.legend()\n    save(figure, Path(sys.argv[1]))\n"
+    )
+    hostile = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": "module://matplotlib_inline.no_such"}
+    for name, more in (("plain", {}), ("hostile", hostile)):
+        command = [sys.executable, str(tmp_path / "draw.py"), str(tmp_path / f"{name}.png")]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **more}
+        subprocess.run(command, env=environment, check=True, timeout=120)
+    for suffix in (".png", ".svg"):
+        plain, other = ((tmp_path / name).with_suffix(suffix).read_bytes() for name in ("plain", "hostile"))
+        assert plain == other

@@ -135,6 +135,7 @@ FOLDERS: dict[str, tuple[dict[str, Maker], str]] = {
     "text in subfolders": ({"train/a": text, "validation/b": text}, "bytes"),
     "shards in subfolders": ({"train/a.bin": shard, "val/a.bin": shard}, "gpt2"),
     "sources": ({"train.py": text, "a/b/model.py": text, ".git/HEAD.bin": shard}, "bytes"),
+    "sources of a trainer": ({"training.py": text, "validation.py": text, "model.py": text}, "bytes"),
     "several formats": ({"a.md": text, "b.jsonl": lines, "c.parquet": parquet}, "bytes"),
     "named without a suffix": ({"wiki.train.tokens": text, "wiki.valid.tokens": text}, "bytes"),
 }
@@ -307,3 +308,16 @@ def test_a_file_that_changes_while_it_is_read_is_named(
         return corpus.require_unchanged()
     with pytest.raises(InputError, match=r"a\.bin: changed while in use"):
         corpus.require_unchanged()
+
+
+@pytest.mark.parametrize(("files", "read"), [
+    (("training.py", "validation.py", "model.py", "README.md"), 4),
+    (("training.py", "validation.py", "parts/model.py"), 3),
+    (("training.py", "validation.py"), 2), (("train", "val", "README.md"), 2),
+    (("train/a.py", "val/b.py", "model.py"), 2), (("wiki.train.tokens", "wiki.valid.tokens", "LICENSE"), 2),
+])  # fmt: skip
+def test_names_split_only_files_that_are_not_among_others_of_their_kind(
+    files: tuple[str, ...], read: int, tmp_path: Path
+) -> None:
+    source = source_of(str(fill(tmp_path, dict.fromkeys(files, text))))
+    assert len(source.read) == read and bool(source.train) == (read == 2)

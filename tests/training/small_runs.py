@@ -11,7 +11,8 @@ import socket
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import util
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,24 @@ def killed(config: RunConfig, out: Path, at: int = 8) -> Path:
     (folder,) = out.glob(f"*-s{config.seed}")
     assert (folder / CHECKPOINT).is_file() and read_record(folder).status == "killed"
     return folder
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up root's right to read everything, if there is one."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def open_up(folder: Path) -> None:
+    """Let everybody read a folder of runs, and pass through the folders above it."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    for above in folder.parents[:-2]:
+        above.chmod(above.stat().st_mode | 0o111)

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_runs import as_nobody
 from torch import Tensor, nn
 
 from ngpt.config import RunConfig
@@ -28,19 +28,6 @@ TENSORS = {
     "empty": torch.empty(0, 2),
     "counts": torch.tensor([2**62, -1]),
 }
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Give up root's right to read everything, if there is one."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @pytest.mark.parametrize("read", [read_tensors, read_json])

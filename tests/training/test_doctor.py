@@ -4,12 +4,14 @@ import hashlib
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import killed, small, start
+from small_runs import as_nobody, killed, open_up, small, start
 
 from ngpt import doctor
 from ngpt.errors import EXIT_BAD_INPUT, exit_code_of
@@ -203,3 +205,19 @@ def test_a_line_lost_at_the_end_of_the_metrics_is_seen(copied: Path, capsys: pyt
     (folder / "metrics.jsonl").write_text("".join(lines[:-1]))
     code, lines = diagnosis(copied, capsys)
     assert code == 1 and any("metrics.jsonl: its lines end at step 11 of 12" in line for line in lines)
+
+
+@pytest.mark.parametrize("closed", ["record.json", WEIGHTS, ""])
+def test_what_may_not_be_read_is_not_examined(copied: Path, closed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    open_up(copied)
+    (one_of(copied, WEIGHTS) / closed).chmod(0)
+    with as_nobody():
+        code, lines = diagnosis(copied, capsys)
+    assert code == 0 and lines[-1].endswith("1 unreadable; 0 damaged files") and len(lines) == 3
+    assert any(line.endswith("Permission denied: not examined") for line in lines)
+
+
+def test_a_closed_pipe_ends_the_doctor_quietly(copied: Path) -> None:
+    line = f"{sys.executable} -m ngpt.doctor {copied} | true; exit ${{PIPESTATUS[1]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=Path(doctor.__file__).parents[1], capture_output=True, text=True)
+    assert done.stderr == ""

@@ -257,3 +257,27 @@ def test_a_closed_pipe_ends_it_quietly(folder: Path) -> None:
         assert len(process.stdout.read(20)) == 20
         process.stdout.close()
         assert process.wait(60) != 0 and process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_what_pytorch_builds_by_default_does_not_matter(folder: Path, run: SavedRun, dtype: torch.dtype) -> None:
+    """A notebook may have set another dtype, or another device."""
+    torch.set_default_dtype(dtype)
+    torch.set_default_device("meta")
+    try:
+        found = load_run(folder)
+        assert torch.get_default_dtype() == dtype and torch.empty(1).device.type == "meta"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    tensors = [*run.model.parameters(), *run.model.buffers()]
+    for mine, usual in zip([*found.model.parameters(), *found.model.buffers()], tensors, strict=True):
+        assert mine.dtype == usual.dtype and mine.device.type == "cpu" and torch.equal(mine, usual)
+
+
+def test_text_is_sampled_on_as_many_threads_as_a_run_takes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(2)
+    try:
+        assert sample.main([str(folder), "--tokens", "2"]) == 0 and torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import killed, small, start
+from small_runs import as_nobody, killed, open_up, small, start
 
 from ngpt import runs
 from ngpt.errors import exit_code_of
@@ -199,3 +199,16 @@ def test_an_age_is_the_time_since_the_end_or_the_last_row(folder: Path, capsys: 
     assert row(folder, 1, capsys)["age"] == pytest.approx(7205, abs=60)
     seconds = (0, 119, 120, 7200.5, 1e6)
     assert [runs.duration(one) for one in seconds] == ["0 s", "119 s", "2 min", "2 h", "11 d"]
+
+
+@pytest.mark.parametrize("closed", ["record.json", ""])
+def test_what_may_not_be_read_is_not_called_damaged_and_hides_nothing(
+    folder: Path, closed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of a run, or its folder."""
+    open_up(folder)
+    (seed_of(folder, 0) / closed).chmod(0)
+    with as_nobody():
+        found = {row["id"][-1]: row for row in listed(folder, capsys)}
+    assert {seed: row["state"] for seed, row in found.items()} == {"0": "unreadable", "1": "interrupted", "2": "done"}
+    assert "Permission denied" in found["0"]["message"]

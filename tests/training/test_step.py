@@ -184,12 +184,22 @@ def test_a_process_prepared_for_a_gpu_leaves_the_default_stream(monkeypatch: pyt
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
-def test_without_a_compiler_torch_compile_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_that_works_torch_compile_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
     monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
     with pytest.raises(InputError, match=r"^--compile needs a C\+\+ compiler"), missing_compiler_as_error():
         torch.compile(lambda x: x.sin() + 1)(torch.ones(3))
+    failing = tmp_path / "g++"
+    says = "echo 'x.cpp:1:10: fatal error: Python.h' >&2; exit 1"
+    failing.write_text(f"#!/bin/sh\ncase $1 in --version) echo g++ 1;; *) {says};; esac\n")
+    failing.chmod(0o755)
+    cpp_builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(config.cpp, "cxx", (None, str(failing)))
+    with pytest.raises(InputError, match=r"fails: x\.cpp:1:10: fatal error: Python\.h$"), missing_compiler_as_error():
+        torch.compile(lambda x: x.cos() + 2)(torch.ones(3))
     with pytest.raises(RuntimeError, match="another"), missing_compiler_as_error():
         raise RuntimeError("another")
