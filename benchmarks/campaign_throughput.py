@@ -16,7 +16,7 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.saved import save
+from benchmarks.saved import save, take_no_flags
 from ngpt.machine import core_count
 
 STEPS = {"float32": 60, "bfloat16": 6}
@@ -61,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    take_no_flags(__doc__)
     main()

@@ -18,7 +18,7 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.saved import save
+from benchmarks.saved import save, take_no_flags
 from ngpt.errors import exit_code_of
 from ngpt.files import read_json
 from ngpt.machine import core_count
@@ -84,4 +84,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    take_no_flags(__doc__)
     sys.exit(exit_code_of(main))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.saved import save
+from benchmarks.saved import save, take_no_flags
 from ngpt.config import Runtime
 from ngpt.model.loss import cross_entropy
 from ngpt.optim.build import Optimizers
@@ -107,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    take_no_flags(__doc__)
     main()

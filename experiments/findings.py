@@ -32,6 +32,8 @@ MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH = (
 )
 """Where runs are longest, on both texts"""
 
+GEODESIC = CampaignStudy(geodesic_muon.CAMPAIGN).at("rung-1").experiment
+
 FIRST_MARK = "†"
 LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
 """What README says of findings from the first regime."""
@@ -164,12 +166,13 @@ def geodesic_against_projection(analysis: Analysis) -> str:
     variants = [answer for answer in analysis.answers if answer.contrast.question == geodesic_muon.CAMPAIGN.question]
     gain, total = count(variants, "better"), len(variants)
     what = f"{matters(variants[0])} over Muon with projection"
-    if not gain and not count(variants, "undecided"):
-        headline = f"No geodesic or tangent step gains {what}."
-    elif gain:
+    open_ = count(variants, "undecided")
+    if gain:
         headline = f"Of {total} geodesic and tangent steps, {gain} gain {what}."
+    elif open_:
+        headline = f"No geodesic or tangent step is shown to gain {what} ({open_} of {total} are open)."
     else:
-        headline = f"Whether a geodesic or tangent step gains {what} is open."
+        headline = f"No geodesic or tangent step gains {what}."
     known = [answer for answer in variants if answer.verdict.effect is not None]
     if not known:
         return f"**{headline}**"
@@ -261,7 +264,7 @@ FINDINGS = (
     Finding(MUON_AGAINST_ADAM, muon_against_adam, (MUON_AGAINST_ADAM_IN_ENGLISH,)),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
-    Finding(geodesic_muon.CAMPAIGN, geodesic_against_projection),
+    Finding(GEODESIC, geodesic_against_projection),
     Finding(projection_frequency.CAMPAIGN, lazy_projection),
 )
 """The findings in README's order."""

@@ -142,6 +142,25 @@ CAMPAIGN = Campaign(
                 cost was several times smaller. Before is predicted to be worse than after here too, by 0.02 or a little
                 more, and transport not to help.
             """,
+            reading=r"""
+                Where runs are long, no logit scale limits them, and both rates are tuned, it makes no difference that
+                matters whether Muon steps straight and is projected, steps along the tangent part, or rotates by
+                lr‖u‖. The fixed angle, which led at `tiny`, ends a little lower on average, by far less than what
+                matters; its answer stays open only because its best auxiliary rate is the lowest one tried.
+
+                Removing the radial part before the polar factor, and transporting the momentum, each cost about as much
+                as matters, several times less than in short runs, as predicted. Both are open: the first because the
+                cost may be smaller than what matters, the second for its auxiliary rate.
+            """,
+            does_not_show=r"""
+                That these steps are level at a larger size or on another text. Nor that *before* or transport does
+                harm: neither is shown to be worse.
+            """,
+            follows=r"""
+                At this size the choice between projection and a geodesic step is one of convenience: the geodesic step
+                needs no projection and takes a little longer. `lr_transfer` asks what the step could be for: whether
+                its angle carries over from one width to another.
+            """,
         ),
     },
     comparison_seeds=10,

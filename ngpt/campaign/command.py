@@ -19,7 +19,7 @@ import numpy as np
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.definition import Arm, Campaign
 from ngpt.campaign.definition.experiment import slug
-from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, estimated_seconds, identify
+from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, described, estimated_seconds, identify
 from ngpt.campaign.engine import MAX_SEEDS, Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import data_path, row_of
@@ -164,6 +164,7 @@ class CampaignStudy(Study[Plan]):
             where = " at the rate that tuning chooses" if len(method.lrs) != 1 or campaign.aux_lrs else ""
             print(f"  comparison  {plan.comparison_seeds} seeds of {method.name}{where}")
         config = campaign.configure(campaign.arms()[0], 0, plan.overrides, plan.preset)
+        print(*described(config.data), sep="\n")
         cost = options.cost_of_a_run(config)
         if done:
             seconds = sum(r.train_seconds + r.eval_seconds for r in done) / len(done)

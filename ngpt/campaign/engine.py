@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from ngpt.campaign.definition.plan import AnyPlan, PlannedRun
+from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, described
 from ngpt.campaign.execution.collect import Metrics, collect, data_path, write_data
 from ngpt.campaign.execution.execute import Outcome, execute, finished_record
 from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_folder, require_writable
@@ -197,6 +197,8 @@ def _carry_out_stages(
     runs: list[PlannedRun] = []
     outcome = Outcome()
     for batch, different in study.stages(plan, outcome):
+        if batch and not runs and not report_only:
+            print(*described(batch[0].config.data), sep="\n", file=sys.stderr)
         runs += batch
         if batch and not report_only:
             try_classes(batch)

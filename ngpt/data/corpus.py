@@ -57,6 +57,13 @@ class Corpus:
     files: tuple[Stamp, ...] = ()
     """the files that were read, as they were then"""
 
+    @property
+    def described(self) -> list[str]:
+        """What was found and how much it is, in lines for people."""
+        train, val = len(self.train), len(self.val)
+        note = ["note: there are more validation tokens than training tokens"] * (val > train)
+        return [f"data: {self.found}; {train:,} training and {val:,} validation tokens", *note]
+
     def require_unchanged(self) -> None:
         """Raise InputError, naming the file, if tokens are still read from the files and one is not as it was."""
         mapped = any(isinstance(tokens, np.memmap) for tokens in (self.train, self.val))

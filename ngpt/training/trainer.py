@@ -183,10 +183,8 @@ class Run:
     def build(self) -> None:
         """Build all parts of the run, in the state of its start or of its checkpoint."""
         config, device, record, corpus = self.config, self.device, self.record, self.corpus
-        train, val = len(corpus.train), len(corpus.val)
-        self._note(f"data: {corpus.found}; {train:,} training and {val:,} validation tokens")
-        if val > train:
-            self._note("note: there are more validation tokens than training tokens")
+        for line in corpus.described:
+            self._note(line)
         self.model = build_model(config.model, corpus.vocab_size, seed=config.seed)
         specs = parameter_specs(self.model)
         self.sharding = shard_model(self.model, specs, self.ranks, self.runtime.parallel, device)

@@ -75,6 +75,7 @@ def test_a_campaign_interrupted_killed_and_continued(
     assert in_this_process(tmp_path, "--dry-run", "--steps", "40") == 0
     plan = capsys.readouterr().out
     assert "16 runs, 0 finished" in plan and "estimated time" in plan
+    assert "data: text.txt: text" in plan and " validation tokens\n" in plan
     assert not (tmp_path / "runs").exists()
 
     for number, enough in ((signal.SIGINT, 3), (signal.SIGKILL, 7)):
@@ -91,6 +92,7 @@ def test_a_campaign_interrupted_killed_and_continued(
         _, error = process.communicate(timeout=60)
         if number == signal.SIGINT:
             assert process.returncode == 130 and b"the same command continues" in error, error
+            assert b"data: text.txt: text" in error
         before = finished(tmp_path)
         assert enough <= len(before) < 16
 

@@ -152,20 +152,26 @@ class Plan(AnyPlan):
         return runs
 
 
-_planned: dict[DataConfig, tuple[str, tuple[Stamp, ...]]] = {}
-"""The data of this process's campaign: digests, and the files as they were then."""
+_planned: dict[DataConfig, tuple[str, tuple[Stamp, ...], list[str]]] = {}
+"""The data of this process's campaign: digests, the files as they were then, and what was found."""
 
 
 def identify(data: DataConfig) -> str:
     """Return the digest of the corpus that `data` names, and remember its files as they are now."""
     corpus = load_corpus(data)
-    _planned[data] = corpus.digest, corpus.files
+    _planned[data] = corpus.digest, corpus.files, corpus.described
     return corpus.digest
 
 
 def digest_of(data: DataConfig) -> str:
     """Return the digest of the corpus that `data` names, as it was when first asked for."""
     return _planned[data][0] if data in _planned else identify(data)
+
+
+def described(data: DataConfig) -> list[str]:
+    """Return what `data` was found to be when first asked for, in lines for people."""
+    digest_of(data)
+    return _planned[data][2]
 
 
 def change_since_planned(data: DataConfig) -> str | None:

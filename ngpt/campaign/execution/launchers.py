@@ -145,7 +145,8 @@ class RayLauncher:
         again: Any = {"max_retries": 10, "retry_exceptions": [StoppedError]}
         self.task = ray.remote(max_calls=1, **again, **needs)(carry_out_task)
         resources = ray.cluster_resources()
-        self.slots = int(resources.get("GPU", 0) if gpu else resources.get("CPU", 0) // max(1, threads))
+        self.gpus = int(resources.get("GPU", 0))
+        self.slots = int(self.gpus if gpu else resources.get("CPU", 0) // max(1, threads))
         """runs that fit on the cluster at once"""
 
     def start(self, config: RunConfig, runtime: Runtime, folder: Path) -> RayJob:

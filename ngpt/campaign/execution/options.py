@@ -106,6 +106,8 @@ def launch_settings(given: argparse.Namespace, jobs: int, name: str) -> dict[str
         return {"jobs": given.jobs or jobs, **place}
     gpu = not on_cpu(given.device)
     launcher = RayLauncher(given.ray_address, gpu=gpu, threads=place["threads"])
+    told = gpu or given.device == "cpu" or not launcher.gpus
+    require(told, "--launcher ray: the cluster has GPUs and this machine has none: give --device cuda or --device cpu")
     needed = "GPU" if gpu else f"machine with {place['threads']} processor"
     why = f"--launcher ray: the cluster has no {needed}; with --jobs N runs wait until there is one"
     require(bool(given.jobs or launcher.slots), why)
