@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is not installed
 
-from benchmarks.scaling import exchange_table, memory_table, simulation_tables  # noqa: E402 (after the path)
+from benchmarks.saved import take_no_flags  # noqa: E402 (after the path)
+from benchmarks.scaling import exchange_table, memory_table, simulation_tables  # noqa: E402
 from benchmarks.tables import batch_tables, speed_tables  # noqa: E402
 from experiments import INDEX  # noqa: E402
 from experiments.findings import findings_list  # noqa: E402
@@ -86,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    take_no_flags(__doc__)
     main()

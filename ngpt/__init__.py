@@ -16,6 +16,11 @@ EXPORTS = {
 """Names that `from ngpt import ...` offers, with the module of each, which is imported at first use."""
 
 
+def __dir__() -> list[str]:
+    """Return what there is to import, for completion in a shell."""
+    return sorted(EXPORTS)
+
+
 def __getattr__(name: str) -> Any:
     """Import an export at first use. Raises AttributeError for any other name."""
     if name not in EXPORTS:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 from tqdm import tqdm
 
 from ngpt.config import SECTIONS, RunConfig, Runtime
-from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
+from ngpt.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, raise_at_interrupt
 from ngpt.flags import field_docs, notes
 from ngpt.machine import wait_without_spinning
 from ngpt.presets import PRESETS, resolve
@@ -30,6 +30,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message as one line and exit with code 2."""
         self.exit(EXIT_BAD_INPUT, f"error: {message} (see --help)\n")
+
+
+def nonempty_path(text: str) -> Path:
+    """Return a path from the command line; an empty text, as of a variable that is not set, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)
 
 
 def build_parser() -> Parser:
@@ -52,7 +59,8 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
     """Add a flag for each field of a configuration dataclass; flags not given are absent from the namespace."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        text = f"{field_docs(kind)[field.name]} (default: {_shown(field.default)})".replace("%", "%%")
+        default = "the run's id" if (kind, field.name) == (Runtime, "name") else _shown(field.default)
+        text = f"{field_docs(kind)[field.name]} (default: {default})".replace("%", "%%")
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         hint = hints[field.name]
         choices = field.metadata.get("choices") or choices_of(hint)
@@ -76,7 +84,7 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
 
 
 def _shown(value: Any) -> str:
-    return {"True": "yes", "False": "no", "None": "none", "": "the run's id"}.get(f"{value}", f"{value}")
+    return {"True": "yes", "False": "no", "None": "none", "": "none"}.get(f"{value}", f"{value}")
 
 
 def _reader(
@@ -87,7 +95,7 @@ def _reader(
             return None
         if text in words:
             return text
-        value = base(text)
+        value: Any = nonempty_path(text) if base is Path else base(text)
         if base is float and not math.isfinite(value):
             raise ValueError(text)
         if choices and value not in choices:
@@ -124,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ngpt.training.preflight import outlook
     from ngpt.training.trainer import train
 
+    raise_at_interrupt()
     if runtime.dry_run:
         notes_and_cost = [*(f"note: {note}" for note in notes(config))]
         notes_and_cost += outlook(config, device=runtime.device, threads=runtime.threads).lines

@@ -76,7 +76,8 @@ def option(
     one has no effect and is refused. choices: where the type does not list them.
 
     step: whether it is a step option, a keyword argument of SimpleMuon, called `argument` there if not as the field.
-    reads_weights: the values of a step option at which the step depends on the weights; True: all but the default.
+    reads_weights: the values of a step option at which the step depends on the weights; True: all but the default. At
+    other values a call in `rule.apply` may see shards of matrices, and must act on single entries.
     unit_vectors: whether it needs unit vectors at those values.
     words: whether its flag takes several words, joined by spaces.
     """

@@ -4,15 +4,20 @@ Reads every file of a run as the trainer does, checks its checksum, and compares
 no damage; 1: damage; 2: there is no such folder, or no run in it.
 """
 
-import argparse
+if __name__ == "__main__":
+    from ngpt.errors import end_at_interrupt
+
+    end_at_interrupt()  # also while modules are imported
+
 import sys
 from collections import Counter
 from pathlib import Path
 
+from ngpt.command import Parser, nonempty_path
 from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
 from ngpt.files import holds_any, is_locked, leftovers, read_json
 from ngpt.training.checkpoint import parse_checkpoint_state, read_tensors, tensors_sha256
-from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord, read_metrics, read_record
+from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord, missing_rows, read_metrics, read_record
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -41,14 +46,15 @@ def _examine(folder: Path) -> tuple[str, list[str], list[str]]:
     notes = []
     try:
         record = read_record(folder)
-    except InputError as error:
+    except PermissionError:
+        raise
+    except (InputError, OSError) as error:
         status, damage = "unknown", [str(error)]
     else:
         status, damage = record.status, _damage(folder, record)
         if status in ("running", "killed"):
             status = "killed"  # a record says running until the run can write another one
-            resumes = (folder / CHECKPOINT).exists()
-            how = "--resume continues it" if resumes else "it starts over, as it has no checkpoint"
+            how = _how_to_go_on(folder, record, damage)
             notes.append(f"{folder}: killed after {record.steps} recorded steps: {how}")
         if status == "failed":
             notes.append(f"{folder}: failed: {record.message}")
@@ -59,6 +65,15 @@ def _examine(folder: Path) -> tuple[str, list[str], list[str]]:
         elif path.name not in CHECKS:
             notes.append(f"{path}: not a file of a run")
     return status, damage, notes
+
+
+def _how_to_go_on(folder: Path, record: RunRecord, damage: list[str]) -> str:
+    """Return what becomes of a run that was killed when it is started again."""
+    if folder.name != record.run_id:
+        return "it was set aside when the run was started anew"
+    if any(what.startswith(str(folder / CHECKPOINT)) for what in damage):
+        return "its checkpoint is damaged; without --resume it starts over, and this folder is set aside"
+    return "--resume continues it" if (folder / CHECKPOINT).exists() else "it starts over, as it has no checkpoint"
 
 
 def _damage(folder: Path, record: RunRecord) -> list[str]:
@@ -105,6 +120,11 @@ def _check_metrics(path: Path, record: RunRecord) -> str | None:
         return "its steps do not increase"
     if ended and (not rows or steps[-1] != record.steps or not path.read_bytes().endswith(b"\n")):
         return f"its lines end at step {steps[-1] if steps else 0} of {record.steps}"
+    log_every = record.config.get("train", {}).get("log_every", 1)
+    written = int(steps[-1]) if steps else 0
+    known = max(written, record.steps if ended else record.steps - 1)  # it may stop before its last step is logged
+    if missing := missing_rows(steps, known, log_every):
+        return f"{missing} of its lines are missing"
     if record.status == "done" and rows[-1].get("val_loss") != record.final_val_loss:
         return "its last validation loss is not the record's"
     return None
@@ -133,8 +153,8 @@ CHECKS = {
 
 def main(arguments: list[str]) -> int:
     """Examine every run; print one line for each finding and a summary."""
-    parser = argparse.ArgumentParser(prog="python -m ngpt.doctor", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("runs", type=Path, help="a folder of runs, or one run's folder")
+    parser = Parser(prog="python -m ngpt.doctor", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("runs", type=nonempty_path, help="a folder of runs, or one run's folder")
     folders = runs_in(parser.parse_args(arguments).runs)
     statuses: Counter[str] = Counter()
     damaged = 0

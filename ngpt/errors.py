@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
 
 EXIT_BAD_INPUT = 2
@@ -24,6 +24,24 @@ def require(condition: bool, message: str) -> None:
 def first_line(error: Exception) -> str:
     """Return the first line of another library's error message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def end_at_interrupt() -> None:
+    """Let Ctrl-C end the process at once, in a line: one that comes while modules are imported may be lost else."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    with suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
+def raise_at_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, once all is imported."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def end_with_the_reader() -> None:

@@ -1,5 +1,10 @@
 """A table of the runs in a folder: `python -m ngpt.runs RUNS`. Nothing is written. No torch."""
 
+if __name__ == "__main__":
+    from ngpt.errors import end_at_interrupt
+
+    end_at_interrupt()  # also while modules are imported
+
 import csv
 import dataclasses
 import json
@@ -11,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ngpt.command import Parser
+from ngpt.command import Parser, nonempty_path
 from ngpt.cost import duration
 from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
 from ngpt.files import holds_any, is_forbidden, is_locked
@@ -152,7 +157,7 @@ def cells_of(row: Row) -> dict[str, str]:
 def build_parser() -> Parser:
     """Return the parser of `python -m ngpt.runs`."""
     parser = Parser(prog="python -m ngpt.runs", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="a folder of runs, or one run's folder")
+    parser.add_argument("folder", type=nonempty_path, help="a folder of runs, or one run's folder")
     text = f"one of {', '.join(COLUMNS)} (%(default)s)"
     parser.add_argument("--sort", choices=COLUMNS, default="final_loss", metavar="COLUMN", help=text)
     shape = parser.add_mutually_exclusive_group()

@@ -1,16 +1,20 @@
 """Text from a finished run: `python -m ngpt.sample RUN --prompt TEXT`."""
 
+if __name__ == "__main__":
+    from ngpt.errors import end_at_interrupt
+
+    end_at_interrupt()  # also while modules are imported
+
 import argparse
 import codecs
 import math
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ngpt.command import Parser
+from ngpt.command import Parser, nonempty_path
 from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
 from ngpt.loading import SavedRun, load_run
 from ngpt.training.environment import default_threads
@@ -68,7 +72,7 @@ def next_token(logits_V: Tensor, temperature: float, top_k: int | None, generato
 def build_parser() -> Parser:
     """Return the parser of `python -m ngpt.sample`."""
     parser = Parser(prog="python -m ngpt.sample", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("run", type=Path, help="folder of a run that kept its weights")
+    parser.add_argument("run", type=nonempty_path, help="folder of a run that kept its weights")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; default: a document's start")
     parser.add_argument("--tokens", type=int, default=200, metavar="N", help="tokens at most (%(default)s)")
     text = "divides the logits; 0: always the likeliest token (%(default)s)"

@@ -121,6 +121,7 @@ def turn(x: Tensor, v: Tensor, rate: Tensor | float, *, fixed_angle: bool, dim: 
     theta = rate * (directed.to(length.dtype) if fixed_angle else directed * length)
     stretch = torch.sin(theta) / length
     back = torch.addcmul(_shrink(square, theta), stretch, r)
+    # x cos(theta) + (u / |u|) sin(theta), as x + stretch u - back x
     return (wide + torch.addcmul(stretch * u, wide, back, value=-1)).to(x.dtype)
 
 

@@ -1,6 +1,7 @@
 """How a command ends: its exit code is what it did, whatever becomes of what it prints."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,43 @@ def test_a_run_needs_no_docstrings_and_no_assertions(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert '"status": "done"' in next(tmp_path.glob("*/record.json")).read_text(encoding="utf-8")
+
+
+INTERRUPTED = {
+    "train_architectural.py --steps 2": "torch", "-m ngpt.sample {runs}": "torch", "-m ngpt.doctor {runs}": "torch",
+    "runners/muon_lr_sweep.py --out {runs}": "numpy",
+}
+"""Commands, and a package that each imports first of those that take long"""
+
+
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_ctrl_c_while_modules_are_imported_ends_a_command_in_one_line(tmp_path: Path, command: str) -> None:
+    """It comes inside the import of a package, where Python would lose it or show where it was."""
+    package = tmp_path / "packages" / INTERRUPTED[command]
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import os, signal, time\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(5)\n"
+        "except KeyboardInterrupt:\n    pass\nraise ImportError('went on')\n"
+    )
+    (tmp_path / "runs").mkdir()
+    words = command.format(runs=tmp_path / "runs").split()
+    environment = os.environ | {"PYTHONPATH": f"{package.parent}{os.pathsep}{ROOT}"}
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, preexec_fn=heed
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+TAKE_A_FOLDER = [
+    "train_architectural.py --out", "runners/muon_lr_sweep.py --out",
+    *(f"-m ngpt.{name}" for name in ("runs", "doctor", "sample")),
+]
+
+
+@pytest.mark.parametrize("command", TAKE_A_FOLDER)
+def test_an_empty_path_is_no_path(command: str) -> None:
+    """As of a shell's variable that is not set."""
+    done = subprocess.run([sys.executable, *command.split(), ""], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: argument ") and "an empty path" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -61,7 +61,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write(FUNCTION)
     insert(root / rule, '    mask = steps.decay_mask(W, O) if o["cautious_wd"] else None\n', LINE)
     insert(root / config, "    weight_decay: float = ", FIELD)
-    run(root, "tests/test_command.py")  # writes the list of flags anew
+    for golden in ("tests/test_command.py", "tests/test_identity.py"):  # they write the lists of flags and digests anew
+        assert golden in recipe
+        run(root, golden)
     return root
 
 
@@ -69,8 +71,9 @@ def test_the_recipe_names_every_file_that_changed(copy: Path) -> None:
     files = [path for folder in ("ngpt", "tests", "experiments", "runners") for path in (ROOT / folder).rglob("*.*")]
     names = [path.relative_to(ROOT).as_posix() for path in files if path.is_file() and "__pycache__" not in path.parts]
     changed = {name for name in names if (ROOT / name).read_bytes() != (copy / name).read_bytes()}
-    assert len(changed) == 4 and all(name in section("Add a step option") for name in changed), changed
+    assert len(changed) == 5 and all(name in section("Add a step option") for name in changed), changed
     checks = ["tests/test_command.py::test_the_flags_are_the_frozen_ones", "tests/test_refusals.py"]
+    checks += ["tests/test_identity.py::test_a_run_has_the_same_id_on_every_version_of_python"]
     run(copy, "-m", "pytest", "-n", "0", *checks)
 
 

@@ -16,7 +16,7 @@ from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_fol
 from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
 from ngpt.config import OptimConfig
-from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, require
+from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, raise_at_interrupt, require
 from ngpt.foreign import is_class
 from ngpt.machine import core_count, wait_without_spinning
 from ngpt.refusals import flag_name
@@ -84,6 +84,7 @@ class Study(Indexed, Generic[PlanT]):
 
 def main(name: str, studies: Sequence[Study[Any]]) -> None:
     """Run the experiment `name` as the command line says, list its answers with those of all `studies`, and exit."""
+    raise_at_interrupt()
     study = next(study for study in studies if study.runner == name)
     if not study.measures_speed:
         wait_without_spinning()  # in the processes of the runs
@@ -98,6 +99,8 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     given = study.parser().parse_args(arguments)
     sound = study.min_seeds <= given.seeds <= MAX_SEEDS and (given.jobs is None or given.jobs >= 1)
     require(sound, f"--seeds must be {study.min_seeds} to {MAX_SEEDS}, and --jobs at least 1")
+    there = given.launcher == "ray" or given.ray_address is None
+    require(there, "--ray-address has no effect without --launcher ray")
     plan = study.plan(given)
     jobs = given.jobs or study.usual_jobs(given.device)
     modes = [name for name in ("dry_run", "report_only", "reproduce", "watch", "forecast") if vars(given).get(name)]

@@ -39,6 +39,9 @@ class Optimizers:
     moves: int = 0
     """steps made by this process"""
 
+    def __post_init__(self) -> None:
+        self.kinds = {W: (W.shape, W.dtype) for W in self.dims}
+
     @property
     def all(self) -> dict[str, torch.optim.Optimizer]:
         """All optimizers by name."""
@@ -98,10 +101,12 @@ class Optimizers:
             return
         try:
             self.hidden.step()
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, KeyboardInterrupt):
             raise
-        except Exception as error:  # whatever a class of the user's raises
+        except BaseException as error:  # whatever a class of the user's raises, SystemExit too
             raise failure(self.config.optim.optimizer, "its step() fails", error) from error
+        if any((W.shape, W.dtype) != kind for W, kind in self.kinds.items()):
+            raise InputError(f"--optimizer {self.config.optim.optimizer}: it changes the shape or dtype of a matrix")
 
     def fall_back(self) -> None:
         """Step the hidden matrices with NorMuon and fresh state from now on (`--nan-fallback normuon`)."""

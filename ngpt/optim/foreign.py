@@ -45,7 +45,7 @@ def construct(optimizer: str, groups: Sequence[Group], lr: float, arguments: str
     given, of_groups = arguments_of(arguments)
     try:
         made: torch.optim.Optimizer = kind([{**group, **of_groups} for group in groups], lr=lr, **given)
-    except Exception as error:  # whatever the class says of its arguments
+    except (Exception, SystemExit) as error:  # whatever the class says of its arguments
         what = f"with --optimizer-args {arguments}" if arguments else "it cannot be built"
         raise failure(optimizer, what, error) from error
     if any("lr" not in group for group in made.param_groups):

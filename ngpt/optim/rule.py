@@ -7,11 +7,11 @@
     polar           5  polar factor         O = polar(X), all matrices of a shape at once (`ngpt.polar.orthogonalize`)
     refine          6  match "rms"          O gets the norm |O|_F = sqrt(min(m, n))
                     7  NorMuon              rows or columns of O are divided by the root of their second moment V
-    apply           8  shape factor         lr <- lr * `adjust_lr_fn`; with match "angle" O is scaled instead
+    apply           8  shape factor         f = `adjust_lr_fn`; with match "angle" O is scaled instead
                     9  tangent, after       O loses its part along each unit vector
                    10  decay                W <- W (1 - lr wd), with `cautious_wd` only where O W >= 0; with
-                                            `geodesic` O gains wd W there instead
-                   11  move                 W <- W - lr O, or with `geodesic` each unit vector rotates by an angle;
+                                            `geodesic` O gains wd W at those entries instead
+                   11  move                 W <- W - lr f O, or with `geodesic` each unit vector rotates by an angle;
                                             none by more than `max_angle`
                    12  momentum transport   M follows the unit vectors to the new W
 

@@ -76,9 +76,9 @@ def refusal(optimizer: str, lr: float, arguments: str) -> str | None:
         for check in CHECKS:
             try:
                 reason = check(lambda: trial(optimizer, lr, arguments), lr)
-            except InputError:
+            except (InputError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # whatever the class raises
+            except BaseException as error:  # whatever the class raises, SystemExit too
                 reason = f"{WHAT.get(check, 'it fails in a trial')}: {explain(optimizer, error)}"
             if reason is not None:
                 return reason

@@ -47,6 +47,8 @@ def _prepare(folder: Path, *, resume: bool) -> RunRecord | None:
     """Make the folder ready for a run; return the record instead if there is one that is to be left as it is."""
     if (folder / "record.json").exists():
         earlier = read_record(folder)
+        own = earlier.run_id == folder.name
+        require(own, f"{folder / 'record.json'}: the record of another run, {earlier.run_id}; move it away")
         if resume and earlier.status in ("done", "diverged"):
             return earlier
         if not resume or (earlier.status == "failed" and not (folder / CHECKPOINT).exists()):

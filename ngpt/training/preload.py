@@ -4,14 +4,19 @@
 just been changed is no reason for the server to end: every run finds out by itself and says so in a line.
 """
 
+import signal
 from contextlib import suppress
 
-import torch._dynamo  # noqa: F401
+interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's; the server ends with it
 
-from ngpt.code import code_digest
-from ngpt.errors import InputError
+import torch._dynamo  # noqa: E402, F401
+
+from ngpt.code import code_digest  # noqa: E402
+from ngpt.errors import InputError  # noqa: E402
 
 with suppress(InputError, SyntaxError):
     import ngpt.training.trainer  # noqa: F401
 
     code_digest()
+
+signal.signal(signal.SIGINT, interrupt)

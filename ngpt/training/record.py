@@ -5,6 +5,7 @@ A number that was not measured is absent, never 0.0.
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -123,3 +124,8 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     if lines and not lines[-1].endswith("\n"):
         del lines[-1]
     return [content_of(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def missing_rows(steps: Iterable[float], last: int, log_every: int) -> int:
+    """Return how many rows of metrics that a run of `last` steps logs for certain are not among those of `steps`."""
+    return len(set(range(log_every, last + 1, log_every)).difference(steps))

@@ -79,6 +79,8 @@ def train(
         if ended is not None:
             return folder, ended
         run = Run(config, runtime, corpus, device, folder, ranks)
+        if runtime.resume and runtime.progress and run.checkpoint is None and ranks.is_first:
+            print(f"note: nothing to resume in {folder}: the run starts at its first step", file=sys.stderr)
         with closing(run.tracker), run.recorded():
             run.build()
             run.loop(progress)
@@ -95,6 +97,10 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
         found = f" ({corpus.found})" if corpus.found else ""
         why = f"those for {split} hold no window of --seq-len {seq_len}"
         require(fits, f"--data {config.data.data}: {have}{found}: {why}")
+    for flag, text in (("--name", runtime.name), ("--track-group", runtime.track_group or "group")):
+        require(text.isprintable(), f"{flag} {text!r}: it holds a character that cannot be shown")
+    plain = runtime.track_group is None or runtime.track_group.strip(" .") and "/" not in runtime.track_group
+    require(bool(plain), f"--track-group {runtime.track_group!r}: the name of a folder is not empty and has no slash")
     if config.train.clock == "cpu" and (device.type != "cpu" or _threads(config, runtime, ranks) != 1):
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
     first = f"the first {corpus.context} tokens"
@@ -290,10 +296,13 @@ class Run:
         record, settings = self.record, self.config.train
         with (
             environment.stop_on_signals(self._end_inside_a_step) as stop,
-            MetricsFile(self.folder, keep_to_step=record.steps) if self.ranks.is_first else nullcontext() as metrics,
+            MetricsFile(self.folder, keep_to_step=record.steps, log_every=settings.log_every)
+            if self.ranks.is_first else nullcontext() as metrics,
         ):
             if metrics is not None:
                 self.tracker.start(metrics.written)
+                if metrics.missing:
+                    self._note(f"note: {metrics.missing} lines of {metrics.path} are missing; training is not affected")
             while not self.clock.finished:
                 row, figures = self.step()
                 if progress is not None:
@@ -364,7 +373,7 @@ class Run:
         return taken_over
 
     def _validate(self, *, final: bool) -> dict[str, float]:
-        """Measure the loss on the sphere, of the weights as they are evaluated; only the last step leaves them so."""
+        """Measure the loss of projected (and averaged) weights; only the last validation leaves them so."""
         projection, average = self.optimizers.projection, self.average
         with self.clock.paused():
             self.corpus.require_unchanged()

@@ -221,3 +221,34 @@ def test_a_closed_pipe_ends_the_doctor_quietly(copied: Path) -> None:
     line = f"{sys.executable} -m ngpt.doctor {copied} | true; exit ${{PIPESTATUS[1]}}"
     done = subprocess.run(["bash", "-c", line], cwd=Path(doctor.__file__).parents[1], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CHECKPOINT])
+@pytest.mark.parametrize("lose", [lambda lines: lines[:3] + lines[4:], lambda lines: []], ids=["one line", "all lines"])
+def test_lost_lines_are_damage(
+    copied: Path, name: str, lose: Callable[[list[str]], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a finished run and of one that was killed."""
+    path = one_of(copied, name) / "metrics.jsonl"
+    path.write_text("".join(lose(path.read_text().splitlines(keepends=True))))
+    code, lines = diagnosis(copied, capsys)
+    assert code == 1 and any(str(path) in line and "damaged" in line for line in lines)
+
+
+def test_what_to_do_is_what_works(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = one_of(copied, CHECKPOINT)
+    (folder / CHECKPOINT).write_bytes(b"cut off")
+    folder.with_name(f"{folder.name}.1").mkdir()
+    shutil.copytree(folder, folder.with_name(f"{folder.name}.1"), dirs_exist_ok=True)
+    _, lines = diagnosis(copied, capsys)
+    said = "".join(lines)
+    assert "its checkpoint is damaged; without --resume it starts over" in said
+    assert "it was set aside when the run was started anew" in said and "--resume continues it" not in said
+
+
+def test_a_record_that_is_a_folder_hides_no_other_run(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = one_of(copied, WEIGHTS) / "record.json"
+    path.unlink()
+    path.mkdir()
+    code, lines = diagnosis(copied, capsys)
+    assert code == 1 and lines[-1].startswith("3 runs: ") and any("record.json" in line for line in lines)

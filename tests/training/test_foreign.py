@@ -195,6 +195,21 @@ class Breaking(Good):
             raise ZeroDivisionError("in the middle")
 
 
+class Leaving(Good):
+    def step(self):
+        super().step()
+        if 32 in self.param_groups[0]["params"][0].shape:
+            raise SystemExit(0)
+
+
+class Widening(Good):
+    def step(self):
+        super().step()
+        if 32 in self.param_groups[0]["params"][0].shape:
+            for W in self.param_groups[0]["params"]:
+                W.data = W.data.double()
+
+
 class Flat(Good):
     def __init__(self, params, lr):
         super().__init__([W for group in params for W in group["params"]], lr)
@@ -360,6 +375,16 @@ def test_one_that_raises_in_a_run_is_named_with_its_line(data: str, tmp_path: Pa
     reason = r"Breaking: its step\(\) fails: .*my_rules.py, line \d+: ZeroDivisionError: in the middle"
     with pytest.raises(InputError, match=reason):
         start(small(data, optimizer=f"{rules}:Breaking"), tmp_path / "runs")
+
+
+def test_one_that_ends_the_process_does_not(data: str, tmp_path: Path, rules: str) -> None:
+    with pytest.raises(InputError, match=r"Leaving: its step\(\) fails: .*line \d+: SystemExit: 0"):
+        start(small(data, optimizer=f"{rules}:Leaving"), tmp_path / "runs")
+
+
+def test_one_that_changes_the_dtype_of_a_matrix_is_stopped(data: str, tmp_path: Path, rules: str) -> None:
+    with pytest.raises(InputError, match="Widening: it changes the shape or dtype of a matrix"):
+        start(small(data, optimizer=f"{rules}:Widening"), tmp_path / "runs")
 
 
 def test_one_that_is_refused_leaves_no_folder(data: str, tmp_path: Path, rules: str) -> None:

@@ -361,3 +361,39 @@ def test_resume_refuses_what_is_not_its_own(
     with pytest.raises(InputError) as caught:
         start(small(data), tmp_path / "runs", lambda *_: pytest.fail("trained"), resume=True)
     assert str(folder / ("metrics.jsonl" if replace is beyond_ascii else CHECKPOINT)) in str(caught.value)
+
+
+def test_the_record_of_another_run_is_not_used(data: str, tmp_path: Path) -> None:
+    folder, _ = start(small(data), tmp_path / "runs")
+    other, _ = start(small(data, seed=1), tmp_path / "runs")
+    (folder / "record.json").write_bytes((other / "record.json").read_bytes())
+    for resume in (True, False):
+        with pytest.raises(InputError, match=f"record.json: the record of another run, {other.name}; move it away"):
+            start(small(data), tmp_path / "runs", resume=resume)
+
+
+def test_nothing_to_resume_is_said(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = train(small(data), Runtime(out=tmp_path / "runs", threads=1, resume=True))
+    assert f"note: nothing to resume in {folder}: the run starts at its first step\n" in capsys.readouterr().err
+
+
+def test_lost_lines_of_metrics_are_said_and_change_nothing(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small(data)
+    folder = killed(config, tmp_path / "runs")
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:2] + lines[3:]))
+    train(config, Runtime(out=tmp_path / "runs", threads=1, resume=True))
+    assert "note: 1 lines of" in capsys.readouterr().err
+    assert outcome(folder)[3] == undisturbed(config)[3]
+
+
+@pytest.mark.parametrize("settings", [{"name": "a\nb"}, {"name": "\x1b[31mred"}, {"track_group": ""},
+                                      {"track_group": "../evil"}, {"track_group": ".."}])  # fmt: skip
+def test_names_that_would_be_shown_wrong_or_lead_elsewhere_are_refused(
+    data: str, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    with pytest.raises(InputError, match="--name|--track-group"):
+        start(small(data), tmp_path / "runs", **settings)
+    assert not list((tmp_path / "runs").glob("muon*"))

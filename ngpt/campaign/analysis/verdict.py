@@ -78,8 +78,9 @@ def judge(
 ) -> Verdict:  # fmt: skip
     """Judge one contrast. A lower metric is better.
 
-        better      the t interval lies below zero, |mean| >= smallest_effect, and the contrast is `distinguishable`
-                    from noise among all those compared
+        better      with `rule.seeds` pairs and no run missing, the t interval lies below zero, |mean| >=
+                    smallest_effect, the contrast is `distinguishable` from noise among all those compared, and no
+                    doubt is left, such as a baseline whose best rate is at the edge of its grid
         worse       the same above zero
         no difference that matters    the t interval lies within +- smallest_effect
         undecided   otherwise; also with fewer than `rule.seeds` pairs, and wherever there is a doubt about the word

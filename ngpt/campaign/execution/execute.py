@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ngpt.campaign.definition.plan import PlannedRun, change_since_planned
 from ngpt.campaign.execution.launchers import LocalJob, LocalLauncher, RayJob, RayLauncher
 from ngpt.config import Runtime, Track
+from ngpt.errors import require
 from ngpt.training.record import RunRecord, read_record
 from ngpt.training.worker import PROGRESS_SECONDS, Message
 
@@ -28,6 +29,8 @@ def finished_record(out: Path, run_id: str) -> RunRecord | None:
     if not (folder / "record.json").exists():
         return None
     record = read_record(folder)
+    own = record.run_id == run_id
+    require(own, f"{folder / 'record.json'}: the record of another run, {record.run_id}; move it away")
     return record if record.status in FINISHED else None
 
 

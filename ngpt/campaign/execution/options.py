@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ngpt.campaign.execution.launchers import RayLauncher
-from ngpt.command import Parser
+from ngpt.command import Parser, nonempty_path
 from ngpt.config import RunConfig, Track
 from ngpt.errors import require
 from ngpt.files import write_errors_named
@@ -37,11 +37,11 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
     parser.add_argument("--ray-address", metavar="HOST:PORT", help=where)
     parser.add_argument("--dry-run", action="store_true", help="show the plan, the number of runs and the time needed")
     parser.add_argument("--report-only", action="store_true", help="rebuild the report without running anything")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
+    parser.add_argument("--out", type=nonempty_path, default=Path("runs"), help="folder of run folders (%(default)s)")
     text = "send every run to this tracker, in a group called like the campaign"
     parser.add_argument("--track", choices=get_args(Track), help=text)
     places = parser.add_mutually_exclusive_group()
-    places.add_argument("--reports", type=Path, help="folder of reports; default: OUT/reports")
+    places.add_argument("--reports", type=nonempty_path, help="folder of reports; default: OUT/reports")
     places.add_argument("--publish", action="store_true", help="write to the repository's reports/, the published ones")
     return parser
 
@@ -102,7 +102,6 @@ def launch_settings(given: argparse.Namespace, jobs: int, name: str) -> dict[str
     if given.track is not None:
         place |= {"track": given.track, "track_group": name}
     if given.launcher == "local":
-        require(given.ray_address is None, "--ray-address has no effect without --launcher ray")
         return {"jobs": given.jobs or jobs, **place}
     gpu = not on_cpu(given.device)
     launcher = RayLauncher(given.ray_address, gpu=gpu, threads=place["threads"])
