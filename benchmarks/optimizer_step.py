@@ -365,7 +365,9 @@ def main(arguments: list[str]) -> int:
     )
     print(f"\n{machine['device']}, {options.threads} threads, TF32 off")
     for name, rate in rates.flops_per_second.items():
-        print(f"{rate / 1e9:,.0f} GFLOP/s in {name}")
+        slower = rates.flops_per_second.get("float32", rate) / rate
+        emulated = f": emulated on this processor, {slower:.1f}x as slow as float32" if slower > 2 else ""
+        print(f"{rate / 1e9:,.0f} GFLOP/s in {name}{emulated}")
     print(f"{rates.bytes_per_second / 1e9:,.1f} GB/s")
 
     rows = []
