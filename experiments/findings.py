@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency, sphere_finalists
 from experiments.first_regime import is_of_first_regime
+from experiments.longer_runs import longer_runs_sentence
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
@@ -74,7 +75,8 @@ def findings_list(reports: Path) -> str:
     limited = f" {LIMITED}" if any(is_of_first_regime(finding.campaign) for finding, _ in found) else ""
     alone = not any(text for texts in others.values() for text in texts)
     intro = introduction(shared, [data for _, data in found], alone=alone) + limited + "\n\n" if found else ""
-    return intro + "\n".join(bullets + missing) + "\n"
+    again = longer_runs_sentence(reports)
+    return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n"
 
 
 def on_another_text(campaign: Campaign, reports: Path) -> str:

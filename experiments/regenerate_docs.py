@@ -21,6 +21,7 @@ from benchmarks.tables import batch_tables, speed_tables  # noqa: E402
 from experiments import INDEX  # noqa: E402
 from experiments.findings import findings_list  # noqa: E402
 from experiments.ladder import ladder_table  # noqa: E402
+from experiments.longer_runs import longer_runs_table  # noqa: E402
 from ngpt.campaign.report.index import known_map, write_index  # noqa: E402
 from ngpt.files import write_text  # noqa: E402
 
@@ -50,7 +51,9 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
     "README.md": {"findings": findings_list, "order": lambda _: order_of_steps()},
     "docs/campaigns.md": {"ladder": lambda _: ladder_table(), "batch": lambda _: batch_tables()},
     "docs/method.md": {"order": lambda _: order_of_steps(), "rules": lambda _: rules_table()},
-    "docs/reports.md": {"results": lambda reports: known_map(INDEX, reports, "../reports/")},
+    "docs/reports.md": {
+        "results": lambda reports: known_map(INDEX, reports, "../reports/"), "longer": longer_runs_table,
+    },
     "docs/speed.md": {"speed": lambda _: speed_tables()},
     "docs/scaling.md": {
         "exchange": lambda _: exchange_table(),

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import INDEX, orthogonality, sphere_finalists
+from experiments import INDEX, muon_lr_sweep, orthogonality, sphere_finalists
 from experiments.findings import MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH, findings_list
+from experiments.longer_runs import longer_runs_sentence, longer_runs_table
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
 from ngpt.campaign.engine import Study
@@ -265,3 +266,24 @@ def test_the_finding_on_the_field_follows_the_verdicts(tmp_path: Path) -> None:
     assert "**Of the 7 best rules and optimizers of the field, 1 ends 0.02 nats per token lower" in found(-0.05, 0.0)
     assert "; 1 is worse (" in found(0.0, 0.05)
     assert "**No rule or optimizer of the field is shown to end 0.02 nats" in found(0.0, 0.0, spread=0.05)
+
+
+def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
+    """Muon's lead over Adam is there again, then larger, then gone."""
+    short, long = muon_lr_sweep.CAMPAIGN, MUON_AGAINST_ADAM
+    write_data(tmp_path, read_data(short, ROOT / "reports"))
+    assert longer_runs_sentence(tmp_path) == "" and longer_runs_table(tmp_path).count("\n") == 2
+    data = read_data(long, ROOT / "reports")
+    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
+    losses = {(row["method"], row["seed"]): row["final_val_loss"] for row in compared}
+    for lead, smaller, gone in ((0.05, "All 1", 0), (0.5, "0 of 1", 0), (0.0, "All 1", 1)):
+        for row in compared:
+            row["lr"], row["aux_lr"] = 0.01, 0.005  # inside their grids, so that no edge takes the verdict
+            noise = 0.001 * (-1) ** row["seed"]
+            row["final_val_loss"] = losses["Adam", row["seed"]] - (row["method"] == "Muon") * (lead + noise)
+        write_data(tmp_path, data)
+        said = longer_runs_sentence(tmp_path)
+        assert said.startswith(f"**{smaller} differences") and f"there; {gone} are no longer shown**" in said
+        (row,) = longer_runs_table(tmp_path).splitlines()[2:]
+        word = "no difference that matters" if gone else "better"
+        assert f"(../reports/{short.report_name}), −0.15" in row and f"[**{word}**](../reports/{long.report_name})" in row
