@@ -7,7 +7,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from operator import itemgetter
@@ -172,9 +172,12 @@ class CampaignStudy(Study[Plan]):
         elif cost.seconds is not None:
             by_budget = config.train.time_budget_seconds is not None
             seconds, basis = cost.seconds, "the time budget" if by_budget else "as predicted above"
-            if not by_budget and runs:  # of other sizes, or by another optimizer
-                seconds *= sum(estimated_seconds(run.config) for run in runs) / len(runs) / estimated_seconds(config)
-                basis += ", for the operations of all"
+            sizes = Counter(run.config.model for run in runs)
+            if not by_budget and len(sizes) > 1:
+                each = {run.config.model: run.config for run in reversed(runs)}
+                predicted = {model: options.seconds_of_a_run(one) for model, one in each.items()}
+                seconds = sum(predicted[model] * number for model, number in sizes.items()) / len(runs)
+                basis = f"the mean over {len(sizes)} sizes, each predicted alike"
         else:
             seconds, basis = estimated_seconds(config), f"assuming {ASSUMED_FLOPS:.0e} operations per second"
         print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")

@@ -249,7 +249,7 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
     assert engine.carry_out(study, [*arguments, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "54 runs, 0 finished" in shown and "tuning" not in shown
+    assert "54 runs, 0 finished" in shown and "tuning" not in shown and "the mean over 3 sizes" in shown
     assert engine.carry_out(study, arguments) == 0
     text = (tmp_path / "out" / "reports" / "MINI_TRANSFER_REPORT.md").read_text()
     assert "54 runs planned: 54 done." in text and "Incomplete" not in text

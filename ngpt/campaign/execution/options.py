@@ -86,6 +86,13 @@ def cost_of_a_run(config: RunConfig) -> "Outlook":
     return found
 
 
+def seconds_of_a_run(config: RunConfig) -> float:
+    """Return the predicted training time of a run on a CPU, as one of several, on one thread."""
+    from ngpt.training.preflight import outlook  # imported late, as it needs torch
+
+    return outlook(config, device="cpu", threads=1).seconds or 0.0
+
+
 def on_cpu(device: str) -> bool:
     """Return whether runs use the CPU."""
     return device == "cpu" or (device == "auto" and not has_gpu())
