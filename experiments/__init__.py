@@ -5,6 +5,7 @@ from typing import Any
 from experiments import (
     advanced_features,
     geodesic_muon,
+    gpt_control,
     integration_gates,
     lr_transfer,
     muon_ablations,
@@ -39,6 +40,7 @@ CAMPAIGNS = [
     which_sphere.CAMPAIGN,
     sphere_optimizers.CAMPAIGN,
     sphere_finalists.CAMPAIGN,
+    gpt_control.CAMPAIGN,
     scaling_ladder.CAMPAIGN,
 ]
 """Campaigns that compare methods, in the order of the index."""
