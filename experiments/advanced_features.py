@@ -91,7 +91,7 @@ CAMPAIGN = Campaign(
     at_scale={
         "rung-1": AtScale(
             lrs=dict.fromkeys((PLAIN, *FEATURES), (0.01, 0.02, 0.04, 0.08)),
-            aux_lrs=(0.005, 0.01, 0.02),
+            aux_lrs=(0.0025, 0.005, 0.01, 0.02),
             fields={
                 "optimizer": "muon",
                 "match_step": "rms",

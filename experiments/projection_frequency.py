@@ -94,14 +94,18 @@ CAMPAIGN = Campaign(
     at_scale={
         "rung-1": AtScale(
             lrs={named(family, k): rates for family, (rates, ks) in AT_RUNG_1.items() for k in ks},
-            aux_lrs=(0.005, 0.01, 0.02),
+            aux_lrs=(0.0025, 0.005, 0.01, 0.02),
             fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
-            comparison_seeds=8,
+            comparison_seeds=9,
             predicted={COST: "not higher", LESS_OFTEN: "not lower"},
             claim=r"""
                 The logit scale starts at the square root of the width, rates fall linearly to zero, and runs see 20
                 tokens per non-embedding parameter. Fewer intervals are tried, each tuned over the hidden and then over
                 the auxiliary rate, around the best rates of both optimizers in `muon_lr_sweep` at `rung-1`.
+
+                A first round, with auxiliary rates from 0.005 up and seeds 80000 to 80007 to compare, left nearly every
+                answer undecided: all effects were within 0.007, but the best auxiliary rate of most methods was the
+                lowest one tried. So the grid is longer here, and the seeds to compare on are new.
 
                 Prediction, from a few pilot runs at `tiny` with this logit scale, where a larger K cost nothing: no K
                 ends higher by 0.02, in any family, and so Muon does not need projection less often than Adam.
