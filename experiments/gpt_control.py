@@ -4,7 +4,7 @@ from experiments.advanced_features import FEATURES
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
 
 ARCHITECTURES = {"GPT": "gpt", "nGPT": "gated-ngpt"}
-MUON_RATES = {"GPT": (0.01, 0.02, 0.04, 0.08), "nGPT": (0.01, 0.02, 0.04, 0.08)}
+MUON_RATES = {"GPT": (0.005, 0.01, 0.02, 0.04), "nGPT": (0.01, 0.02, 0.04, 0.08)}
 ADAM_RATES = {"GPT": (0.0025, 0.005, 0.01, 0.02), "nGPT": (0.005, 0.01, 0.02, 0.04)}
 LEAD = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 GAIN = Rule(metric="final_val_loss", predicted=None, smallest_effect=0.01, unit="nats per token", seeds=5)
@@ -77,7 +77,7 @@ CAMPAIGN = Campaign(
     further=tuple(
         difference(feature, feature, "Muon", "Does a feature gain less on nGPT than on GPT?") for feature in FEATURES
     ),
-    aux_lrs=(0.005, 0.01, 0.02),
+    aux_lrs=(0.0025, 0.005, 0.01, 0.02),
     fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
     comparison_seeds=8,
 )

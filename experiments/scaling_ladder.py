@@ -28,7 +28,7 @@ CAMPAIGN = Campaign(
         ),
         Method(name="Adam", fields={"optimizer": "adam"}, lrs=(0.005, 0.01, 0.02, 0.04)),
     ),
-    aux_lrs=(0.005, 0.01, 0.02),
+    aux_lrs=(0.0025, 0.005, 0.01, 0.02),
     baselines=("Adam",),
     rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
     fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
