@@ -33,7 +33,10 @@ MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH = (
 )
 """Where runs are longest, on both texts"""
 
-GEODESIC = CampaignStudy(geodesic_muon.CAMPAIGN).at("rung-1").experiment
+GEODESIC, PROJECTION = (
+    CampaignStudy(campaign).at("rung-1").experiment
+    for campaign in (geodesic_muon.CAMPAIGN, projection_frequency.CAMPAIGN)
+)
 
 FIRST_MARK = "†"
 LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
@@ -184,10 +187,8 @@ def geodesic_against_projection(analysis: Analysis) -> str:
 
 def lazy_projection(analysis: Analysis) -> str:
     """State how rarely Muon's weights may be projected, and whether Adam needs it more often."""
-    by_interval = {
-        interval: named(analysis.answers, f"{projection_frequency.named('Muon', interval)} against Muon, K = 1")
-        for interval in projection_frequency.INTERVALS[1:]
-    }
+    names = {f"{projection_frequency.named('Muon', k)} against Muon, K = 1": k for k in projection_frequency.INTERVALS}
+    by_interval = {names[a.contrast.name]: a for a in analysis.answers if a.contrast.name in names}
     free = 1
     for interval, answer in by_interval.items():
         if answer.verdict.word in ("worse", "undecided"):
@@ -267,6 +268,6 @@ FINDINGS = (
     Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(GEODESIC, geodesic_against_projection),
-    Finding(projection_frequency.CAMPAIGN, lazy_projection),
+    Finding(PROJECTION, lazy_projection),
 )
 """The findings in README's order."""

@@ -15,7 +15,7 @@ from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign
-from ngpt.campaign.execution.collect import data_path, read_data
+from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report.words import effect_of
 
 AGAIN: tuple[tuple[Campaign, Campaign], ...] = (
@@ -49,7 +49,10 @@ def tried_again(reports: Path) -> list[Again]:
     for pair in AGAIN:
         if not all(data_path(reports, campaign.name).exists() for campaign in pair):
             continue
-        first, second = (analyze(campaign, read_data(campaign, reports)).answers for campaign in pair)
+        try:
+            first, second = (analyze(campaign, read_data(campaign, reports)).answers for campaign in pair)
+        except OutdatedDataError:  # the index names them
+            continue
         later = {answer.contrast.name: answer for answer in second}
         for answer in first:
             name = answer.contrast.name

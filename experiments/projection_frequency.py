@@ -110,6 +110,20 @@ CAMPAIGN = Campaign(
                 Prediction, from a few pilot runs at `tiny` with this logit scale, where a larger K cost nothing: no K
                 ends higher by 0.02, in any family, and so Muon does not need projection less often than Adam.
             """,
+            reading=r"""
+                Where runs are long and no logit scale limits them, it does not matter how often the weights are
+                projected, up to every twentieth step, under Muon, under Adam, or with a geodesic step. What rarer
+                projection cost at `tiny` is not there any more, so it came from the regime of those runs and not from
+                the sphere. The second round settles what the first one left open for a rate at the edge of its grid.
+            """,
+            does_not_show=r"""
+                That projection can be left out altogether, that a larger K is harmless at a higher rate than the best,
+                or that this holds at another size or on another text.
+            """,
+            follows=r"""
+                The default of seven steps stays: nothing is gained by more frequent projection, and little time by
+                rarer.
+            """,
         ),
     },
     axis="steps between projections, K",
