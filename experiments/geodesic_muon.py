@@ -149,17 +149,15 @@ CAMPAIGN = Campaign(
             """,
             reading=r"""
                 Where runs are long, no logit scale limits them, and both rates are tuned, it makes no difference that
-                matters whether Muon steps straight and is projected, steps along the tangent part, or rotates by
-                lr‖u‖. The fixed angle, which led at `tiny`, ends a little lower on average, by far less than what
-                matters; its answer stays open only because its best auxiliary rate is the lowest one tried.
+                matters whether Muon steps straight and is projected, steps along the tangent part, or rotates by either
+                angle. The lead that the fixed angle had at `tiny` is gone.
 
-                Removing the radial part before the polar factor, and transporting the momentum, each cost about as much
-                as matters, several times less than in short runs, as predicted. Both are open: the first because the
-                cost may be smaller than what matters, the second for its auxiliary rate.
+                Removing the radial part before the polar factor, and transporting the momentum, do harm here too, on
+                every seed, but less than half as much as in short runs. Both change what the polar factor gets to see:
+                its input no longer is the average of the gradients.
             """,
             does_not_show=r"""
-                That these steps are level at a larger size or on another text. Nor that *before* or transport does
-                harm: neither is shown to be worse.
+                That these steps are level at a larger size or on another text, or at angles much larger than the best.
             """,
             follows=r"""
                 At this size the choice between projection and a geodesic step is one of convenience: the geodesic step
