@@ -59,7 +59,7 @@ class Corpus:
 
     @property
     def described(self) -> list[str]:
-        """What was found and how much it is, in lines for people."""
+        """Return in lines for people what was found and how much it is."""
         train, val = len(self.train), len(self.val)
         note = ["note: there are more validation tokens than training tokens"] * (val > train)
         return [f"data: {self.found}; {train:,} training and {val:,} validation tokens", *note]

@@ -1,4 +1,4 @@
-"""What effects at smaller sizes say about the effect at a larger one. Pure, no torch."""
+"""Forecasts of an effect at a larger size from those at smaller ones. Pure, no torch."""
 
 import math
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Statements:
-    """What every experiment file says, before its runs and, in its last three fields, after them."""
+    """The statements of every experiment file, made before its runs and, the last three, after them."""
 
     name: str
     """file name of the experiment, the runner and the collected data"""

@@ -18,7 +18,7 @@ COLUMNS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What was forecast for a contrast, and what came."""
+    """A forecast for a contrast, beside what came."""
 
     contrast: str
     known: list[dict[str, float]]
@@ -32,12 +32,12 @@ class Forecast:
 
     @property
     def came_true(self) -> bool | None:
-        """Whether the outcome lies in the band; None without an outcome."""
+        """Return whether the outcome lies in the band; None without an outcome."""
         return None if self.outcome is None else self.low <= self.outcome.mean <= self.high
 
     @property
     def cells(self) -> list[str]:
-        """Cells of a table: known effects, forecast, outcome, error, whether it came true."""
+        """Return the cells of a table: known effects, forecast, outcome, error, whether it came true."""
         known = [_with_interval(one["mean"], one["low"], one["high"]) for one in self.known]
         error = "–" if self.outcome is None else signed(self.outcome.mean - self.mean)
         said = {None: "–", True: "yes", False: "**no**"}[self.came_true]
