@@ -52,18 +52,8 @@ CAMPAIGN = Campaign(
                 the processor, because a Muon step costs more than an Adam step.
             """,
             follows=r"""
-                Next is the same comparison at `rung-2`, which decides whether the lead goes on shrinking.
-            """,
-        ),
-        "rung-2": AtScale(
-            lrs={"Muon": (0.01, 0.02, 0.04), "Adam": (0.004, 0.008, 0.016)},
-            fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
-            comparison_seeds=5,
-            claim=r"""
-                Three hidden rates around the best at `rung-1`, and the auxiliary rate that was best there for Muon and
-                level with the best for Adam. The number of tokens per non-embedding parameter is the same as at
-                `rung-1`. If the lead shrank from `tiny` to `rung-1` because runs see more tokens, it is now as large as
-                there. Prediction, written before any run at this size: Muon ends lower by 0.04 to 0.08.
+                Next is the same comparison at `rung-2`, in `scaling_ladder`, which decides whether the lead goes on
+                shrinking.
             """,
         ),
     },

@@ -1,55 +1,98 @@
-"""Muon, geodesic Muon and Adam up the ladder of presets, each rung forecast from those below before its first run."""
+"""The main contrast of each question on the ladder of presets: at one size, on another text, and at larger sizes."""
 
-from ngpt.campaign.definition import AtScale, Campaign, Method, Rule
+from typing import Any
+
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, noise_of, on_other_batches
+
+RATES: dict[str, tuple[float, ...]] = {"Muon": (0.01, 0.02, 0.04), "Adam": (0.005, 0.01, 0.02)}
+"""Hidden rates at `rung-1` of each family"""
+
+LEVEL = Rule(metric="final_val_loss", predicted="level", smallest_effect=0.02, unit="nats per token", seeds=5)
+LEAD = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
+
+
+def tuned(name: str, family: str, **fields: Any) -> Method:
+    """Return a method tuned over the rates of its family."""
+    return Method(name=name, fields={"optimizer": family.lower(), **fields}, lrs=RATES[family], family=family)
+
+
+def projected_rarely(method: Method) -> Method:
+    """Return a method with projection every 20 steps, at the rates that the method chooses with the default of 7."""
+    return Method(name=f"{method.name}, K = 20", fields={**method.fields, "lazy_proj_freq": 20}, lrs=(),
+                  at_rates_of=method.name, family=method.family)  # fmt: skip
+
+
+MUON, ADAM = (tuned(family, family) for family in RATES)
+GEODESIC = tuned("geodesic Muon", "Muon", geodesic_muon="lr-norm")
+NORMUON = tuned("NorMuon", "Muon", normuon="short-axis")
+RARELY = [projected_rarely(method) for method in (MUON, ADAM)]
+AGAIN = on_other_batches(MUON)
+
+MUON_AGAINST_ADAM = Contrast(
+    name="Muon against Adam",
+    weights={"Muon": 1.0, "Adam": -1.0},
+    question="Does Muon beat a tuned Adam?",
+    rule=LEAD,
+)
+LESS_OFTEN = Contrast(
+    name="cost of K = 20 under Muon minus under Adam",
+    weights={RARELY[0].name: 1.0, "Muon": -1.0, RARELY[1].name: -1.0, "Adam": 1.0},
+    question="Does Muon need projection less often than Adam?",
+    rule=LEVEL,
+)
 
 CAMPAIGN = Campaign(
     name="scaling_ladder",
-    title="Muon, geodesic Muon and Adam on the ladder of sizes",
-    question="Which method ends lower than Adam?",
+    title="The main contrasts on the ladder of sizes and on another text",
+    question="Does a geodesic step, NorMuon or rarer projection change where training ends?",
     claim=r"""
-        Every rung of the ladder has 20 training tokens for each entry of a hidden matrix, so that a rung is larger and
-        trained longer in the same proportion. At `rung-1` each method is tuned over its hidden rate and then over the
-        auxiliary rate. At `rung-2` it is tuned over three hidden rates around those that turn the vectors by the same
-        angles, at an auxiliary rate that is near the best for all three. At `rung-3` nothing is tuned: rates are
-        carried over.
+        Other campaigns ask each question at one size and mostly on one text. Here the main contrast of each is made
+        wherever the ladder leads: Muon against Adam (`muon_lr_sweep`), a geodesic step with $\theta = \eta|u|$ against
+        projection (`geodesic_muon`), NorMuon against Muon (`sphere_finalists`), and projection every 20 steps against
+        the default of 7, under both optimizers (`projection_frequency`).
 
-        Muon against Adam and Muon with a geodesic step against Adam are what `muon_lr_sweep` and `geodesic_muon` ask at
-        one size each; here the sizes are what is varied. No rule of `sphere_finalists` was better than Muon, so there
-        is no fourth method.
+        Every rung has 20 training tokens for each entry of a hidden matrix, so that a rung is larger and trained longer
+        in the same proportion. At `rung-1`, on any text, Muon, geodesic Muon, NorMuon and Adam are each tuned over
+        three hidden rates around the best of earlier campaigns there, and then over the auxiliary rate. With K = 20 a
+        method takes the rates that it chose with K = 7, which can only make it look worse. *Other batches* is Muon
+        again on the same data in another order: the size of noise.
 
-        Prediction: both Muons end lower than Adam at every rung, by about as much at `rung-2` as at `rung-1`, and the
-        geodesic step is level with projection.
+        Prediction, from the answers at `rung-1` on Python's standard library: Muon ends lower than Adam, by 0.04 to
+        0.08, on another text as at larger sizes. No other contrast differs by what matters.
     """,
     preset="rung-1",
-    methods=(
-        Method(name="Muon", fields={"optimizer": "muon"}, lrs=(0.01, 0.02, 0.04, 0.08)),
-        Method(
-            name="geodesic Muon", fields={"optimizer": "muon", "geodesic_muon": "lr-norm"}, lrs=(0.01, 0.02, 0.04, 0.08)
-        ),
-        Method(name="Adam", fields={"optimizer": "adam"}, lrs=(0.005, 0.01, 0.02, 0.04)),
-    ),
+    methods=(MUON, GEODESIC, NORMUON, ADAM, *RARELY, AGAIN),
     aux_lrs=(0.0025, 0.005, 0.01, 0.02),
-    baselines=("Adam",),
-    rule=Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5),
+    baselines=("Muon", "Adam", AGAIN.name),
+    rule=LEVEL,
+    leading=(MUON_AGAINST_ADAM,),
+    further=(LESS_OFTEN, noise_of(MUON, LEVEL)),
     fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
-    comparison_seeds=8,
+    comparison_seeds=10,
     at_scale={
         "rung-2": AtScale(
-            lrs={"Muon": (0.01, 0.02, 0.04), "geodesic Muon": (0.01, 0.02, 0.04), "Adam": (0.004, 0.008, 0.016)},
+            lrs={
+                **dict.fromkeys(("Muon", "geodesic Muon", "NorMuon"), (0.01, 0.02, 0.04)),
+                "Adam": (0.004, 0.008, 0.016),
+                **{method.name: () for method in (*RARELY, AGAIN)},
+            },
             comparison_seeds=5,
+            forecast_from=("rung-1",),
             claim=r"""
-                At three times the parameters and eleven times the operations of a run at `rung-1`, the lead of both
-                Muons over Adam is predicted to be between 0.04 and 0.08.
+                Three hidden rates around those that turn the vectors by the same angles as the best at `rung-1`: the
+                same for Muon, and for Adam proportional to the square root of one over the width. The auxiliary rate is
+                one that is near the best for all at `rung-1`. A run has three times the parameters and eleven times the
+                operations of one at `rung-1`.
             """,
         ),
         "rung-3": AtScale(
             lrs={"Muon": (0.02,), "geodesic Muon": (0.02,), "Adam": (0.007,)},
+            question="Does a geodesic step change where training ends?",
             comparison_seeds=5,
             forecast_from=("rung-1", "rung-2"),
             claim=r"""
-                Rates turn the vectors by the same angles as the best at `rung-1`: the same for Muon, and for Adam
-                proportional to the square root of one over the width. The effects are forecast from the two rungs
-                below; the forecast and its band are below, beside what came.
+                Nothing is tuned here: rates turn the vectors by the same angles as the best at `rung-1`. The effects
+                are forecast from the two rungs below; the forecast and its band are below, beside what came.
             """,
         ),
     },

@@ -42,6 +42,7 @@ CONFIRMS: dict[tuple[Word, Prediction], bool] = {
     (SAME, "lower"): False, (SAME, "higher"): False, (SAME, "not lower"): True,
     ("undecided", "lower"): False, ("undecided", "higher"): False, ("undecided", "not lower"): False,
     ("undecided", "not higher"): False,
+    ("better", "level"): False, ("worse", "level"): False, (SAME, "level"): True, ("undecided", "level"): False,
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ CONFIRMS: dict[tuple[Word, Prediction], bool] = {
 def test_the_word_does_not_depend_on_the_prediction(mean: float, half: float, word: Word) -> None:
     for sign in (1, -1):
         turned: Word = {"better": "worse", "worse": "better"}.get(word, word) if sign < 0 else word  # type: ignore[assignment]
-        for predicted in ("lower", "higher", "not lower", "not higher", None):
+        for predicted in ("lower", "higher", "not lower", "not higher", "level", None):
             verdict = judge(rule(predicted), around(sign * mean, half))
             assert verdict.word == turned
             came_true = None if predicted is None else CONFIRMS[turned, predicted]

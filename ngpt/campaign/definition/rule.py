@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Prediction = Literal["lower", "higher", "not lower", "not higher"]
+Prediction = Literal["lower", "higher", "not lower", "not higher", "level"]
 
 Word = Literal["better", "worse", "no difference that matters", "undecided"]
 """the four answers to a contrast; a lower metric is better"""
@@ -23,7 +23,8 @@ class Rule:
     metric: str
     """field of the run record that decides, such as `final_val_loss`"""
     predicted: Prediction | None
-    """how the contrast is predicted to end, by the smallest effect that matters; None for no prediction"""
+    """how the contrast is predicted to end, by the smallest effect that matters; level: within it on either side; None
+    for no prediction"""
     smallest_effect: float
     """smallest difference that matters, in `unit`, positive"""
     unit: str
@@ -44,6 +45,6 @@ class Rule:
         """Return the answers that confirm the prediction; none if there is none."""
         words: dict[Prediction | None, tuple[Word, ...]] = {
             "lower": ("better",), "higher": ("worse",), "not lower": ("worse", "no difference that matters"),
-            "not higher": ("better", "no difference that matters"),
+            "not higher": ("better", "no difference that matters"), "level": ("no difference that matters",),
         }  # fmt: skip
         return words.get(self.predicted, ())
