@@ -153,8 +153,7 @@ CAMPAIGN = Campaign(
                 angle. The lead that the fixed angle had at `tiny` is gone.
 
                 Removing the radial part before the polar factor, and transporting the momentum, do harm here too, on
-                every seed, but less than half as much as in short runs. Both change what the polar factor gets to see:
-                its input no longer is the average of the gradients.
+                every seed, but less than half as much as in short runs. No run here tells why.
             """,
             does_not_show=r"""
                 That these steps are level at a larger size or on another text, or at angles much larger than the best.

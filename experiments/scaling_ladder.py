@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experiments import advanced_features, geodesic_muon, muon_lr_sweep, projection_frequency
 from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 
 RATES: dict[str, tuple[float, ...]] = {"Muon": (0.01, 0.02, 0.04), "Adam": (0.005, 0.01, 0.02)}
@@ -11,40 +12,43 @@ LEVEL = Rule(metric="final_val_loss", predicted="level", smallest_effect=0.02, u
 LEAD = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
-def tuned(name: str, family: str, **fields: Any) -> Method:
-    """Return a method tuned over the rates of its family."""
-    return Method(name=name, fields={"optimizer": family.lower(), **fields}, lrs=RATES[family], family=family)
+def tuned(name: str, family: str, question: str = "", **fields: Any) -> Method:
+    """Return a method tuned over the rates of its family, and what its comparison with Muon or Adam answers."""
+    return Method(name=name, fields={"optimizer": family.lower(), **fields}, lrs=RATES[family], family=family,
+                  question=question)  # fmt: skip
 
 
 def projected_rarely(method: Method) -> Method:
     """Return a method with projection every 20 steps, at the rates that the method chooses with the default of 7."""
-    return Method(name=f"{method.name}, K = 20", fields={**method.fields, "lazy_proj_freq": 20}, lrs=(),
-                  at_rates_of=method.name, family=method.family)  # fmt: skip
+    return Method(
+        name=f"{method.name}, K = 20", fields={**method.fields, "lazy_proj_freq": 20}, lrs=(), at_rates_of=method.name,
+        family=method.family, question="Does projecting only every 20 steps cost anything compared with every 7?",
+    )  # fmt: skip
 
 
 MUON, ADAM = (tuned(family, family) for family in RATES)
-GEODESIC = tuned("geodesic Muon", "Muon", geodesic_muon="lr-norm")
-NORMUON = tuned("NorMuon", "Muon", normuon="short-axis")
+GEODESIC = tuned("geodesic Muon", "Muon", geodesic_muon.QUESTION, geodesic_muon="lr-norm")
+NORMUON = tuned("NorMuon", "Muon", advanced_features.TRANSFER, normuon="short-axis")
 RARELY = [projected_rarely(method) for method in (MUON, ADAM)]
 AGAIN = on_other_batches(MUON)
 
 MUON_AGAINST_ADAM = Contrast(
     name="Muon against Adam",
     weights={"Muon": 1.0, "Adam": -1.0},
-    question="Does Muon beat a tuned Adam?",
+    question=muon_lr_sweep.CAMPAIGN.question,
     rule=LEAD,
 )
 LESS_OFTEN = Contrast(
     name="cost of K = 20 under Muon minus under Adam",
     weights={RARELY[0].name: 1.0, "Muon": -1.0, RARELY[1].name: -1.0, "Adam": 1.0},
-    question="Does Muon need projection less often than Adam?",
+    question=projection_frequency.LESS_OFTEN,
     rule=LEVEL,
 )
 
 CAMPAIGN = Campaign(
     name="scaling_ladder",
     title="The main contrasts on the ladder of sizes and on another text",
-    question="Does a geodesic step, NorMuon or rarer projection change where training ends?",
+    question="Do the answers of the other campaigns hold on this text and at this size?",
     claim=r"""
         Other campaigns ask each question at one size and mostly on one text. Here the main contrast of each is made
         wherever the ladder leads: Muon against Adam (`muon_lr_sweep`), a geodesic step with $\theta = \eta|u|$ against
@@ -87,7 +91,6 @@ CAMPAIGN = Campaign(
         ),
         "rung-3": AtScale(
             lrs={"Muon": (0.02,), "geodesic Muon": (0.02,), "Adam": (0.007,)},
-            question="Does a geodesic step change where training ends?",
             comparison_seeds=5,
             forecast_from=("rung-1", "rung-2"),
             claim=r"""

@@ -290,6 +290,27 @@ def test_a_question_can_be_another_at_another_preset_and_so_can_what_is_predicte
     assert campaign.rule == dataclasses.replace(SCAN.rule, predicted="not higher")
 
 
+def test_a_method_can_have_a_question_of_its_own() -> None:
+    methods = [dataclasses.replace(m, question="Of Muon?" if m.family == "Muon" else "") for m in SCAN.methods]
+    campaign = dataclasses.replace(SCAN, methods=tuple(methods))
+    asked = {one.name: (one.question, one.rule) for one in campaign.contrasts()[1:]}
+    assert asked == {
+        "Muon, K = 20 against Muon, K = 1": ("Of Muon?", SCAN.rule),
+        "Adam, K = 20 against Adam, K = 1": (SCAN.question, SCAN.rule),
+    }
+    assert campaign.digest != SCAN.digest, "other comparisons share one error rate"
+    with pytest.raises(ValueError, match="a prediction for no question"):
+        dataclasses.replace(campaign, at_scale={"rung-1": AtScale(predicted={"Of Muon?": None})})
+
+
+def test_a_cell_of_the_map_has_a_line_for_each_report_that_answers(tmp_path: Path) -> None:
+    again = dataclasses.replace(SCAN, name="again")
+    for campaign in (SCAN, again):
+        write_data(tmp_path, data() | {"campaign": campaign.name})
+    rows = known_map([CampaignStudy(campaign) for campaign in (SCAN, again)], tmp_path, "").splitlines()[2:]
+    assert len(rows) == 2 and all("](SCAN_REPORT.md)<br>[" in one and "](AGAIN_REPORT.md)" in one for one in rows)
+
+
 @pytest.mark.parametrize(
     ("preset", "there", "message"),
     [

@@ -27,6 +27,8 @@ class Method:
     """grid of --lr, the hidden rate, increasing; a single rate if it is part of the method"""
     family: str = ""
     """each method is compared with the baseline of its family"""
+    question: str = field(default="", repr=False)
+    """what that comparison answers; empty: the campaign's question"""
     position: float | None = None
     """position on `Campaign.axis`, if the method is one point of a scan"""
     at_rates_of: str = field(default="", repr=False)
@@ -216,6 +218,7 @@ class Campaign(Experiment):
             check(others.issuperset(there.forecast_from), f"{place}: forecast from a preset that is not stated")
             check(there.lrs is not None or there.aux_lrs == (), f"{place}: a grid of the auxiliary rate without `lrs`")
             asked = {contrast.question for contrast in self.at(preset).contrasts()}  # as sound as this
+            asked -= {method.question for method in self.methods}  # they keep the campaign's rule
             check(asked >= there.predicted.keys(), f"{place}: a prediction for no question")
 
     @property
@@ -276,7 +279,7 @@ class Campaign(Experiment):
         """Return the leading contrasts, every method against the baseline of its family, and the further ones."""
         plain = [
             Contrast(name=f"{method.name} against {baseline}", weights={method.name: 1.0, baseline: -1.0},
-                     question=self.question, rule=self.rule)
+                     question=method.question or self.question, rule=self.rule)
             for method in self.methods if (baseline := self.baseline_of(method)) != method.name
         ]  # fmt: skip
         return [*self.leading, *plain, *self.further]

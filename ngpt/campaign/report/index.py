@@ -130,19 +130,21 @@ class Scope:
 def known_map(studies: Sequence[Indexed], reports: Path, link: str) -> str:
     """Return a table of questions down, sizes and texts across; `link` precedes each report's file name.
 
-    An empty cell is a scope in which the question has not been asked.
+    An empty cell is a scope in which the question has not been asked; where several reports answer it, it has a line
+    of each.
     """
     found, note = _collected(studies, reports)
     scopes = sorted({Scope.of(data) for _, data in found})
     columns = ["question", "what matters", *(scope.name for scope in scopes)]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    rows: dict[tuple[str, str], dict[Scope, str]] = {}
+    rows: dict[tuple[str, str], dict[Scope, list[str]]] = {}
     for study, data in found:
         for question, matters, answers in study.cells(data):
             cell = f"[{answers}]({link}{study.experiment.report_name})"
-            rows.setdefault((question, matters), {})[Scope.of(data)] = cell
+            rows.setdefault((question, matters), {}).setdefault(Scope.of(data), []).append(cell)
     for (question, matters), cells in rows.items():
-        lines.append(f"| {question} | {matters} | {' | '.join(cells.get(scope, '') for scope in scopes)} |")
+        answered = ["<br>".join(cells.get(scope, [])) for scope in scopes]
+        lines.append(f"| {question} | {matters} | {' | '.join(answered)} |")
     return "\n".join(lines) + "\n" + note
 
 
