@@ -4,6 +4,7 @@ Every number is computed, and every verdict is worded by its label, so a sentenc
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments import geodesic_muon, muon_lr_sweep, orthogonality, projection_frequency, sphere_finalists
+from experiments import (
+    advanced_features,
+    geodesic_muon,
+    muon_lr_sweep,
+    orthogonality,
+    projection_frequency,
+    scaling_ladder,
+    sphere_finalists,
+)
 from experiments.first_regime import is_of_first_regime
 from experiments.longer_runs import longer_runs_sentence
 from ngpt.campaign.analysis.analyze import Analysis, analyze
@@ -33,10 +42,16 @@ MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH = (
 )
 """Where runs are longest, on both texts"""
 
-GEODESIC, PROJECTION = (
+GEODESIC, PROJECTION, FEATURES = (
     CampaignStudy(campaign).at("rung-1").experiment
-    for campaign in (geodesic_muon.CAMPAIGN, projection_frequency.CAMPAIGN)
+    for campaign in (geodesic_muon.CAMPAIGN, projection_frequency.CAMPAIGN, advanced_features.CAMPAIGN)
 )
+
+ON_ENGLISH, AT_RUNG_2 = (
+    CampaignStudy(scaling_ladder.CAMPAIGN).at(preset, text).experiment
+    for preset, text in (("rung-1", "English"), ("rung-2", None))
+)
+"""The main contrast of each question on another text and at a larger size"""
 
 FIRST_MARK = "†"
 LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
@@ -48,8 +63,8 @@ class Finding:
 
     campaign: Campaign
     words: Words
-    elsewhere: tuple[Campaign, ...] = ()
-    """the campaign on other texts, of which the first answer is named too"""
+    elsewhere: tuple[tuple[Campaign, str], ...] = ()
+    """campaigns on other texts or at other sizes, each with the contrast whose answer there is named too"""
 
 
 def findings_list(reports: Path) -> str:
@@ -62,47 +77,53 @@ def findings_list(reports: Path) -> str:
             if not data_path(reports, finding.campaign.name).exists():
                 continue
             found.append((finding, read_data(finding.campaign, reports)))
-            others[finding.campaign.name] = [on_another_text(other, reports) for other in finding.elsewhere]
+            others[finding.campaign.name] = [elsewhere(finding, *other, reports) for other in finding.elsewhere]
         except OutdatedDataError:
             missing.append(f"- No finding on {finding.campaign.name}: its data come from another definition.")
     scopes = [scope(data) for _, data in found]
-    shared = [part for part in (scopes[0] if scopes else []) if all(part in parts for parts in scopes)]
+    usual = [Counter(parts).most_common(1)[0][0] for parts in zip(*scopes, strict=True)]
     bullets = []
     for (finding, data), parts in zip(found, scopes, strict=True):
         analysis = analyze(finding.campaign, data)
-        own = [part for part in parts if part not in shared]
+        own = [part for part in parts if part not in usual]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
         mark = f" {FIRST_MARK}" if is_of_first_regime(finding.campaign) else ""
         said = finding.words(analysis) + "".join(others[finding.campaign.name])
         bullets.append(f"- {said} ({where}; [report](reports/{finding.campaign.report_name})){mark}")
     limited = f" {LIMITED}" if any(is_of_first_regime(finding.campaign) for finding, _ in found) else ""
-    alone = not any(text for texts in others.values() for text in texts)
-    intro = introduction(shared, [data for _, data in found], alone=alone) + limited + "\n\n" if found else ""
+    alone = all(parts == usual for parts in scopes) and not any(text for texts in others.values() for text in texts)
+    intro = introduction(usual, [data for _, data in found], alone=alone) + limited + "\n\n" if found else ""
     again = longer_runs_sentence(reports)
     return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n"
 
 
-def on_another_text(campaign: Campaign, reports: Path) -> str:
-    """Return the first answer of a campaign on another text, to go on a finding; empty without its data."""
+def elsewhere(finding: Finding, campaign: Campaign, contrast: str, reports: Path) -> str:
+    """Return the answer to a contrast on another text or at another size, to go on a finding; empty without its data.
+
+    The contrast is named if it is not one of the finding's own campaign.
+    """
     if not data_path(reports, campaign.name).exists():
         return ""
     data = read_data(campaign, reports)
-    answer = analyze(campaign, data).answers[0]
-    return f"; on [{data['data']}](reports/{campaign.report_name}) *{answer.verdict.word}*, {difference(answer)}"
+    answer = named(analyze(campaign, data).answers, contrast)
+    at_another_size = campaign.preset != finding.campaign.preset
+    where = f"at `{campaign.preset}`" if at_another_size else f"on {words.TEXTS.get(data['data'], data['data'])}"
+    own = contrast in {one.name for one in finding.campaign.contrasts()}
+    what = "" if own else f"{contrast}: "
+    return f"; [{where}](reports/{campaign.report_name}) {what}*{answer.verdict.word}*, {difference(answer)}"
 
 
-def introduction(shared: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
-    """Return what all findings have in common, and that nothing has run on a GPU while that is so.
+def introduction(usual: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
+    """Return what most findings have in common, and that nothing has run on a GPU while that is so.
 
-    alone: whether none of them has anything else to say of another text.
+    alone: whether no finding says anything else.
     """
     devices = [environment["device"] for data in collected for environment in data["environments"]]
     on_cpus = all(re.search(r"\b\d+ cores\)$", device) for device in devices)
     gpu = "; nothing has run on a GPU yet" if on_cpus and not any(GPU_RESULTS.glob("*_cuda.json")) else ""
-    where = [*shared, "CPUs"] if on_cpus else shared
     which = "All findings are" if alone else "Unless they say otherwise, findings are"
-    scale = f"{which} from {', on '.join(where)}{gpu}. " if where else ""
-    return f"{scale}Whether they hold at a larger scale is untested. Brackets hold 95% intervals over seeds."
+    scale = f"{which} from {', '.join(usual)}{', on CPUs' if on_cpus else ''}{gpu}. " if usual else ""
+    return f"{scale}Larger scales than stated are untested. Brackets hold 95% intervals over seeds."
 
 
 def scope(data: dict[str, Any]) -> list[str]:
@@ -240,16 +261,29 @@ def field_against_muon(analysis: Analysis) -> str:
     sent = sphere_finalists.BEST_AT_TINY
     answers = analysis.questions()[sphere_finalists.CAMPAIGN.question]
     answers = [answer for answer in answers if answer.contrast.pair is not None and answer.contrast.pair[0] in sent]
+    return gains(answers, "best rules and optimizers of the field", "lower than Muon in longer runs")
+
+
+def features(analysis: Analysis) -> str:
+    """State whether a feature of modded-nanogpt gains on gated nGPT."""
+    answers = analysis.questions()[advanced_features.TRANSFER]
+    return gains(answers, "features of modded-nanogpt tried", "lower than plain Muon")
+
+
+def gains(answers: Sequence[Answer], methods: str, where: str) -> str:
+    """State how many of several methods end lower than one that they are compared with, and by how much they differ.
+
+    methods: what they are, in the plural. where: `lower than` what, and in which runs.
+    """
     better, open_ = count(answers, "better"), sum(not answer.verdict.confirmed for answer in answers)
     means = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
-    what = f"{matters(answers[0])} lower than Muon in longer runs"
+    what = f"{matters(answers[0])} {where}"
     if better:
-        ends = "ends" if better == 1 else "end"
-        headline = f"Of the {len(answers)} best rules and optimizers of the field, {better} {ends} {what}."
+        headline = f"Of the {len(answers)} {methods}, {better} {'ends' if better == 1 else 'end'} {what}."
     elif open_:
-        headline = f"No rule or optimizer of the field is shown to end {what}."
+        headline = f"None of the {len(answers)} {methods} is shown to end {what}."
     else:
-        headline = f"None of the {len(answers)} best rules and optimizers of the field ends {what}."
+        headline = f"None of the {len(answers)} {methods} ends {what}."
     if not means:
         return f"**{headline}**"
     low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
@@ -263,11 +297,21 @@ def count(answers: Sequence[Answer], word: Word) -> int:
     return sum(answer.verdict.word == word for answer in answers)
 
 
+def on_the_ladder(contrast: str) -> tuple[tuple[Campaign, str], ...]:
+    """Return a contrast of the ladder on another text and at a larger size."""
+    return tuple((campaign, contrast) for campaign in (ON_ENGLISH, AT_RUNG_2))
+
+
 FINDINGS = (
-    Finding(MUON_AGAINST_ADAM, muon_against_adam, (MUON_AGAINST_ADAM_IN_ENGLISH,)),
+    Finding(
+        MUON_AGAINST_ADAM,
+        muon_against_adam,
+        ((MUON_AGAINST_ADAM_IN_ENGLISH, "Muon against Adam"), (AT_RUNG_2, "Muon against Adam")),
+    ),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
-    Finding(GEODESIC, geodesic_against_projection),
-    Finding(PROJECTION, lazy_projection),
+    Finding(FEATURES, features, on_the_ladder("NorMuon against Muon")),
+    Finding(GEODESIC, geodesic_against_projection, on_the_ladder("geodesic Muon against Muon")),
+    Finding(PROJECTION, lazy_projection, on_the_ladder("Muon, K = 20 against Muon")),
 )
 """The findings in README's order."""

@@ -3,12 +3,13 @@
 from typing import Any
 
 from experiments.first_regime import FIRST_REGIME
-from ngpt.campaign.definition import Campaign, Method, Rule
+from ngpt.campaign.definition import AtScale, Campaign, Method, Rule
 
 RATES = (0.025, 0.05, 0.1)
 RAMP: dict[str, Any] = {"momentum_start": 0.85, "momentum": 0.95, "momentum_warmup_steps": 300}
 MUON: dict[str, Any] = {"optimizer": "muon", "normuon": "short-axis", "beta2": 0.95, "ns_steps": 5, **RAMP}
 BASELINE = "Muon"
+QUESTION = "Does any single change to Muon, or AdamW in its place, reach a lower loss in the same training time?"
 
 
 def changed(name: str, leaves_out: str = "", **change: Any) -> Method:
@@ -22,10 +23,35 @@ def adamw(name: str, *lrs: float) -> Method:
     return Method(name=name, fields={"optimizer": "adam"}, lrs=lrs, leaves_out="the polar factor: AdamW moves it all")
 
 
+METHODS = (
+    changed(BASELINE),
+    changed("NS-1: 3 Newton-Schulz steps", "two of five Newton-Schulz iterations", ns_steps=3),
+    changed("MM-5: momentum 0.95 throughout", "the momentum's ramp", momentum_start=None, momentum_warmup_steps=None),
+    changed("MM-1: ramp 0.90 to 0.95", momentum_start=0.90),
+    changed("MM-3: ramp over 150 steps", momentum_warmup_steps=150),
+    changed("MB-2: β₂ = 0.99", beta2=0.99),
+    adamw("ABL-1: AdamW at 0.04", 0.04),
+    changed("MM-2: ramp 0.85 to 0.99", momentum=0.99),
+    changed("MM-4: ramp over 600 steps", momentum_warmup_steps=600),
+    changed("NS-2: 7 Newton-Schulz steps", ns_steps=7),
+    changed("MB-1: β₂ = 0.9", beta2=0.9),
+    changed("MB-3: β₂ = 0.999", beta2=0.999),
+    adamw("ABL-2: AdamW at 0.001", 0.001),
+    adamw("AdamW, tuned", 0.008, 0.016, 0.032),
+)
+LEFT_OUT_AT_RUNG_1 = ("ABL-1", "ABL-2", "MB-1")
+"""Codes of the arms that are not tried in longer runs: two rates of AdamW that are far from its best, and a beta2"""
+
+
+def rates_at_rung_1(method: Method) -> tuple[float, ...]:
+    """Return the grid of a method's rate in longer runs, around the best rates of `muon_lr_sweep` there."""
+    return (0.005, 0.01, 0.02) if method.fields["optimizer"] == "adam" else (0.01, 0.02, 0.04)
+
+
 CAMPAIGN = Campaign(
     name="muon_ablations",
     title="Which of Muon's settings matter on gated nGPT, at equal training time",
-    question="Does any single change to Muon, or AdamW in its place, reach a lower loss in the same training time?",
+    question=QUESTION,
     claim=r"""
         The baseline is Muon as used in speedruns: five Newton-Schulz iterations, NorMuon's variance reduction with
         $\beta_2 = 0.95$, and a momentum that rises from 0.85 to 0.95 over 300 steps. Each arm changes one thing. The
@@ -43,24 +69,7 @@ CAMPAIGN = Campaign(
         timed by the wall clock, two runs at a time, on seeds 80000 to 80007, had intervals with half-widths of 0.04 to
         0.12 bits, because a single process makes anywhere from 170 to 199 steps in five seconds here.
     """,
-    methods=(
-        changed(BASELINE),
-        changed("NS-1: 3 Newton-Schulz steps", "two of five Newton-Schulz iterations", ns_steps=3),
-        changed(
-            "MM-5: momentum 0.95 throughout", "the momentum's ramp", momentum_start=None, momentum_warmup_steps=None
-        ),
-        changed("MM-1: ramp 0.90 to 0.95", momentum_start=0.90),
-        changed("MM-3: ramp over 150 steps", momentum_warmup_steps=150),
-        changed("MB-2: β₂ = 0.99", beta2=0.99),
-        adamw("ABL-1: AdamW at 0.04", 0.04),
-        changed("MM-2: ramp 0.85 to 0.99", momentum=0.99),
-        changed("MM-4: ramp over 600 steps", momentum_warmup_steps=600),
-        changed("NS-2: 7 Newton-Schulz steps", ns_steps=7),
-        changed("MB-1: β₂ = 0.9", beta2=0.9),
-        changed("MB-3: β₂ = 0.999", beta2=0.999),
-        adamw("ABL-2: AdamW at 0.001", 0.001),
-        adamw("AdamW, tuned", 0.008, 0.016, 0.032),
-    ),
+    methods=METHODS,
     baselines=(BASELINE,),
     rule=Rule(metric="final_val_bpb", predicted="lower", smallest_effect=0.02, unit="bits per byte", seeds=5),
     reading=r"""
@@ -85,6 +94,25 @@ CAMPAIGN = Campaign(
         On a small CPU run, three iterations are a way to save time. The defaults stay as they are, since they are
         meant for longer runs and faster orthogonalizers.
     """,
+    at_scale={
+        "rung-1": AtScale(
+            lrs={m.name: rates_at_rung_1(m) for m in METHODS if not m.name.startswith(LEFT_OUT_AT_RUNG_1)},
+            fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
+            budget_seconds=40.0,
+            comparison_seeds=8,
+            predicted={QUESTION: "not lower"},
+            claim=r"""
+                A run of 40 seconds sees some 20 tokens for each non-embedding parameter, more or fewer by processor.
+                The logit scale starts at the square root of the width, and rates fall linearly to zero over the time.
+                All ramps but the longest end in the first third of a run. Each method is tuned over its hidden rate;
+                one auxiliary rate, near the best of all methods at `rung-1`, serves all.
+
+                Prediction: no change gains 0.02 bits. Three Newton-Schulz iterations save less time than at `tiny`,
+                since more of a step is forward and backward pass; the momentum's ramp is over early and makes no
+                difference that matters; and AdamW loses, as at equal steps.
+            """,
+        ),
+    },
     comparison_seeds=9,
     fields={**FIRST_REGIME},
     budget_seconds=5.0,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.first_regime import FIRST_REGIME
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule
 
 AUTOMATA = "nca:rules=4000,states=4,grid=8,grids=8,ratio_grids=8,ratio_low=0.15"
 """Automata small enough for the tiny model: 258 tokens (about as many as bytes), 18 per grid, sequences of 144."""
@@ -13,6 +13,11 @@ FAMILIES: dict[str, tuple[tuple[float, ...], float]] = {
     "Adam": ((0.004, 0.008, 0.016, 0.032), 0.01),
 }
 """Grid of learning rates for text, and the learning rate for automata."""
+AT_RUNG_1 = {"Muon": (0.01, 0.02, 0.04), "Adam": (0.005, 0.01, 0.02)}
+"""Grid of learning rates for text in longer runs"""
+
+HELPS = "Does a model pre-trained on cellular automata learn better from the same tokens of text?"
+MORE = "Does automata pre-training help more, or hurt less, under Muon than under Adam?"
 GAIN = Rule(metric="final_val_loss", predicted="lower", smallest_effect=0.02, unit="nats per token", seeds=5)
 
 
@@ -24,7 +29,7 @@ def named(family: str, *, pretrained: bool) -> str:
 CAMPAIGN = Campaign(
     name="nca_pretraining",
     title="Pre-training gated nGPT on neural cellular automata, under Muon and under Adam",
-    question="Does a model pre-trained on cellular automata learn better from the same tokens of text?",
+    question=HELPS,
     claim=r"""
         Before it sees text, a model is trained on trajectories of neural cellular automata. Each sequence follows a
         rule of its own, which must be inferred in context: next state
@@ -64,7 +69,7 @@ CAMPAIGN = Campaign(
                 named("Adam", pretrained=True): -1.0,
                 named("Adam", pretrained=False): 1.0,
             },
-            question="Does automata pre-training help more, or hurt less, under Muon than under Adam?",
+            question=MORE,
             rule=GAIN,
         ),
     ),
@@ -85,6 +90,27 @@ CAMPAIGN = Campaign(
     follows=r"""
         Pre-training on automata is left alone until a larger model can be trained here.
     """,
+    at_scale={
+        "rung-1": AtScale(
+            lrs={
+                named(family, pretrained=pretrained): rates
+                for family, rates in AT_RUNG_1.items()
+                for pretrained in (False, True)
+            },
+            aux_lrs=(0.0025, 0.005, 0.01, 0.02),
+            fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
+            comparison_seeds=8,
+            predicted={HELPS: "not lower", MORE: "level"},
+            claim=r"""
+                The logit scale starts at the square root of the width, rates fall linearly to zero, and runs see 20
+                tokens of text per non-embedding parameter, after as many steps on automata as at `tiny`. Each method is
+                tuned over the hidden and then over the auxiliary rate, on text.
+
+                Prediction: automata do not help here either. What they cost is smaller than at `tiny`, because there is
+                more time to unlearn it, and no longer differs by what matters between Muon and Adam.
+            """,
+        ),
+    },
     comparison_seeds=8,
     fields={**FIRST_REGIME},
 )

@@ -97,9 +97,11 @@ class CampaignStudy(Study[Plan]):
         if campaign.budget_seconds is None:
             parser.add_argument("--steps", type=int, help="steps of a run; default: the preset's")
         else:
+            elsewhere = {preset: there.budget_seconds for preset, there in campaign.at_scale.items()}
+            places = [f", {seconds:g} at {preset}" for preset, seconds in elsewhere.items() if seconds is not None]
             parser.add_argument(
                 "--budget-seconds", dest="time_budget_seconds", metavar="SECONDS", type=float,
-                default=campaign.budget_seconds, help="training time of a run (%(default)s)",
+                help=f"training time of a run; default: {campaign.budget_seconds:g}{''.join(places)}",
             )  # fmt: skip
         options.add_campaign_flags(parser)
         return parser

@@ -14,7 +14,7 @@ from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.pace import pace_of
 from ngpt.campaign.analysis.statistics import PairedDifference, paired_difference
 from ngpt.campaign.analysis.verdict import judge_simplicity
-from ngpt.campaign.definition import Method, Rule
+from ngpt.campaign.definition import AtScale, Method, Rule
 from ngpt.errors import InputError
 from ngpt.files import read_json
 from ngpt.training.record import read_record
@@ -63,6 +63,17 @@ def test_a_campaign_by_the_clock(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 10, "no finished run is repeated"
     with pytest.raises(InputError, match="end by the clock"):
         carry_out(BY_THE_CLOCK, places(tmp_path, "--reproduce"))
+
+
+def test_the_budget_can_be_another_at_another_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question\n" * 100)
+    campaign = dataclasses.replace(BY_THE_CLOCK, at_scale={"rung-1": AtScale(budget_seconds=3.5)})
+    for flags, seconds in ((["--preset", "rung-1"], "3.5"), ([], "9.0"), (["--preset", "rung-2"], "9.0")):
+        assert carry_out(campaign, [*places(tmp_path, "--dry-run"), *flags]) == 0
+        assert f"{seconds} s a run (the time budget)" in capsys.readouterr().out
+    assert campaign.at("rung-1").digest == campaign.digest
+    with pytest.raises(ValueError, match="a training time, where runs end after their steps"):
+        dataclasses.replace(campaign, budget_seconds=None)
 
 
 def curve(step_seconds: float, slope: float, offset: float, every: int = 10, budget: float = 10.0) -> dict[str, Any]:

@@ -133,6 +133,8 @@ class AtScale:
     """configuration fields shared by all runs; None: those of the campaign"""
     comparison_seeds: int = 5
     """as in `Campaign`, with `lrs`"""
+    budget_seconds: float | None = None
+    """training time of every run, if runs end by the clock; None: that of the campaign"""
     claim: str = ""
     """what is predicted there; markdown"""
     question: str = ""
@@ -214,6 +216,8 @@ class Campaign(Experiment):
             place = f"{self.name} at {preset}"
             check(preset != self.preset, f"{place}: the usual preset")
             check(names >= (there.lrs or {}).keys(), f"{place}: rates of no method")
+            by_clock = there.budget_seconds is None or self.budget_seconds is not None
+            check(by_clock, f"{place}: a training time, where runs end after their steps")
             others = {self.preset, *self.at_scale} - {preset}
             check(others.issuperset(there.forecast_from), f"{place}: forecast from a preset that is not stated")
             check(there.lrs is not None or there.aux_lrs == (), f"{place}: a grid of the auxiliary rate without `lrs`")
@@ -244,6 +248,7 @@ class Campaign(Experiment):
             self, preset=preset, claim=claim, reading=there.reading, does_not_show=there.does_not_show,
             follows=there.follows, follow_up=None, question=there.question or self.question, at_scale={},
             fields=self.fields if there.fields is None else there.fields, forecast_from=there.forecast_from,
+            budget_seconds=there.budget_seconds or self.budget_seconds,
         )  # fmt: skip
 
         def ruled(question: str, rule: Rule) -> Rule:
