@@ -24,6 +24,7 @@ from ngpt.campaign.engine import MAX_SEEDS, Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import data_path, row_of
 from ngpt.campaign.execution.execute import FINISHED, Outcome, finished_record
+from ngpt.campaign.execution.known import is_finished, known_runs, result_of
 from ngpt.campaign.execution.reproduce import reproduce
 from ngpt.campaign.forecast import read_forecast, write_forecast
 from ngpt.campaign.report.index import Indexed, Listed, VerdictLine
@@ -135,7 +136,7 @@ class CampaignStudy(Study[Plan]):
         forecast = read_forecast(campaign, seeds, reports) if needed else None
         return Plan(
             forecast=forecast, campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
-            comparison_seeds=seeds, data_digest=digest, out=given.out,
+            comparison_seeds=seeds, data_digest=digest, out=given.out, known=known_runs(given.known),
         )  # fmt: skip
 
     def _by_cpu_clock(self, device: str) -> bool:
@@ -151,10 +152,10 @@ class CampaignStudy(Study[Plan]):
         known = {run.stage for run in runs}
         print(f"{campaign.question}\n")
         print(f"preset {plan.preset}, data digest {plan.data_digest[:16]}, {plan.comparison_seeds} seeds to compare on")
-        records = [finished_record(plan.out, run.run_id) for run in runs]
-        done = [record for record in records if record is not None]
-        for run, record in zip(runs, records, strict=True):
-            print(f"  {run.stage}  {run.run_id}  {run.name}  [{'to do' if record is None else 'done'}]")
+        finished = [is_finished(plan, run) for run in runs]
+        done = [record for run in runs if (record := finished_record(plan.out, run.run_id)) is not None]
+        for run, ended in zip(runs, finished, strict=True):
+            print(f"  {run.stage}  {run.run_id}  {run.name}  [{'done' if ended else 'to do'}]")
         if "tuning" not in known:
             for arm in campaign.tuned_arms():
                 print(f"  tuning  {plan.tuning_seeds} seeds of {arm.name}")
@@ -182,9 +183,9 @@ class CampaignStudy(Study[Plan]):
                 basis = f"the mean over {len(sizes)} sizes, each predicted alike"
         else:
             seconds, basis = estimated_seconds(config), f"assuming {ASSUMED_FLOPS:.0e} operations per second"
-        print(f"{plan.count()} runs, {len(done)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
+        print(f"{plan.count()} runs, {sum(finished)} finished; {seconds:.1f} s a run ({basis}), {jobs} at a time")
         at_once = min(jobs, core_count()) if config.train.clock == "cpu" else jobs
-        print(f"estimated time: {(plan.count() - len(done)) * seconds / at_once / 60:.1f} minutes")
+        print(f"estimated time: {(plan.count() - sum(finished)) * seconds / at_once / 60:.1f} minutes")
 
     def stages(self, plan: Plan, outcome: Outcome) -> Iterator[Batch]:
         """Yield the runs that tune each rate, then the comparison; each after the runs it starts from."""
@@ -196,7 +197,7 @@ class CampaignStudy(Study[Plan]):
         for find in (to_tune, plan.tuning_runs, auxiliary, to_compare):  # an id depends on the weights it starts from
             runs = find()
             yield runs, {}
-            if not _ended(runs, plan.out, outcome):
+            if not _ended(plan, runs, outcome):
                 return
         yield plan.comparison_runs(choose_rates(plan)), {}
 
@@ -205,7 +206,8 @@ class CampaignStudy(Study[Plan]):
         stated = bool(campaign.forecast_from)
         require(stated, f"{self.name}: --forecast has no effect, since none is stated for {plan.preset}")
         runs = (run for batch, _ in self.stages(plan, Outcome()) for run in batch)
-        begun = next((plan.out / run.run_id for run in runs if (plan.out / run.run_id).exists()), None)
+        begun = next((plan.out / run.run_id for run in runs
+                      if run.run_id in plan.known or (plan.out / run.run_id).exists()), None)  # fmt: skip
         require(begun is None, f"{begun}: the first run has begun, so that it is too late for a forecast")
         studies = [self.at(preset, given.text) for preset in campaign.forecast_from]
         known = [(study.experiment, study.read(reports)) for study in studies]
@@ -268,7 +270,7 @@ class CampaignStudy(Study[Plan]):
         runs, rows, outcome = [], [], Outcome()
         for batch, _ in self.stages(plan, outcome):
             for run in batch:
-                row = seen[run.run_id] if run.run_id in seen else row_of(run, plan.out, self.figures)[0]
+                row = seen[run.run_id] if run.run_id in seen else row_of(run, plan.out, self.figures, plan.known)[0]
                 if row["status"] in FINISHED:
                     seen[run.run_id] = row
                 elif row["status"] == "failed":
@@ -329,11 +331,13 @@ class CampaignStudy(Study[Plan]):
         return found
 
 
-def _ended(runs: list[PlannedRun], out: Path, outcome: Outcome) -> bool:
+def _ended(plan: Plan, runs: list[PlannedRun], outcome: Outcome) -> bool:
     """Return whether every run has ended or failed, and all those whose weights others need are done."""
     ended = True
     for run in runs:
-        record = finished_record(out, run.run_id)
+        record = finished_record(plan.out, run.run_id)
+        if run.run_id in plan.known:
+            continue
         if record is None:
             ended &= run.name in outcome.failures and run.stage != "pretraining"
         elif run.stage == "pretraining" and record.status != "done":  # it has no weights to give
@@ -362,7 +366,7 @@ def _lowest(plan: Plan, arms: Sequence[Arm], runs: Sequence[PlannedRun]) -> dict
     """
     losses: dict[tuple[str, float, float | None], list[float]] = defaultdict(list)
     for run in runs:
-        value = getattr(finished_record(plan.out, run.run_id), plan.campaign.rule.metric, None)
+        value = result_of(plan, run, plan.campaign.rule.metric)
         losses[run.arm.method, run.arm.lr, run.arm.aux_lr].append(math.nan if value is None else value)
     means = [(float(np.mean(losses.get((arm.method, arm.lr, arm.aux_lr), [0.0]))), arm) for arm in arms]
     complete = [(mean, arm) for mean, arm in means if math.isfinite(mean)]

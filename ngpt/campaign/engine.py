@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, described
 from ngpt.campaign.execution.collect import Metrics, collect, data_path, write_data
-from ngpt.campaign.execution.execute import Outcome, execute, finished_record
+from ngpt.campaign.execution.execute import Outcome, execute
+from ngpt.campaign.execution.known import is_finished
 from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_folder, require_writable
 from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
@@ -119,7 +120,7 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     require_writable(plan.out, reports)
     settings = {"jobs": jobs} if given.report_only else launch_settings(given, jobs, study.name)
     runs, outcome = _carry_out_stages(study, plan, settings, report_only=given.report_only)
-    finished = [run for run in runs if finished_record(plan.out, run.run_id) is not None]
+    finished = [run for run in runs if is_finished(plan, run)]
     found = any(run.stage != "pretraining" for run in finished)
     if not found and not outcome.interrupted and not (given.report_only and data_path(reports, study.name).exists()):
         why = f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
@@ -127,9 +128,9 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     if found and (study.reports_partial_results or not outcome.interrupted):  # else: from the data already collected
         words = without_places(arguments)
         data = collect(
-            study.experiment, runs, plan.out, failures=outcome.failures, figures=study.figures, preset=plan.preset,
-            data_digest=plan.data_digest, command=shlex.join(["python", f"runners/{study.runner}.py", *words]),
-            jobs=settings["jobs"], text=vars(given).get("text"), **study.details(plan, runs),
+            study.experiment, runs, plan.out, failures=outcome.failures, figures=study.figures, known=plan.known,
+            preset=plan.preset, data_digest=plan.data_digest, jobs=settings["jobs"], text=vars(given).get("text"),
+            command=shlex.join(["python", f"runners/{study.runner}.py", *words]), **study.details(plan, runs),
         )  # fmt: skip
         write_data(reports, data)
     elif given.report_only:
@@ -147,12 +148,12 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     return 0 if succeeded else 1
 
 
-PLACES = ("--out", "--reports", "--json")
-"""Flags that say where results go"""
+PLACES = ("--out", "--reports", "--json", "--known")
+"""Flags that say where results go or are"""
 
 
 def without_places(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that say what to run, without those that say where results go.
+    """Return the arguments that say what to run, without those that say where results go or are.
 
     A file of data keeps its name alone.
 
@@ -202,11 +203,14 @@ def _carry_out_stages(
     for batch, different in study.stages(plan, outcome):
         if batch and not runs and not report_only:
             print(*described(batch[0].config.data), sep="\n", file=sys.stderr)
+        known = {run.run_id for run in batch} & plan.known.keys()
+        none = f"none of the {len(plan.known)} runs of --known is one of this campaign, with the same data and code"
+        require(bool(runs or known or not batch or not plan.known), none)
         runs += batch
         if batch and not report_only:
-            try_classes(batch)
-            each_once = list({run.run_id: run for run in batch}.values())
-            ended = execute(each_once, out=plan.out, **{**settings, **different})
+            try_classes([run for run in batch if not is_finished(plan, run)])
+            each_once = {run.run_id: run for run in batch if run.run_id not in plan.known}
+            ended = execute(list(each_once.values()), out=plan.out, **{**settings, **different})
             outcome.failures |= ended.failures
             outcome.interrupted |= ended.interrupted
         if outcome.interrupted:

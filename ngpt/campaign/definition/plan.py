@@ -1,8 +1,8 @@
 """The runs of a campaign: arms x seeds, in the order in which they are carried out. No torch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -66,6 +66,20 @@ def key_of(row: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Known:
+    """A finished run that is not carried out again: its result is taken from data collected elsewhere."""
+
+    row: Mapping[str, Any]
+    """of the collected data"""
+    environment: Mapping[str, Any]
+    """where it was carried out"""
+    scale: Mapping[str, Any]
+    """entries of the collected data that are the same for all its runs: parameters and validation tokens"""
+    dates: Sequence[str]
+    """of the collected data"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnyPlan(ABC):
     """The runs of an experiment on given data at a given model size."""
 
@@ -75,6 +89,8 @@ class AnyPlan(ABC):
     data_digest: str
     out: Path = Path("runs")
     """folder of run folders, which also hold the weights that runs start from"""
+    known: Mapping[str, Known] = field(default_factory=dict)
+    """runs that are not carried out again, by run id"""
 
     @abstractmethod
     def count(self) -> int:

@@ -3,15 +3,16 @@
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ngpt.campaign.definition.experiment import Experiment
-from ngpt.campaign.definition.plan import PlannedRun
+from ngpt.campaign.definition.plan import Known, PlannedRun
 from ngpt.campaign.execution.execute import finished_record
+from ngpt.campaign.execution.known import SCALE
 from ngpt.code import code_digest
 from ngpt.config import RunConfig
 from ngpt.errors import InputError, require
@@ -66,25 +67,37 @@ def read_data(experiment: Experiment, reports: Path) -> dict[str, Any]:
 
 def collect(
     experiment: Experiment, runs: Sequence[PlannedRun], out: Path, *, failures: dict[str, str],
-    figures: Callable[[RunRecord, Metrics], dict[str, Any]], text: str | None = None, **details: Any,
+    figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, Known], text: str | None = None,
+    **details: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Collect everything a report needs, as JSON. Runs without a finished record are listed as missing.
 
-    failures: message by run name. figures: further numbers of a run, from its record and its metrics. text: what the
-    data are called; default: their file's name. details: further entries of the result.
+    failures: message by run name. figures: further numbers of a run, from its record and its metrics. known: runs that
+    were carried out elsewhere, by run id. text: what the data are called; default: their file's name. details: further
+    entries of the result.
     """
-    rows, records, ends = [], [], []
+    rows: list[dict[str, Any]] = []
+    scales: list[Mapping[str, Any]] = []
+    dates: set[str] = set()
+    environments: Counter[tuple[tuple[str, Any], ...]] = Counter()
+    place: Mapping[str, Any]
     for run in runs:
-        row, record = row_of(run, out, figures)
+        row, record = row_of(run, out, figures, known)
+        there = known.get(run.run_id) if record is None else None
         if record is not None:
-            records.append(record)
-            ends += [record] * (run.stage != "pretraining")
+            place = {"device": record.device, "threads": record.threads, "commit": record.commit, **record.versions}
+            dates |= {record.finished[:10]} if record.finished else set()
+            scales += [vars(record)] * (run.stage != "pretraining")
+        elif there is not None:
+            place = there.environment
+            dates |= {*there.dates}
+            scales.append(there.scale)
+        if record is not None or there is not None:
+            environments[tuple(place.items())] += 1
+            row["environment"] = list(environments).index(tuple(place.items()))
         if run.name in failures:
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
-    environments = Counter(
-        (("device", r.device), ("threads", r.threads), ("commit", r.commit), *r.versions.items()) for r in records
-    )
     first = next(run.config for run in runs if run.stage != "pretraining")
     model = first.model
     return {
@@ -92,10 +105,10 @@ def collect(
         "data": text or name_of(first.data.data), "tokenizer": first.data.tokenizer, "code_digest": code_digest(),
         "model": {"layers": model.n_layer, "width": model.n_embd, "heads": model.n_head, "context": model.seq_len,
                   "mlp_hidden": model.mlp_hidden, "arch": model.arch},
-        "dates": sorted({record.finished[:10] for record in records if record.finished}),
+        "dates": sorted(dates),
         "commands": {run.key: shlex.join(_portable_flags(run.config)) for run in runs},
         "environments": [{**dict(content), "runs": number} for content, number in environments.items()],
-        "parameters": ends[0].parameters if ends else None, "eval_tokens": ends[0].eval_tokens if ends else None,
+        **{name: scales[0][name] if scales else None for name in SCALE},
         **details, "runs": rows,
     }  # fmt: skip
 
@@ -109,13 +122,15 @@ def _portable_flags(config: RunConfig) -> list[str]:
 
 
 def row_of(
-    run: PlannedRun, out: Path, figures: Callable[[RunRecord, Metrics], dict[str, Any]]
+    run: PlannedRun, out: Path, figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, Known],
 ) -> tuple[dict[str, Any], RunRecord | None]:  # fmt: skip
-    """Return a run's row of the collected data, and its record if it has ended by itself.
+    """Return a run's row of the collected data, and its record if it has ended by itself here.
 
-    figures: as in `collect`.
+    figures, known: as in `collect`.
     """
     record = finished_record(out, run.run_id)
+    if record is None and run.run_id in known:
+        return {**known[run.run_id].row, **run.labels}, None
     row = {**run.labels, "run_id": run.run_id, "status": "missing" if record is None else record.status}
     if record is not None:
         metrics = read_metrics(out / run.run_id)

@@ -52,6 +52,8 @@ def add_campaign_flags(parser: Parser) -> None:
     parser.add_argument("--comparison-seeds", type=int, metavar="N", help=text)
     text = "name of --data in reports; the campaign then has data and a report of its own there"
     parser.add_argument("--text", metavar="NAME", help=text)
+    text = "data collected elsewhere (reports/data/NAME.json): finished runs in it are not repeated; may be repeated"
+    parser.add_argument("--known", metavar="FILE", type=nonempty_path, action="append", default=[], help=text)
     text = "repeat one published run per method and compare it to the bit"
     parser.add_argument("--reproduce", action="store_true", help=text)
     text = "run nothing: write what the results at smaller presets say about this one, before its first run"

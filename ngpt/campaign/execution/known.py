@@ -1,0 +1,51 @@
+"""Finished runs that collected data hold, so that a campaign goes on where it was begun elsewhere. No torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ngpt.campaign.definition.plan import AnyPlan, Known, PlannedRun
+from ngpt.campaign.execution.execute import FINISHED, finished_record
+from ngpt.errors import require
+from ngpt.files import read_json
+
+SCALE = ("parameters", "eval_tokens")
+"""Entries of collected data that are the same for all its runs"""
+
+ENTRIES, ROW = {"runs", "environments", "dates", *SCALE}, {"run_id", "stage", "status"}
+"""What collected data and their rows have at least"""
+
+
+def known_runs(paths: Sequence[Path]) -> dict[str, Known]:
+    """Return the finished runs in files of collected data, by run id.
+
+    A run id stands for configuration, data and code, so that a run is only taken where all three are the same. Runs
+    that others start from are left out, since their weights are not there. Raises InputError for a file that is not
+    collected data, or that does not say where each run was carried out.
+    """
+    found = {}
+    for path in paths:
+        data = read_json(path)
+        sound = ENTRIES <= data.keys() and all(ROW <= row.keys() for row in data["runs"])
+        require(sound, f"{path}: not the collected data of a campaign")
+        alone = len(data["environments"]) == 1
+        for row in data["runs"]:
+            if row["status"] in FINISHED and row["stage"] != "pretraining":
+                said = alone or "environment" in row
+                require(said, f"{path}: collected before rows said where their runs were carried out")
+                there = data["environments"][row.get("environment", 0)]
+                environment = {name: value for name, value in there.items() if name != "runs"}
+                scale = {name: data[name] for name in SCALE}
+                found[row["run_id"]] = Known(row=row, environment=environment, scale=scale, dates=data["dates"])
+    return found
+
+
+def is_finished(plan: AnyPlan, run: PlannedRun) -> bool:
+    """Return whether a run has ended by itself, here or elsewhere."""
+    return run.run_id in plan.known or finished_record(plan.out, run.run_id) is not None
+
+
+def result_of(plan: AnyPlan, run: PlannedRun, metric: str) -> float | None:
+    """Return a number of a finished run, such as `final_val_loss`; None without one."""
+    record = finished_record(plan.out, run.run_id)
+    known = plan.known.get(run.run_id)
+    return getattr(record, metric, None) if record is not None or known is None else known.row.get(metric)

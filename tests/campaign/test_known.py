@@ -1,0 +1,115 @@
+"""A campaign that goes on from collected data: what was carried out elsewhere is not repeated."""
+
+import copy
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngpt.campaign.definition import Method
+from ngpt.errors import InputError
+from ngpt.files import read_json, write_json
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mini_campaign import CAMPAIGN, SMALL, carry_out
+
+SHORT = dataclasses.replace(CAMPAIGN, fields={**SMALL, "steps": 8})
+TIMES = ("tokens_per_second", "train_seconds", "eval_seconds")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a whole campaign, and its data."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    assert carry_out(SHORT, flags(folder, folder / "there")) == 0
+    return folder, read_json(folder / "there/reports/data/mini.json")
+
+
+def flags(folder: Path, out: Path, *more: str) -> list[str]:
+    return ["--data", str(folder / "text.txt"), "--out", str(out), *more]
+
+
+def part(data: dict[str, Any], path: Path, *stages: str, device: str = "another machine") -> Path:
+    """A file with the rows of these stages, the others missing, as from another machine."""
+    content = copy.deepcopy(data) | {"dates": ["2026-01-01"]}
+    content["environments"] = [{**content["environments"][0], "device": device}]
+    for row in content["runs"]:
+        if row["stage"] not in stages:
+            row["status"] = "missing"
+    write_json(path, content)
+    return path
+
+
+def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept = copy.deepcopy([{k: v for k, v in row.items() if k not in (*TIMES, "environment")} for row in rows])
+    for row in kept:
+        row["val"].pop("seconds")
+    return kept
+
+
+def test_a_campaign_goes_on_from_data_collected_elsewhere(
+    begun: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, whole = begun
+    known = str(part(whole, tmp_path / "part.json", "tuning"))
+    here = flags(folder, tmp_path / "here", "--known", known)
+    assert carry_out(SHORT, [*here, "--dry-run"]) == 0
+    assert "16 runs, 12 finished; " in capsys.readouterr().out
+    assert carry_out(SHORT, here) == 0
+    carried_out = {path.parent.name for path in (tmp_path / "here").glob("*/record.json")}
+    assert carried_out == {row["run_id"] for row in whole["runs"] if row["stage"] == "comparison"}
+    data = read_json(tmp_path / "here/reports/data/mini.json")
+    assert untimed(data["runs"]) == untimed(whole["runs"]), "the same results, to the bit"
+    assert [(e["device"] == "another machine", e["runs"]) for e in data["environments"]] == [(True, 12), (False, 4)]
+    places = {(row["stage"], row["environment"]) for row in data["runs"]}
+    assert places == {("tuning", 0), ("comparison", 1)}
+    assert data["dates"][0] == "2026-01-01" and len(data["dates"]) == 2 and "--known" not in data["command"]
+    assert (data["parameters"], data["eval_tokens"]) == (whole["parameters"], whole["eval_tokens"])
+    report = (tmp_path / "here/reports/MINI_REPORT.md").read_text()
+    assert "another machine" in report and "Adam" in report
+
+
+def test_data_of_two_machines_are_put_together(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, whole = begun
+    one = part(whole, tmp_path / "one.json", "tuning", device="first")
+    two = part(whole, tmp_path / "two.json", "comparison", device="second")
+    here = flags(folder, tmp_path / "here", "--known", str(one), "--known", str(two))
+    assert carry_out(SHORT, here) == 0
+    assert not list((tmp_path / "here").glob("*/record.json")), "no run is left"
+    data = read_json(tmp_path / "here/reports/data/mini.json")
+    assert untimed(data["runs"]) == untimed(whole["runs"])
+    assert [(e["device"], e["runs"]) for e in data["environments"]] == [("first", 12), ("second", 4)]
+    again = flags(folder, tmp_path / "again", "--known", str(tmp_path / "here/reports/data/mini.json"))
+    assert carry_out(SHORT, [*again, "--report-only"]) == 0, "and what was put together can be passed on"
+    passed_on = read_json(tmp_path / "again/reports/data/mini.json")
+    assert (passed_on["runs"], passed_on["environments"]) == (data["runs"], data["environments"])
+
+
+def test_runs_of_other_configurations_are_no_help(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, whole = begun
+    known = str(part(whole, tmp_path / "part.json", "tuning"))
+    longer = dataclasses.replace(SHORT, fields={**SMALL, "steps": 9})
+    with pytest.raises(InputError, match="none of the 12 runs of --known is one of this campaign"):
+        carry_out(longer, flags(folder, tmp_path / "here", "--known", known))
+    more = dataclasses.replace(SHORT, methods=(*SHORT.methods, Method(name="more", fields={"optimizer": "muon",
+                               "nesterov": False}, lrs=(0.01, 0.03, 0.1))))  # fmt: skip
+    assert carry_out(more, [*flags(folder, tmp_path / "here", "--known", known), "--report-only"]) == 0, "some are"
+
+
+def test_what_is_no_collected_data_is_refused_in_one_line(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, whole = begun
+    record = next((folder / "there").glob("*/record.json"))
+    several = copy.deepcopy(whole) | {"environments": whole["environments"] * 2}
+    for row in several["runs"]:
+        del row["environment"]
+    write_json(tmp_path / "old.json", several)
+    for path, message in (
+        (record, "not the collected data of a campaign"), (tmp_path / "old.json", "collected before rows said where"),
+        (tmp_path / "none.json", "no such file"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"{path.name}: {message}"):
+            carry_out(SHORT, flags(folder, tmp_path / "here", "--known", str(path)))
+    assert not (tmp_path / "here").exists()
