@@ -106,8 +106,9 @@ def draw_differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any
     if max(map(len, found.values())) > MOST:
         return _small_multiples(campaign, analysis, found, smallest)
     looks = looks_of(campaign)
-    names = [course.method for mine in found.values() for course in mine]
-    stacked = len(found) > 1 and max(len(without(name, _family(campaign, name))) for name in names) > 18
+    families = {baseline: _family(campaign, baseline) for baseline in found}
+    labels = [without(course.method, families[baseline]) for baseline, mine in found.items() for course in mine]
+    stacked = len(found) > 1 and max(map(len, labels)) > 18
     rows, columns = (len(found), 1) if stacked else (1, len(found))
     figure, grid = subplots(WIDTH, 0.9 + (2.4 if stacked else 3.0) * rows, rows, columns, squeeze=False, sharex=True,
                             sharey=not stacked)  # fmt: skip
@@ -116,7 +117,7 @@ def draw_differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any
     for axes, (baseline, mine) in zip(grid.flat, found.items(), strict=True):
         strong = standing_out(campaign, analysis, [course.method for course in mine])
         axes.set_ylim(*(_limits(mine, smallest) if stacked else limits))
-        ends[axes] = _draw_panel(campaign, axes, mine, looks, strong, smallest)
+        ends[axes] = _draw_panel(axes, mine, families[baseline], looks, strong, smallest)
         axes.set_title(f"against {baseline}")
     for axes in grid[-1]:
         axes.set_xlabel("step")
@@ -150,17 +151,17 @@ def _limits(found: Sequence[Course], smallest: float | None, start: float = 1 / 
 
 
 def _draw_panel(
-    campaign: Campaign, axes: Axes, found: Sequence[Course], looks: Mapping[str, Look], strong: set[str],
+    axes: Axes, found: Sequence[Course], family: str, looks: Mapping[str, Look], strong: set[str],
     smallest: float | None,
 ) -> list[End]:  # fmt: skip
-    """Draw several methods into one panel; return the labels of their ends."""
+    """Draw several methods into one panel, whose title says their family; return the labels of their ends."""
     zero_and_band(axes, smallest)
     ends = []
     for course in found:
         look, stands = looks[course.method], course.method in strong
         axes.plot(course.place, course.mean, **_marker(course), **look.of_line(stands), label=course.method)
         _draw_band(axes, course, look.color, 0.2 if stands else 0.08)
-        text = f"{without(course.method, _family(campaign, course.method))}  {_written(axes, course)}"
+        text = f"{without(course.method, family)}  {_written(axes, course)}"
         ends.append(End(x=float(course.place[-1]), y=float(course.mean[-1]), text=text, look=look, strong=stands))
     axes.set_xlim(right=max(float(course.place[-1]) for course in found))
     return ends
@@ -293,7 +294,7 @@ def draw_pace(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> F
     ends = {}
     grid[0].set_ylim(*_limits([course for mine in found.values() for course in mine], smallest))
     for axes, (axis, title) in zip(grid, axes_of.items(), strict=True):
-        ends[axes] = _draw_panel(campaign, axes, found[axis], looks, strong, smallest)
+        ends[axes] = _draw_panel(axes, found[axis], "", looks, strong, smallest)
         axes.set(title=title, xlabel="step" if axis == "step" else "training time [s]")
     grid[0].set_ylabel("difference of validation\nloss [nats per token]")
     headline(figure, _says("95% interval", smallest))
