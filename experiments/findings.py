@@ -110,7 +110,8 @@ def elsewhere(finding: Finding, campaign: Campaign, contrast: str, reports: Path
     where = f"at `{campaign.preset}`" if at_another_size else f"on {words.TEXTS.get(data['data'], data['data'])}"
     own = contrast in {one.name for one in finding.campaign.contrasts()}
     what = "" if own else f"{contrast}: "
-    return f"; [{where}](reports/{campaign.report_name}) {what}*{answer.verdict.word}*, {difference(answer)}"
+    by = f", {difference(answer)}" if answer.verdict.word in ("better", "worse") else ""
+    return f"; [{where}](reports/{campaign.report_name}) {what}*{answer.verdict.word}*{by}"
 
 
 def introduction(usual: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
