@@ -52,7 +52,7 @@ def add_campaign_flags(parser: Parser) -> None:
     parser.add_argument("--comparison-seeds", type=int, metavar="N", help=text)
     text = "name of --data in reports; the campaign then has data and a report of its own there"
     parser.add_argument("--text", metavar="NAME", help=text)
-    text = "data collected elsewhere (reports/data/NAME.json): finished runs in it are not repeated; may be repeated"
+    text = "data collected elsewhere, whose finished runs are not repeated here; may be given several times"
     parser.add_argument("--known", metavar="FILE", type=nonempty_path, action="append", default=[], help=text)
     text = "repeat one published run per method and compare it to the bit"
     parser.add_argument("--reproduce", action="store_true", help=text)
