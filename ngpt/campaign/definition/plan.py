@@ -67,16 +67,15 @@ def key_of(row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A finished run that is not carried out again: its result is taken from data collected elsewhere."""
+    """A finished run, as collected data know it."""
 
     row: Mapping[str, Any]
-    """of the collected data"""
     environment: Mapping[str, Any]
-    """where it was carried out"""
+    """device, threads, commit and versions with which it was carried out"""
     scale: Mapping[str, Any]
-    """entries of the collected data that are the same for all its runs: parameters and validation tokens"""
+    """parameters and validation tokens, which all runs have in common"""
     dates: Sequence[str]
-    """of the collected data"""
+    """its date; elsewhere, those of all runs collected with it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class AnyPlan(ABC):
     out: Path = Path("runs")
     """folder of run folders, which also hold the weights that runs start from"""
     known: Mapping[str, Known] = field(default_factory=dict)
-    """runs that are not carried out again, by run id"""
+    """runs that were carried out elsewhere and are not repeated, by run id"""
 
     @abstractmethod
     def count(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import Known, PlannedRun
 from ngpt.campaign.execution.execute import finished_record
-from ngpt.campaign.execution.known import SCALE
+from ngpt.campaign.execution.known import SCALE, known_of
 from ngpt.code import code_digest
 from ngpt.config import RunConfig
 from ngpt.errors import InputError, require
@@ -80,21 +80,14 @@ def collect(
     scales: list[Mapping[str, Any]] = []
     dates: set[str] = set()
     environments: Counter[tuple[tuple[str, Any], ...]] = Counter()
-    place: Mapping[str, Any]
     for run in runs:
-        row, record = row_of(run, out, figures, known)
-        there = known.get(run.run_id) if record is None else None
-        if record is not None:
-            place = {"device": record.device, "threads": record.threads, "commit": record.commit, **record.versions}
-            dates |= {record.finished[:10]} if record.finished else set()
-            scales += [vars(record)] * (run.stage != "pretraining")
-        elif there is not None:
-            place = there.environment
-            dates |= {*there.dates}
-            scales.append(there.scale)
-        if record is not None or there is not None:
-            environments[tuple(place.items())] += 1
-            row["environment"] = list(environments).index(tuple(place.items()))
+        row, found = row_of(run, out, figures, known)
+        if found is not None:
+            place = tuple(found.environment.items())
+            environments[place] += 1
+            row["environment"] = list(environments).index(place)
+            dates |= {*found.dates}
+            scales += [found.scale] * (run.stage != "pretraining")
         if run.name in failures:
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
@@ -122,15 +115,15 @@ def _portable_flags(config: RunConfig) -> list[str]:
 
 
 def row_of(
-    run: PlannedRun, out: Path, figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, Known],
-) -> tuple[dict[str, Any], RunRecord | None]:  # fmt: skip
-    """Return a run's row of the collected data, and its record if it has ended by itself here.
+    run: PlannedRun, out: Path, figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, Known]
+) -> tuple[dict[str, Any], Known | None]:  # fmt: skip
+    """Return a run's row of the collected data, and what is known of it if it has ended by itself, here or elsewhere.
 
     figures, known: as in `collect`.
     """
     record = finished_record(out, run.run_id)
-    if record is None and run.run_id in known:
-        return {**known[run.run_id].row, **run.labels}, None
+    if record is None and (there := known.get(run.run_id)) is not None:
+        return {**there.row, **run.labels}, there
     row = {**run.labels, "run_id": run.run_id, "status": "missing" if record is None else record.status}
     if record is not None:
         metrics = read_metrics(out / run.run_id)
@@ -140,7 +133,7 @@ def row_of(
     elif (out / run.run_id / "record.json").exists():
         unfinished = read_record(out / run.run_id)
         row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
-    return row, record
+    return row, None if record is None else known_of(record, row)
 
 
 def curves_of(metrics: Metrics) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Finished runs that collected data hold, so that a campaign goes on where it was begun elsewhere. No torch."""
+"""Finished runs, carried out here or known from data that were collected elsewhere. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ngpt.campaign.definition.plan import AnyPlan, Known, PlannedRun
 from ngpt.campaign.execution.execute import FINISHED, finished_record
 from ngpt.errors import require
 from ngpt.files import read_json
+from ngpt.training.record import RunRecord
 
 SCALE = ("parameters", "eval_tokens")
 """Entries of collected data that are the same for all its runs"""
@@ -37,6 +39,13 @@ def known_runs(paths: Sequence[Path]) -> dict[str, Known]:
                 scale = {name: data[name] for name in SCALE}
                 found[row["run_id"]] = Known(row=row, environment=environment, scale=scale, dates=data["dates"])
     return found
+
+
+def known_of(record: RunRecord, row: Mapping[str, Any]) -> Known:
+    """Return what is known of a run that was carried out here, from its record and its row of the collected data."""
+    environment = {"device": record.device, "threads": record.threads, "commit": record.commit, **record.versions}
+    dates = [record.finished[:10]] if record.finished else []
+    return Known(row=row, environment=environment, scale={n: getattr(record, n) for n in SCALE}, dates=dates)
 
 
 def is_finished(plan: AnyPlan, run: PlannedRun) -> bool:
