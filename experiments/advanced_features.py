@@ -106,8 +106,9 @@ CAMPAIGN = Campaign(
             claim=r"""
                 The logit scale starts at the square root of the width, rates fall linearly to zero, and runs see 20
                 tokens per non-embedding parameter. Each feature is tried alone, tuned over the hidden and then over the
-                auxiliary rate, around Muon's best rates in `sphere_finalists`. Cautious decay rotates the vectors too;
-                its grid was halved while the hidden rates were tuned, as 0.01 was its best, before any run to compare.
+                auxiliary rate, around Muon's best rates in `sphere_finalists`. Cautious decay
+                also rotates the vectors: all its rates were halved after tuning had begun, because the lowest, 0.01,
+                was best. No run to compare had been made.
 
                 Prediction: none ends 0.01 lower than plain Muon; NorMuon comes closest, as at `tiny`.
             """,

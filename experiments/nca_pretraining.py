@@ -106,8 +106,8 @@ CAMPAIGN = Campaign(
                 tokens of text per non-embedding parameter, after as many steps on automata as at `tiny`. Each method is
                 tuned over the hidden and then over the auxiliary rate, on text.
 
-                Prediction: automata do not help here either. What they cost is smaller than at `tiny`, because there is
-                more time to unlearn it, and no longer differs by what matters between Muon and Adam.
+                Prediction: automata do not help here either, and what they cost does not differ by what matters between
+                Muon and Adam. Beyond the rule: they cost less than at `tiny`.
             """,
         ),
     },

@@ -113,9 +113,9 @@ CAMPAIGN = Campaign(
             reading=r"""
                 Where runs are long and no logit scale limits them, it does not matter how often the weights are
                 projected, up to every twentieth step, under Muon, under Adam, or with a geodesic step. What rarer
-                projection cost at `tiny` is gone. Those runs had another logit scale, length, schedule and tuning, and
-                no run here tells which of these the cost came from. The second round settles what the first one left
-                open for a rate at the edge of its grid.
+                projection cost at `tiny` is gone. The runs at `tiny` had another logit scale, length, schedule and
+                tuning, and no run here tells which of these the cost came from. The second round settles what the first
+                one left open for a rate at the edge of its grid.
             """,
             does_not_show=r"""
                 That projection can be left out altogether, that a larger K is harmless at a higher rate than the best,

@@ -299,8 +299,23 @@ def test_a_method_can_have_a_question_of_its_own() -> None:
         "Adam, K = 20 against Adam, K = 1": (SCAN.question, SCAN.rule),
     }
     assert campaign.digest != SCAN.digest, "other comparisons share one error rate"
-    with pytest.raises(ValueError, match="a prediction for no question"):
-        dataclasses.replace(campaign, at_scale={"rung-1": AtScale(predicted={"Of Muon?": None})})
+    for changed, kept in (("Of Muon?", SCAN.question), (SCAN.question, "Of Muon?")):
+        there = dataclasses.replace(campaign, at_scale={"rung-1": AtScale(predicted={changed: "level"})}).at("rung-1")
+        rules = {one.question: one.rule for one in there.contrasts()}
+        assert rules[changed].predicted == "level" and rules[kept] == SCAN.rule
+
+
+def test_a_method_can_have_a_rule_of_its_own_and_win_by_it() -> None:
+    """A gain of 0.05 is not enough for the campaign's rule here, and is for the method's."""
+    strict = dataclasses.replace(GAIN, smallest_effect=0.1)
+    methods = [dataclasses.replace(m, question="Why?" * (m.family == "Muon"), rule=GAIN if m.family == "Muon" else None)
+               for m in SCAN.methods]  # fmt: skip
+    campaign = dataclasses.replace(SCAN, methods=tuple(methods), rule=strict)
+    found = analyze(campaign, data(Muon20=1.95, Adam20=2.05))
+    answers = {answer.contrast.name: answer for answer in found.answers}
+    assert answers["Muon, K = 20 against Muon, K = 1"].verdict.word == "better"
+    assert answers["Adam, K = 20 against Adam, K = 1"].verdict.word == "no difference that matters"
+    assert found.winner == "Muon, K = 20" and found.paired_noise is not None
 
 
 def test_a_cell_of_the_map_has_a_line_for_each_report_that_answers(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     training, undecayed = data["training"], None
     if training.get("budget_seconds") is not None:
         undecayed = training["budget_seconds"] * (1 - training["decay_share"] if ends_with_decay(training) else 1)
-    plain = [answer for answer in answers if answer.contrast.question == campaign.question]
+    plain = [answer for answer in answers if answer.contrast.question in campaign.questions_of_methods()]
     spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
     counts = Counter(row["status"] for row in rows)
     summaries = [_summary(campaign, m, rows, columns[m.name], undecayed, rng) for m in campaign.methods]

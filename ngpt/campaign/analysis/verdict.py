@@ -188,7 +188,8 @@ def judge_campaign(
                 distinguishable=result.distinguishable or own_test, doubts=doubts,
             )  # fmt: skip
             answers.append(Answer(contrast=contrast, result=result, verdict=verdict, values=column))
-    better = [a for a in answers if a.contrast.question == campaign.question and a.verdict.word == "better"]
+    asked_of_methods = campaign.questions_of_methods()
+    better = [a for a in answers if a.contrast.question in asked_of_methods and a.verdict.word == "better"]
     gains = {next(name for name, weight in a.contrast.weights.items() if weight > 0): a.verdict.effect.mean
              for a in better if a.verdict.effect is not None}  # fmt: skip
     return answers, min(gains, key=gains.__getitem__) if gains else None

@@ -29,6 +29,8 @@ class Method:
     """each method is compared with the baseline of its family"""
     question: str = field(default="", repr=False)
     """what that comparison answers; empty: the campaign's question"""
+    rule: Rule | None = field(default=None, repr=False)
+    """what judges that comparison; None: the campaign's rule"""
     position: float | None = None
     """position on `Campaign.axis`, if the method is one point of a scan"""
     at_rates_of: str = field(default="", repr=False)
@@ -138,7 +140,7 @@ class AtScale:
     claim: str = ""
     """what is predicted there; markdown"""
     question: str = ""
-    """what is asked of each method against its baseline there; empty: the campaign's question"""
+    """what takes the place of the campaign's question there; empty: the campaign's question"""
     predicted: Mapping[str, Prediction | None] = field(default_factory=dict)
     """prediction for each question that has another one there"""
     forecast_from: tuple[str, ...] = ()
@@ -155,7 +157,7 @@ class Campaign(Experiment):
     Tuning has two stages on the same seeds: the hidden rate, at the auxiliary rate that `fields` states; then, with
     `aux_lrs`, the auxiliary rate at the hidden rate just chosen. A method whose hidden rate is part of the method skips
     the first stage, not the second. `question` is answered by `rule` for each method against the baseline of its
-    family.
+    family, unless the method states a question or a rule of its own.
     """
 
     methods: tuple[Method, ...]
@@ -222,7 +224,6 @@ class Campaign(Experiment):
             check(others.issuperset(there.forecast_from), f"{place}: forecast from a preset that is not stated")
             check(there.lrs is not None or there.aux_lrs == (), f"{place}: a grid of the auxiliary rate without `lrs`")
             asked = {contrast.question for contrast in self.at(preset).contrasts()}  # as sound as this
-            asked -= {method.question for method in self.methods}  # they keep the campaign's rule
             check(asked >= there.predicted.keys(), f"{place}: a prediction for no question")
 
     @property
@@ -258,9 +259,15 @@ class Campaign(Experiment):
         def all_ruled(contrasts: tuple[Contrast, ...]) -> tuple[Contrast, ...]:
             return tuple(dataclasses.replace(one, rule=ruled(one.question, one.rule)) for one in contrasts)
 
+        def with_own_rule(method: Method) -> Method:
+            own = method.question or method.rule is not None
+            rule = ruled(method.question or same.question, method.rule or self.rule) if own else None
+            return dataclasses.replace(method, rule=rule)
+
         same = dataclasses.replace(
-            same, rule=ruled(same.question, same.rule), leading=all_ruled(self.leading), further=all_ruled(self.further)
-        )
+            same, rule=ruled(same.question, same.rule), leading=all_ruled(self.leading),
+            further=all_ruled(self.further), methods=tuple(map(with_own_rule, self.methods)),
+        )  # fmt: skip
         if there.lrs is None:
             return same
         methods = (method for method in same.methods if method.name in there.lrs)
@@ -280,14 +287,21 @@ class Campaign(Experiment):
         """Return the name of the baseline of the method's family, which may be the method itself."""
         return next(m.name for m in self.methods if m.name in self.baselines and m.family == method.family)
 
-    def contrasts(self) -> list[Contrast]:
-        """Return the leading contrasts, every method against the baseline of its family, and the further ones."""
-        plain = [
+    def against_baselines(self) -> list[Contrast]:
+        """Return every method against the baseline of its family."""
+        return [
             Contrast(name=f"{method.name} against {baseline}", weights={method.name: 1.0, baseline: -1.0},
-                     question=method.question or self.question, rule=self.rule)
+                     question=method.question or self.question, rule=method.rule or self.rule)
             for method in self.methods if (baseline := self.baseline_of(method)) != method.name
         ]  # fmt: skip
-        return [*self.leading, *plain, *self.further]
+
+    def contrasts(self) -> list[Contrast]:
+        """Return the leading contrasts, every method against the baseline of its family, and the further ones."""
+        return [*self.leading, *self.against_baselines(), *self.further]
+
+    def questions_of_methods(self) -> set[str]:
+        """Return what is asked of methods against their baselines."""
+        return {self.question, *(contrast.question for contrast in self.against_baselines())}
 
     def arms(self) -> list[Arm]:
         """Return every method at every hidden rate of its grid, at the auxiliary rate of `fields`."""

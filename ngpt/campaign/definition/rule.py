@@ -23,8 +23,8 @@ class Rule:
     metric: str
     """field of the run record that decides, such as `final_val_loss`"""
     predicted: Prediction | None
-    """how the contrast is predicted to end, by the smallest effect that matters; level: within it on either side; None
-    for no prediction"""
+    """how the contrast is predicted to end, by the smallest effect that matters; `level` means within it on either
+    side, None that nothing is predicted"""
     smallest_effect: float
     """smallest difference that matters, in `unit`, positive"""
     unit: str
