@@ -63,53 +63,58 @@ class Finding:
 
     campaign: Campaign
     words: Words
-    elsewhere: tuple[tuple[Campaign, str], ...] = ()
-    """campaigns on other texts or at other sizes, each with the contrast whose answer there is named too"""
+    elsewhere: tuple[tuple[Campaign, str, str], ...] = ()
+    """campaigns on other texts or at other sizes, each with the contrast whose answer there is named too, and with what
+    that compares where it is not what the finding is about"""
 
 
 def findings_list(reports: Path) -> str:
     """Return the bullets, the data they share named once above them, as markdown with links relative to README."""
     found: list[tuple[Finding, dict[str, Any]]] = []
     missing: list[str] = []
-    others: dict[str, list[str]] = {}
     for finding in FINDINGS:
         try:
             if not data_path(reports, finding.campaign.name).exists():
                 continue
             found.append((finding, read_data(finding.campaign, reports)))
-            others[finding.campaign.name] = [elsewhere(finding, *other, reports) for other in finding.elsewhere]
         except OutdatedDataError:
             missing.append(f"- No finding on {finding.campaign.name}: its data come from another definition.")
     scopes = [scope(data) for _, data in found]
     usual = [Counter(parts).most_common(1)[0][0] for parts in zip(*scopes, strict=True)]
-    bullets = []
+    bullets, used = [], [data for _, data in found]
     for (finding, data), parts in zip(found, scopes, strict=True):
+        others = [(one, there) for one in finding.elsewhere if (there := data_of(one[0], reports)) is not None]
+        used += [there for _, there in others]
         analysis = analyze(finding.campaign, data)
         own = [part for part in parts if part not in usual]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
         mark = f" {FIRST_MARK}" if is_of_first_regime(finding.campaign) else ""
-        said = finding.words(analysis) + "".join(others[finding.campaign.name])
+        said = finding.words(analysis) + "".join(elsewhere(finding, *one, there) for one, there in others)
         bullets.append(f"- {said} ({where}; [report](reports/{finding.campaign.report_name})){mark}")
     limited = f" {LIMITED}" if any(is_of_first_regime(finding.campaign) for finding, _ in found) else ""
-    alone = all(parts == usual for parts in scopes) and not any(text for texts in others.values() for text in texts)
-    intro = introduction(usual, [data for _, data in found], alone=alone) + limited + "\n\n" if found else ""
+    alone = all(parts == usual for parts in scopes) and len(used) == len(found)
+    intro = introduction(usual, used, alone=alone) + limited + "\n\n" if found else ""
     again = longer_runs_sentence(reports)
     return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n"
 
 
-def elsewhere(finding: Finding, campaign: Campaign, contrast: str, reports: Path) -> str:
-    """Return the answer to a contrast on another text or at another size, to go on a finding; empty without its data.
+def data_of(campaign: Campaign, reports: Path) -> dict[str, Any] | None:
+    """Return the collected data of a campaign; None without them, and if they are outdated, which the index says."""
+    try:
+        return read_data(campaign, reports) if data_path(reports, campaign.name).exists() else None
+    except OutdatedDataError:
+        return None
 
-    The contrast is named if it is not one of the finding's own campaign.
+
+def elsewhere(finding: Finding, campaign: Campaign, contrast: str, compared: str, data: dict[str, Any]) -> str:
+    """Return the answer to a contrast on another text or at another size, to go on a finding.
+
+    compared: as in `Finding.elsewhere`.
     """
-    if not data_path(reports, campaign.name).exists():
-        return ""
-    data = read_data(campaign, reports)
     answer = named(analyze(campaign, data).answers, contrast)
     at_another_size = campaign.preset != finding.campaign.preset
     where = f"at `{campaign.preset}`" if at_another_size else f"on {words.TEXTS.get(data['data'], data['data'])}"
-    own = contrast in {one.name for one in finding.campaign.contrasts()}
-    what = "" if own else f"{contrast}: "
+    what = f"{compared}: " if compared else ""
     by = f", {difference(answer)}" if answer.verdict.word in ("better", "worse") else ""
     return f"; [{where}](reports/{campaign.report_name}) {what}*{answer.verdict.word}*{by}"
 
@@ -117,7 +122,7 @@ def elsewhere(finding: Finding, campaign: Campaign, contrast: str, reports: Path
 def introduction(usual: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
     """Return what most findings have in common, and that nothing has run on a GPU while that is so.
 
-    alone: whether no finding says anything else.
+    collected: the data of all findings, elsewhere too. alone: whether no finding says anything else.
     """
     devices = [environment["device"] for data in collected for environment in data["environments"]]
     on_cpus = all(re.search(r"\b\d+ cores\)$", device) for device in devices)
@@ -298,21 +303,21 @@ def count(answers: Sequence[Answer], word: Word) -> int:
     return sum(answer.verdict.word == word for answer in answers)
 
 
-def on_the_ladder(contrast: str) -> tuple[tuple[Campaign, str], ...]:
-    """Return a contrast of the ladder on another text and at a larger size."""
-    return tuple((campaign, contrast) for campaign in (ON_ENGLISH, AT_RUNG_2))
+def on_the_ladder(contrast: str, compared: str) -> tuple[tuple[Campaign, str, str], ...]:
+    """Return a contrast of the ladder on another text and at a larger size, and what it compares."""
+    return tuple((campaign, contrast, compared) for campaign in (ON_ENGLISH, AT_RUNG_2))
 
 
 FINDINGS = (
     Finding(
         MUON_AGAINST_ADAM,
         muon_against_adam,
-        ((MUON_AGAINST_ADAM_IN_ENGLISH, "Muon against Adam"), (AT_RUNG_2, "Muon against Adam")),
+        tuple((campaign, "Muon against Adam", "") for campaign in (MUON_AGAINST_ADAM_IN_ENGLISH, AT_RUNG_2)),
     ),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
-    Finding(FEATURES, features, on_the_ladder("NorMuon against Muon")),
-    Finding(GEODESIC, geodesic_against_projection, on_the_ladder("geodesic Muon against Muon")),
-    Finding(PROJECTION, lazy_projection, on_the_ladder("Muon, K = 20 against Muon")),
+    Finding(FEATURES, features, on_the_ladder("NorMuon against Muon", "NorMuon")),
+    Finding(GEODESIC, geodesic_against_projection, on_the_ladder("geodesic Muon against Muon", "θ = lr‖u‖")),
+    Finding(PROJECTION, lazy_projection, on_the_ladder("Muon, K = 20 against Muon", "20 steps instead of 7")),
 )
 """The findings in README's order."""

@@ -131,12 +131,14 @@ class CampaignStudy(Study[Plan]):
             there = read_json(path)
             same = (there.get("data"), there.get("data_digest")) == (given.text, digest)
             require(same, f"{path}: results on other data of this name: give another --text, or another --reports")
+        own_clock = not given.known or campaign.budget_seconds is None
+        require(own_clock, "--known: runs that end by the clock are compared on one machine only")
         reports, before = options.reports_folder(given), given.forecast or given.dry_run
         needed = bool(campaign.forecast_from) and not before
         forecast = read_forecast(campaign, seeds, reports) if needed else None
         return Plan(
             forecast=forecast, campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
-            comparison_seeds=seeds, data_digest=digest, out=given.out, known=known_runs(given.known),
+            comparison_seeds=seeds, data_digest=digest, out=given.out, known=known_runs(given.known, digest),
         )  # fmt: skip
 
     def _by_cpu_clock(self, device: str) -> bool:
@@ -335,9 +337,9 @@ def _ended(plan: Plan, runs: list[PlannedRun], outcome: Outcome) -> bool:
     """Return whether every run has ended or failed, and all those whose weights others need are done."""
     ended = True
     for run in runs:
-        record = finished_record(plan.out, run.run_id)
         if run.run_id in plan.known:
             continue
+        record = finished_record(plan.out, run.run_id)
         if record is None:
             ended &= run.name in outcome.failures and run.stage != "pretraining"
         elif run.stage == "pretraining" and record.status != "done":  # it has no weights to give

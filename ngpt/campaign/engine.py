@@ -106,6 +106,8 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     jobs = given.jobs or study.usual_jobs(given.device)
     modes = [name for name in ("dry_run", "report_only", "reproduce", "watch", "forecast") if vars(given).get(name)]
     require(len(modes) < 2, " and ".join(map(flag_name, modes)) + " exclude each other")
+    own = not (vars(given).get("reproduce") and plan.known)
+    require(own, "--reproduce repeats runs, and --known takes them from data: they exclude each other")
     if given.dry_run:
         study.show(plan, jobs)
         return 0
@@ -121,6 +123,9 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     settings = {"jobs": jobs} if given.report_only else launch_settings(given, jobs, study.name)
     runs, outcome = _carry_out_stages(study, plan, settings, report_only=given.report_only)
     finished = [run for run in runs if is_finished(plan, run)]
+    if plan.known:
+        taken = len({run.run_id for run in runs} & plan.known.keys())
+        print(f"{taken} of the {len(plan.known)} finished runs in --known are of this campaign", file=sys.stderr)
     found = any(run.stage != "pretraining" for run in finished)
     if not found and not outcome.interrupted and not (given.report_only and data_path(reports, study.name).exists()):
         why = f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
@@ -203,9 +208,6 @@ def _carry_out_stages(
     for batch, different in study.stages(plan, outcome):
         if batch and not runs and not report_only:
             print(*described(batch[0].config.data), sep="\n", file=sys.stderr)
-        known = {run.run_id for run in batch} & plan.known.keys()
-        none = f"none of the {len(plan.known)} runs of --known is one of this campaign, with the same data and code"
-        require(bool(runs or known or not batch or not plan.known), none)
         runs += batch
         if batch and not report_only:
             try_classes([run for run in batch if not is_finished(plan, run)])

@@ -253,9 +253,10 @@ class EntrantStudy(CampaignStudy):
         fields = self.fields | ({"steps": TINY_STEPS} if given.preset == "tiny" else {})
         data = data_path(given.reports, file)
         classes = [entrant, *({"optimizer": one} for one in against if is_class(one))]
-        if (given.report_only or given.reproduce) and data.exists():
-            middles, angle = read_json(data)["measured"]
-            require(len(middles) == len(classes), f"{data}: of other classes than these")
+        begun = given.known[0] if given.known else data
+        if given.known or ((given.report_only or given.reproduce) and data.exists()):
+            middles, angle = read_json(begun).get("measured", ((), 0.0))
+            require(len(middles) == len(classes), f"{begun}: of other classes than these")
         else:
             middles, angle = rates_and_angle(classes, given.preset, fields | overrides, given.device)
         middle_of = {one["optimizer"]: middle for one, middle in zip(classes, middles, strict=True)}

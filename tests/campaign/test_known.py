@@ -88,15 +88,20 @@ def test_data_of_two_machines_are_put_together(begun: tuple[Path, dict[str, Any]
     assert (passed_on["runs"], passed_on["environments"]) == (data["runs"], data["environments"])
 
 
-def test_runs_of_other_configurations_are_no_help(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_runs_of_other_configurations_are_no_help(
+    begun: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, whole = begun
     known = str(part(whole, tmp_path / "part.json", "tuning"))
+    here = [*flags(folder, tmp_path / "here", "--known", known), "--report-only"]
     longer = dataclasses.replace(SHORT, fields={**SMALL, "steps": 9})
-    with pytest.raises(InputError, match="none of the 12 runs of --known is one of this campaign"):
-        carry_out(longer, flags(folder, tmp_path / "here", "--known", known))
+    with pytest.raises(InputError, match="no finished run of mini"):
+        carry_out(longer, here)
+    assert "0 of the 12 finished runs in --known are of this campaign" in capsys.readouterr().err
     more = dataclasses.replace(SHORT, methods=(*SHORT.methods, Method(name="more", fields={"optimizer": "muon",
                                "nesterov": False}, lrs=(0.01, 0.03, 0.1))))  # fmt: skip
-    assert carry_out(more, [*flags(folder, tmp_path / "here", "--known", known), "--report-only"]) == 0, "some are"
+    assert carry_out(more, here) == 0
+    assert "12 of the 12 finished runs in --known are of this campaign" in capsys.readouterr().err
 
 
 def test_what_is_no_collected_data_is_refused_in_one_line(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -106,10 +111,34 @@ def test_what_is_no_collected_data_is_refused_in_one_line(begun: tuple[Path, dic
     for row in several["runs"]:
         del row["environment"]
     write_json(tmp_path / "old.json", several)
+    write_json(tmp_path / "code.json", copy.deepcopy(whole) | {"code_digest": "0" * 64})
+    write_json(tmp_path / "data.json", copy.deepcopy(whole) | {"data_digest": "0" * 64})
     for path, message in (
         (record, "not the collected data of a campaign"), (tmp_path / "old.json", "collected before rows said where"),
-        (tmp_path / "none.json", "no such file"),
+        (tmp_path / "none.json", "no such file"), (tmp_path / "code.json", "runs with other code, digest 000000000000"),
+        (tmp_path / "data.json", "runs with other data, digest 000000000000"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"{path.name}: {message}"):
             carry_out(SHORT, flags(folder, tmp_path / "here", "--known", str(path)))
+    known = flags(folder, tmp_path / "here", "--known", str(part(whole, tmp_path / "part.json", "tuning")))
+    with pytest.raises(InputError, match="--known: runs that end by the clock are compared on one machine only"):
+        carry_out(dataclasses.replace(CAMPAIGN, budget_seconds=1.0), known)
+    with pytest.raises(InputError, match="--reproduce repeats runs, and --known takes them from data"):
+        carry_out(SHORT, [*known, "--reproduce"])
     assert not (tmp_path / "here").exists()
+
+
+def test_weights_to_start_from_are_made_again(tmp_path: Path) -> None:
+    """The runs that start from them are then the same, so they are taken from the data."""
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    start = {**SMALL, "steps": 4, "data": str(tmp_path / "text.txt")}
+    first, *others = SHORT.methods
+    campaign = dataclasses.replace(SHORT, methods=(dataclasses.replace(first, pretraining=start), *others))
+    assert carry_out(campaign, flags(tmp_path, tmp_path / "there")) == 0
+    known = str(tmp_path / "there/reports/data/mini.json")
+    assert carry_out(campaign, flags(tmp_path, tmp_path / "here", "--known", known)) == 0
+    data = read_json(tmp_path / "here/reports/data/mini.json")
+    carried_out = {path.parent.name for path in (tmp_path / "here").glob("*/record.json")}
+    assert carried_out == {row["run_id"] for row in data["runs"] if row["stage"] == "pretraining"} != set()
+    whole = read_json(Path(known))
+    assert untimed(data["runs"]) == untimed(whole["runs"])

@@ -162,8 +162,10 @@ def _summary(
     base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
     speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
     speeds = {row["seed"]: row["tokens_per_second"] for row in final if "tokens_per_second" in row}
-    ratios = {seed: speed / base[seed]["tokens_per_second"] for seed, speed in speeds.items()
-              if "tokens_per_second" in base.get(seed, {})}  # fmt: skip
+    places = {row["seed"]: row.get("environment") for row in final}
+    beside = {seed: row["tokens_per_second"] for seed, row in base.items()
+              if "tokens_per_second" in row and row.get("environment") == places.get(seed)}  # fmt: skip
+    ratios = {seed: speed / beside[seed] for seed, speed in speeds.items() if seed in beside}
     shares = [share / ratios.get(row["seed"], math.nan) for share, row in zip(speedups, final, strict=True)]
     return MethodSummary(
         method=method, tuning=tuning, aux_tuning=aux_tuning, chosen_lr=final[0]["lr"] if final else None,

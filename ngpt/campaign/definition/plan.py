@@ -66,16 +66,16 @@ def key_of(row: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class FinishedRun:
     """A finished run, as collected data know it."""
 
     row: Mapping[str, Any]
     environment: Mapping[str, Any]
-    """device, threads, commit and versions with which it was carried out"""
+    """device, threads, commit, versions and concurrent runs with which it was carried out"""
     scale: Mapping[str, Any]
     """parameters and validation tokens, which all runs have in common"""
     dates: Sequence[str]
-    """its date; elsewhere, those of all runs collected with it"""
+    """its own if it was carried out here; otherwise those of all runs collected with it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class AnyPlan(ABC):
     data_digest: str
     out: Path = Path("runs")
     """folder of run folders, which also hold the weights that runs start from"""
-    known: Mapping[str, Known] = field(default_factory=dict)
+    known: Mapping[str, FinishedRun] = field(default_factory=dict)
     """runs that were carried out elsewhere and are not repeated, by run id"""
 
     @abstractmethod

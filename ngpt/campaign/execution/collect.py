@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.definition.experiment import Experiment
-from ngpt.campaign.definition.plan import Known, PlannedRun
+from ngpt.campaign.definition.plan import FinishedRun, PlannedRun
 from ngpt.campaign.execution.execute import finished_record
-from ngpt.campaign.execution.known import SCALE, known_of
+from ngpt.campaign.execution.known import SCALE, carried_out_here
 from ngpt.code import code_digest
 from ngpt.config import RunConfig
 from ngpt.errors import InputError, require
@@ -67,7 +67,7 @@ def read_data(experiment: Experiment, reports: Path) -> dict[str, Any]:
 
 def collect(
     experiment: Experiment, runs: Sequence[PlannedRun], out: Path, *, failures: dict[str, str],
-    figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, Known], text: str | None = None,
+    figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, FinishedRun], text: str | None = None,
     **details: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Collect everything a report needs, as JSON. Runs without a finished record are listed as missing.
@@ -115,8 +115,9 @@ def _portable_flags(config: RunConfig) -> list[str]:
 
 
 def row_of(
-    run: PlannedRun, out: Path, figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, Known]
-) -> tuple[dict[str, Any], Known | None]:  # fmt: skip
+    run: PlannedRun, out: Path, figures: Callable[[RunRecord, Metrics], dict[str, Any]],
+    known: Mapping[str, FinishedRun],
+) -> tuple[dict[str, Any], FinishedRun | None]:  # fmt: skip
     """Return a run's row of the collected data, and what is known of it if it has ended by itself, here or elsewhere.
 
     figures, known: as in `collect`.
@@ -133,7 +134,7 @@ def row_of(
     elif (out / run.run_id / "record.json").exists():
         unfinished = read_record(out / run.run_id)
         row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
-    return row, None if record is None else known_of(record, row)
+    return row, None if record is None else carried_out_here(record, row)
 
 
 def curves_of(metrics: Metrics) -> dict[str, Any]:

@@ -130,8 +130,7 @@ class Scope:
 def known_map(studies: Sequence[Indexed], reports: Path, link: str) -> str:
     """Return a table of questions down, sizes and texts across; `link` precedes each report's file name.
 
-    An empty cell is a scope in which the question has not been asked; where several reports answer it, it has a line
-    of each.
+    An empty cell is a scope in which the question has not been asked; a cell has one entry per report that answers it.
     """
     found, note = _collected(studies, reports)
     scopes = sorted({Scope.of(data) for _, data in found})

@@ -154,7 +154,10 @@ def _draw_panel(
     axes: Axes, found: Sequence[Course], family: str, looks: Mapping[str, Look], strong: set[str],
     smallest: float | None,
 ) -> list[End]:  # fmt: skip
-    """Draw several methods into one panel, whose title says their family; return the labels of their ends."""
+    """Draw several methods into one panel; return the labels of their ends, without what the panel's title says.
+
+    family: of the baseline in the title; empty without one.
+    """
     zero_and_band(axes, smallest)
     ends = []
     for course in found:
