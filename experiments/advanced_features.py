@@ -86,7 +86,7 @@ CAMPAIGN = Campaign(
         not counted.
     """,
     follows=r"""
-        No feature becomes a default. NorMuon's gain is the one to look at again at `rung-1`.
+        No feature becomes a default. NorMuon's gain is looked at again at `rung-1`.
     """,
     at_scale={
         "rung-1": AtScale(
@@ -111,6 +111,20 @@ CAMPAIGN = Campaign(
                 was best. No run to compare had been made.
 
                 Prediction: none ends 0.01 lower than plain Muon; NorMuon comes closest, as at `tiny`.
+            """,
+            reading=r"""
+                None of the three gains what matters: for each, the interval excludes it. NorMuon has the lowest mean,
+                as at `tiny`, but here its interval contains zero. Cautious decay is level with plain Muon at a lower
+                rate of its own. Polar Express is no better than the quintic; whether it costs anything is open by a
+                hair. All of this is at equal norm of the update, so that only its direction can gain.
+            """,
+            does_not_show=r"""
+                What the features do together, at a larger size or on another text; whether they gain on a model without
+                unit vectors; or what a step of another size does.
+            """,
+            follows=r"""
+                No feature becomes a default. `gpt_control` asks whether they gain on a GPT of the same size, which
+                decides whether anything failed to transfer.
             """,
         ),
     },
