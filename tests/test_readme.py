@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from experiments import INDEX, muon_lr_sweep, orthogonality, sphere_finalists
-from experiments.findings import MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH, findings_list
+from experiments.findings import (
+    FEATURES,
+    GEODESIC,
+    MUON_AGAINST_ADAM,
+    MUON_AGAINST_ADAM_IN_ENGLISH,
+    Finding,
+    elsewhere,
+    findings_list,
+    muon_against_adam,
+)
 from experiments.longer_runs import longer_runs_sentence, longer_runs_table
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
@@ -221,6 +230,38 @@ def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
     assert "**Whether Muon beats a tuned Adam at equal steps is open; " in found and "[−" in found
+
+
+def test_a_finding_names_the_answers_elsewhere() -> None:
+    """Another size or text is linked; an effect is given where there is one, and what is compared where it differs."""
+    short, reports = Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam), ROOT / "reports"
+    longer = read_data(MUON_AGAINST_ADAM, reports)
+    text = elsewhere(short, MUON_AGAINST_ADAM, "Muon against Adam", "", longer)
+    assert text.startswith(f"; [at `rung-1`](reports/{MUON_AGAINST_ADAM.report_name}) *better*, 0.0")
+    english = {**longer, "data": "English"}
+    here = Finding(MUON_AGAINST_ADAM, muon_against_adam)
+    text = elsewhere(here, MUON_AGAINST_ADAM, "Muon against Adam", "both", english)
+    assert text.startswith("; [on English](reports/MUON_") and ") both: *better*, 0.0" in text
+    level = elsewhere(here, GEODESIC, "geodesic, θ = lr against projection", "θ = lr", read_data(GEODESIC, reports))
+    assert level.endswith("θ = lr: *no difference that matters*")
+
+
+def test_the_finding_on_features_follows_the_verdicts(tmp_path: Path) -> None:
+    data = read_data(FEATURES, ROOT / "reports")
+    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
+    plain = {row["seed"]: row["final_val_loss"] for row in compared if row["method"] == "Newton-Schulz"}
+
+    def found(normuon: float) -> str:
+        for row in compared:
+            off = {"NorMuon": normuon, "Newton-Schulz": 0.0}.get(row["method"], 0.002)
+            noise = 0.001 * (-1) ** row["seed"] * (row["method"] != "Newton-Schulz")
+            row["final_val_loss"] = plain[row["seed"]] + off + noise
+        write_data(tmp_path, data)
+        return findings_list(tmp_path)
+
+    assert "**None of the 3 features of modded-nanogpt tried ends 0.01 nats per token lower than plain" in found(0.0)
+    assert "Mean losses differ by −0.004 to +0.002 nats per token (" in found(-0.004)
+    assert "**Of the 3 features of modded-nanogpt tried, 1 ends 0.01 nats per token lower than plain" in found(-0.03)
 
 
 def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) -> None:
