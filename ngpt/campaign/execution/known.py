@@ -16,7 +16,7 @@ SCALE = ("parameters", "eval_tokens")
 
 ENTRIES = {"runs", "environments", "dates", "jobs", "data_digest", "code_digest", *SCALE}
 ROW = {"run_id", "stage", "status"}
-"""What collected data and their rows have at least"""
+"""Least entries of collected data and of their rows"""
 
 
 def known_runs(paths: Sequence[Path], data_digest: str) -> dict[str, FinishedRun]:
