@@ -12,6 +12,7 @@ import pytest
 from experiments import CAMPAIGNS, INDEX
 from experiments.regenerate_docs import COMMAND
 from ngpt.campaign.analysis.analyze import analyze
+from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import data_path, read_data
 from ngpt.campaign.report.index import VERDICTS, write_index
@@ -47,7 +48,8 @@ def test_every_line_is_of_the_schema_and_no_id_comes_twice() -> None:
         assert line["low"] <= line["effect"] <= line["high"]
         assert (REPORTS / line["report"]).exists()
     assert len({line["id"] for line in found}) == len(found) > 90
-    assert {line["campaign"] for line in found} == {campaign.name for campaign in PUBLISHED}
+    anywhere = {campaign.name for campaign in CAMPAIGNS if CampaignStudy(campaign).wherever_known(REPORTS)}
+    assert {line["campaign"] for line in found} == anywhere >= {campaign.name for campaign in PUBLISHED}
     with pytest.raises(jsonschema.ValidationError):
         validator.validate(found[0] | {"answer": "refuted"})
     with pytest.raises(jsonschema.ValidationError):
