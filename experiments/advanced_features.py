@@ -40,11 +40,11 @@ CAMPAIGN = Campaign(
     title="Polar Express, NorMuon and cautious weight decay on gated nGPT, at a matched step size",
     question="Does any combination of the features beat plain Muon?",
     claim=r"""
-        A factorial of three features on Muon with projection every 7 steps. *Polar Express*: five iterations of the
-        minimax polynomials instead of five of the Newton-Schulz quintic. *NorMuon*: the rows or columns of O are
-        divided by the root of their running second moment, with $|O|_F$ preserved. *Cautious decay*: W loses
-        $\eta\lambda\,1[OW \ge 0]\,W$ with $\lambda = 1$, the best and the largest of 0.1, 0.3 and 1 in pilot runs; no
-        other feature had a parameter tuned.
+        Three features on Muon (*Newton-Schulz*) with projection every 7 steps: at `tiny` a factorial. *Polar Express*:
+        five iterations of the minimax polynomials instead of five of the Newton-Schulz quintic. *NorMuon*: the rows or
+        columns of O are divided by the root of their running second moment, with $|O|_F$ preserved. *Cautious decay*: W
+        loses $\eta\lambda\,1[OW \ge 0]\,W$ with $\lambda = 1$, the best and the largest of 0.1, 0.3 and 1 in pilot
+        runs; no other feature had a parameter tuned.
 
         In every arm O is scaled to $|O|_F = \sqrt{\min(m, n)}$ before the decay, so neither the orthogonalizer nor
         NorMuon changes the length of the step. The decay itself lengthens the rotation by about a third, which each
@@ -52,10 +52,11 @@ CAMPAIGN = Campaign(
         (dnhkng/nGPT-muon) made the step four times shorter, and the earlier attempt compared Polar Express with this
         shortened step.) On the sphere, two of the features have little left to do. The polar factor of attention's
         square matrices already has rows of equal length, so NorMuon acts on the MLP alone, where it evens out the
-        rotations of the vectors. Plain decay would be undone by projection; only masked decay has a direction.
+        rotations of the vectors. Plain decay would be undone by projection; only cautious decay has a direction.
 
-        Prediction: each feature lowers the loss by 0.01 nats (half a percent) or more; modded-nanogpt uses all three on
-        an unnormalized GPT. The rate decays linearly over the last 20% of the steps. Pilot runs: seeds 100 and 101.
+        Prediction at `tiny`: each feature lowers the loss by 0.01 nats (half a percent) or more; modded-nanogpt uses
+        all three on an unnormalized GPT. There the rate decays linearly over the last 20% of the steps. Pilot runs:
+        seeds 100 and 101.
     """,
     methods=tuple(
         Method(
@@ -108,15 +109,15 @@ CAMPAIGN = Campaign(
                 tokens per non-embedding parameter. Each feature is tried alone, tuned over the hidden and then over the
                 auxiliary rate, around Muon's best rates in `sphere_finalists`. Cautious decay
                 also rotates the vectors: all its rates were halved after tuning had begun, because the lowest, 0.01,
-                was best. No run to compare had been made.
+                was best. No comparison run had been made.
 
                 Prediction: none ends 0.01 lower than plain Muon; NorMuon comes closest, as at `tiny`.
             """,
             reading=r"""
-                None of the three gains what matters: for each, the interval excludes it. NorMuon has the lowest mean,
-                as at `tiny`, but here its interval contains zero. Cautious decay is level with plain Muon at a lower
-                rate of its own. Polar Express is no better than the quintic; whether it costs anything is open by a
-                hair. All of this is at equal norm of the update, so that only its direction can gain.
+                None of the three gains 0.01: every interval excludes it. NorMuon has the lowest mean, as at `tiny`, but
+                here its interval contains zero. Cautious decay is level with plain Muon at a lower rate of its own.
+                Polar Express is no better than Newton-Schulz; whether it costs 0.01 is narrowly undecided. All of this
+                is at equal norm of the update, so only its direction can help.
             """,
             does_not_show=r"""
                 What the features do together, at a larger size or on another text; whether they gain on a model without

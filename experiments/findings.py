@@ -21,7 +21,6 @@ from experiments import (
     scaling_ladder,
     sphere_finalists,
 )
-from experiments.first_regime import is_of_first_regime
 from experiments.longer_runs import longer_runs_sentence
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
@@ -53,9 +52,6 @@ ON_ENGLISH, AT_RUNG_2 = (
 )
 """The main contrast of each question on another text and at a larger size"""
 
-FIRST_MARK = "†"
-LIMITED = f"{FIRST_MARK}: limited by the logit scale, which started at 1; being made again."
-"""What README says of findings from the first regime."""
 
 @dataclass(frozen=True)
 class Finding:
@@ -88,12 +84,10 @@ def findings_list(reports: Path) -> str:
         analysis = analyze(finding.campaign, data)
         own = [part for part in parts if part not in usual]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
-        mark = f" {FIRST_MARK}" if is_of_first_regime(finding.campaign) else ""
         said = finding.words(analysis) + "".join(elsewhere(finding, *one, there) for one, there in others)
-        bullets.append(f"- {said} ({where}; [report](reports/{finding.campaign.report_name})){mark}")
-    limited = f" {LIMITED}" if any(is_of_first_regime(finding.campaign) for finding, _ in found) else ""
+        bullets.append(f"- {said} ({where}; [report](reports/{finding.campaign.report_name}))")
     alone = all(parts == usual for parts in scopes) and len(used) == len(found)
-    intro = introduction(usual, used, alone=alone) + limited + "\n\n" if found else ""
+    intro = introduction(usual, used, alone=alone) + "\n\n" if found else ""
     again = longer_runs_sentence(reports)
     return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n"
 
@@ -129,18 +123,17 @@ def introduction(usual: Sequence[str], collected: Sequence[dict[str, Any]], *, a
     gpu = "; nothing has run on a GPU yet" if on_cpus and not any(GPU_RESULTS.glob("*_cuda.json")) else ""
     which = "All findings are" if alone else "Unless they say otherwise, findings are"
     scale = f"{which} from {', '.join(usual)}{', on CPUs' if on_cpus else ''}{gpu}. " if usual else ""
-    return f"{scale}Larger scales than stated are untested. Brackets hold 95% intervals over seeds."
+    return f"{scale}Scales larger than stated are untested. Brackets hold 95% intervals over seeds."
 
 
 def scope(data: dict[str, Any]) -> list[str]:
     """Return what an answer holds for: the model, the text and the length of training."""
     model, training = data["model"], data["training"]
     budget = training.get("budget_seconds")
-    tokens = training["steps"] * training["batch"] * model["context"]
     return [
         f"a {words.millions(data['parameters'])}-parameter {model['arch']}",
         f"one text ({words.TEXTS.get(data['data'], data['data'])})",
-        f"{tokens:,} training tokens" if budget is None else f"{budget:g} s of training per run",
+        f"{words.tokens_of(data):,} training tokens" if budget is None else f"{budget:g} s of training per run",
     ]
 
 
@@ -149,10 +142,12 @@ def seeds(answers: Sequence[Answer]) -> int:
     return min(0 if answer.verdict.effect is None else answer.verdict.effect.n for answer in answers)
 
 
-def difference(answer: Answer, lower: str = "lower", higher: str = "higher") -> str:
+def difference(answer: Answer, lower: str = "lower", higher: str = "higher", level: str = "level") -> str:
     """Return an effect in words, such as `0.098 nats per token lower [0.078, 0.119]`."""
     effect, unit = answer.verdict.effect, answer.contrast.rule.unit
-    return f"an unknown number of {unit} apart" if effect is None else words.difference(effect, lower, higher, unit)
+    if effect is None:
+        return f"an unknown number of {unit} apart"
+    return words.difference(effect, lower, higher, unit, level)
 
 
 def named(answers: Sequence[Answer], name: str) -> Answer:
@@ -177,7 +172,7 @@ def muon_against_adam(analysis: Analysis) -> str:
     }
     text = f"**{headline[answer.verdict.word]}; in training time, {sooner(muon.time_share)}.** "
     text += f"It ends {difference(answer)}"
-    if not np.isfinite(muon.time_share).all():
+    if np.isinf(muon.speedup).any():
         return f"{text} and does not reach Adam's final loss on every seed"
     steps, time = share_text(muon.speedup), share_text(muon.time_share)
     return f"{text}; it reaches Adam's final loss after {steps} of Adam's steps and {time} of its training time"
@@ -196,9 +191,9 @@ def sooner(time_share: Array) -> str:
 def geodesic_against_projection(analysis: Analysis) -> str:
     """State how many geodesic and tangent steps gain, and what the best of them does."""
     variants = [answer for answer in analysis.answers if answer.contrast.question == geodesic_muon.CAMPAIGN.question]
-    gain, total = count(variants, "better"), len(variants)
+    gain, total = len(words.answers_of(variants, "better")), len(variants)
     what = f"{matters(variants[0])} over Muon with projection"
-    open_ = count(variants, "undecided")
+    open_ = len(words.answers_of(variants, "undecided"))
     if gain:
         headline = f"Of {total} geodesic and tangent steps, {gain} gain {what}."
     elif open_:
@@ -237,7 +232,7 @@ def lazy_projection(analysis: Analysis) -> str:
         "worse": "Adam needs it less often",
         "undecided": "whether Adam needs it more often is open",
     }
-    parts.append(f"{says[less.verdict.word]}: K = 20 costs {difference(less, 'less', 'more')} under Muon")
+    parts.append(f"{says[less.verdict.word]}: K = 20 costs Muon {difference(less, 'less', 'more', 'the same')}")
     text = "; ".join(parts)
     return f"**{headline}** {text[0].upper()}{text[1:]}"
 
@@ -247,16 +242,16 @@ def singular_vectors(analysis: Analysis) -> str:
     kaon = named(analysis.answers, "Kaon against Muon")
     others = [named(analysis.answers, f"{name} against Muon") for name in ("RMNP", "Nora", "Signum", "Adam")]
     effects = [answer.verdict.effect.mean for answer in (kaon, *others) if answer.verdict.effect is not None]
-    vectors_count = count(others, "worse") == len(others) and len(effects) == 1 + len(others)
+    vectors_count = len(words.answers_of(others, "worse")) == len(others) and len(effects) == 1 + len(others)
     if not vectors_count or 2 * effects[0] > min(effects[1:]):
         return "**Whether it is its singular vectors that make Muon's update good is open.**"
     spectrum: dict[Word, str] = {
         "better": "and an uneven spectrum is better",
         "no difference that matters": "not its even spectrum",
-        "worse": "and for less its even spectrum",
+        "worse": "its even spectrum less",
         "undecided": "perhaps not its even spectrum",
     }
-    headline = f"At equal angles, the singular vectors of Muon's update count, {spectrum[kaon.verdict.word]}."
+    headline = f"At equal angles per step, Muon's singular vectors matter, {spectrum[kaon.verdict.word]}."
     low, high = min(effects[1:]), max(effects[1:])
     text = f"**{headline}** With random singular values it ends {difference(kaon)}"
     return f"{text}; normalized vectors, signs and Adam end {low:.3f} to {high:.3f} higher"
@@ -267,7 +262,7 @@ def field_against_muon(analysis: Analysis) -> str:
     sent = sphere_finalists.BEST_AT_TINY
     answers = analysis.questions()[sphere_finalists.CAMPAIGN.question]
     answers = [answer for answer in answers if answer.contrast.pair is not None and answer.contrast.pair[0] in sent]
-    return gains(answers, "best rules and optimizers of the field", "lower than Muon in longer runs")
+    return gains(answers, "methods best in short runs", "lower than Muon in longer ones")
 
 
 def features(analysis: Analysis) -> str:
@@ -281,7 +276,7 @@ def gains(answers: Sequence[Answer], methods: str, where: str) -> str:
 
     methods: what they are, in the plural. where: `lower than` what, and in which runs.
     """
-    better, open_ = count(answers, "better"), sum(not answer.verdict.confirmed for answer in answers)
+    better, open_ = len(words.answers_of(answers, "better")), sum(not answer.verdict.confirmed for answer in answers)
     means = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
     what = f"{matters(answers[0])} {where}"
     if better:
@@ -293,14 +288,9 @@ def gains(answers: Sequence[Answer], methods: str, where: str) -> str:
     if not means:
         return f"**{headline}**"
     low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
-    worse = count(answers, "worse")
+    worse = len(words.answers_of(answers, "worse"))
     rest = f"; {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
     return f"**{headline}** Mean losses differ by {low} to {high} nats per token{rest}"
-
-
-def count(answers: Sequence[Answer], word: Word) -> int:
-    """Return how many comparisons have an answer."""
-    return sum(answer.verdict.word == word for answer in answers)
 
 
 def on_the_ladder(contrast: str, compared: str) -> tuple[tuple[Campaign, str, str], ...]:
@@ -312,7 +302,11 @@ FINDINGS = (
     Finding(
         MUON_AGAINST_ADAM,
         muon_against_adam,
-        tuple((campaign, "Muon against Adam", "") for campaign in (MUON_AGAINST_ADAM_IN_ENGLISH, AT_RUNG_2)),
+        (
+            (MUON_AGAINST_ADAM_IN_ENGLISH, "Muon against Adam", ""),
+            (ON_ENGLISH, "Muon against Adam", "again"),
+            (AT_RUNG_2, "Muon against Adam", ""),
+        ),
     ),
     Finding(orthogonality.CAMPAIGN, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),

@@ -81,7 +81,7 @@ def longer_runs_sentence(reports: Path) -> str:
     smaller = sum(abs(_mean(one.after)) < abs(_mean(one.before)) for one in found)
     which = "All" if smaller == len(found) else f"{smaller} of"
     return (
-        f"**{which} {len(found)} differences that short runs showed, and longer ones tried again, are smaller there; "
+        f"**{which} {len(found)} differences found in short runs and retested in longer ones are smaller there; "
         f"{gone} are no longer shown** ([list]({PAGE}))"
     )
 

@@ -23,6 +23,7 @@ from experiments.findings import findings_list  # noqa: E402
 from experiments.ladder import ladder_table  # noqa: E402
 from experiments.longer_runs import longer_runs_table  # noqa: E402
 from ngpt.campaign.report.index import known_map, write_index  # noqa: E402
+from ngpt.errors import exit_code_of  # noqa: E402
 from ngpt.files import write_text  # noqa: E402
 
 COMMAND = "python -m experiments.regenerate_docs"
@@ -79,7 +80,7 @@ def with_section(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content}{end}{after}"
 
 
-def main() -> None:
+def main() -> int:
     """Write every report with data, the index, and every page with generated sections."""
     for study in [known for one in INDEX for known in one.wherever_known(ROOT / "reports")]:
         study.report(ROOT / "reports")
@@ -87,8 +88,9 @@ def main() -> None:
     for page in SECTIONS:
         path = ROOT / page
         write_text(path, regenerated(page, path.read_text(encoding="utf-8")))
+    return 0
 
 
 if __name__ == "__main__":
     take_no_flags(__doc__)
-    main()
+    sys.exit(exit_code_of(main))

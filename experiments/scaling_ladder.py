@@ -52,12 +52,12 @@ CAMPAIGN = Campaign(
     question="Do the answers of the other campaigns hold on this text and at this size?",
     claim=r"""
         Other campaigns ask their questions up to `rung-1` and nearly all on one text. Here the main contrast of each is
-        made on other texts and at larger sizes: Muon against Adam (`muon_lr_sweep`), a geodesic step with
+        tested on other texts and at larger sizes: Muon against Adam (`muon_lr_sweep`), a geodesic step with
         $\theta = \eta|u|$ against projection (`geodesic_muon`), NorMuon against Muon (`advanced_features`), and
         projection every 20 steps against the default of 7, under both optimizers (`projection_frequency`).
 
-        Every rung has 20 training tokens for each entry of a hidden matrix, so that a rung is larger and trained longer
-        in the same proportion. At `rung-1`, on any text, Muon, geodesic Muon, NorMuon and Adam are each tuned over
+        Every rung has 20 training tokens per non-embedding parameter, so that a larger model is trained longer in
+        proportion. At `rung-1`, on any text, Muon, geodesic Muon, NorMuon and Adam are each tuned over
         three hidden rates around the best of earlier campaigns there, and then over the auxiliary rate. With K = 20 a
         method takes the rates that it chose with K = 7: a cost of rarer projection could therefore be one of untuned
         rates, and the difference of the costs under the two optimizers can err on either side. *Other batches* is Muon
@@ -99,7 +99,7 @@ CAMPAIGN = Campaign(
             forecast_from=("rung-1", "rung-2"),
             claim=r"""
                 Nothing is tuned here: rates turn the vectors by the same angles as the best at `rung-1`. The effects
-                are forecast from the two rungs below; the forecast and its band are below, beside what came.
+                are forecast from the two rungs below; the forecast and its band are above, beside the outcome.
             """,
         ),
     },

@@ -17,20 +17,29 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.analysis.analyze import analyze
-from ngpt.campaign.definition import Arm, Campaign
+from ngpt.campaign.definition import Arm, Campaign, Contrast
 from ngpt.campaign.definition.experiment import slug
-from ngpt.campaign.definition.plan import ASSUMED_FLOPS, Plan, PlannedRun, described, estimated_seconds, identify
+from ngpt.campaign.definition.plan import (
+    ASSUMED_FLOPS,
+    ENDED,
+    FINISHED,
+    Plan,
+    PlannedRun,
+    described,
+    estimated_seconds,
+    identify,
+)
 from ngpt.campaign.engine import MAX_SEEDS, Batch, Study
 from ngpt.campaign.execution import options
 from ngpt.campaign.execution.collect import data_path, row_of
-from ngpt.campaign.execution.execute import FINISHED, Outcome, finished_record
+from ngpt.campaign.execution.execute import Outcome, finished_record
 from ngpt.campaign.execution.known import is_finished, known_runs, result_of
 from ngpt.campaign.execution.reproduce import reproduce
 from ngpt.campaign.forecast import read_forecast, write_forecast
 from ngpt.campaign.report.index import Indexed, Listed, VerdictLine
 from ngpt.campaign.report.markdown import write_report
 from ngpt.campaign.report.words import against, agreement, effect_of, groups, reach, short_name, tokens_of, word_of
-from ngpt.campaign.standing import ENDED, standing
+from ngpt.campaign.standing import standing
 from ngpt.command import Parser
 from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import InputError, LastingStream, require
@@ -109,10 +118,7 @@ class CampaignStudy(Study[Plan]):
 
     def plan(self, given: argparse.Namespace) -> Plan:
         if given.text is not None:
-            require(self.by_preset, "--text has no effect: this experiment has one report for all texts")
-            require(given.data is not None, "--text is the name of --data, which is not given")
-            sound = bool(slug(given.text)) and not is_no_path(given.text)
-            require(sound, f"--text {given.text!r}: a name has letters or digits, and is not that of another source")
+            self._require_sound_name(given)
         campaign = self.experiment = self.at(given.preset, given.text).experiment
         here = given.launcher == "local" or not given.reproduce
         require(here, "--reproduce compares runs of this machine: it works with --launcher local only")
@@ -126,20 +132,26 @@ class CampaignStudy(Study[Plan]):
             overrides["clock"] = "cpu"
         first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
         seeds, digest = asked or max(campaign.comparison_seeds, given.seeds), identify(first.data)
-        path = data_path(options.reports_folder(given), campaign.name)
+        reports = options.reports_folder(given)
+        path = data_path(reports, campaign.name)
         if given.text is not None and path.exists():
             there = read_json(path)
             same = (there.get("data"), there.get("data_digest")) == (given.text, digest)
             require(same, f"{path}: results on other data of this name: give another --text, or another --reports")
         own_clock = not given.known or campaign.budget_seconds is None
         require(own_clock, "--known: runs that end by the clock are compared on one machine only")
-        reports, before = options.reports_folder(given), given.forecast or given.dry_run
-        needed = bool(campaign.forecast_from) and not before
+        needed = bool(campaign.forecast_from) and not (given.forecast or given.dry_run)
         forecast = read_forecast(campaign, seeds, reports) if needed else None
         return Plan(
             forecast=forecast, campaign=campaign, preset=given.preset, overrides=overrides, tuning_seeds=given.seeds,
             comparison_seeds=seeds, data_digest=digest, out=given.out, known=known_runs(given.known, digest),
         )  # fmt: skip
+
+    def _require_sound_name(self, given: argparse.Namespace) -> None:
+        require(self.by_preset, "--text has no effect: this experiment has one report for all texts")
+        require(given.data is not None, "--text is the name of --data, which is not given")
+        sound = bool(slug(given.text)) and not is_no_path(given.text)
+        require(sound, f"--text {given.text!r}: a name has letters or digits, and is not that of another source")
 
     def _by_cpu_clock(self, device: str) -> bool:
         return self.experiment.budget_seconds is not None and options.on_cpu(device)
@@ -325,12 +337,17 @@ class CampaignStudy(Study[Plan]):
                 low=low and round(low, 6), high=high and round(high, 6), unit=contrast.rule.unit,
                 smallest_effect=contrast.rule.smallest_effect, seeds=answer.seeds, agreeing=answer.agreeing,
                 preset=data["preset"], parameters=data["parameters"], tokens=None if by_clock else tokens_of(data),
-                data=data["data"], arch=data["model"]["arch"], control=contrast.control,
+                data=data["data"], arch=self._architectures(contrast, data), control=contrast.control,
                 date=data["dates"][-1] if data["dates"] else None, commit=most["commit"],
                 report=self.experiment.report_name,
             )  # fmt: skip
             found.append(line)
         return found
+
+    def _architectures(self, contrast: Contrast, data: dict[str, Any]) -> str:
+        """Return the architecture of the methods that a contrast compares; all of them, if they differ."""
+        methods = [method for method in self.experiment.methods if contrast.weights.get(method.name)]
+        return " and ".join(sorted({method.fields.get("arch", data["model"]["arch"]) for method in methods}))
 
 
 def _ended(plan: Plan, runs: list[PlannedRun], outcome: Outcome) -> bool:
@@ -364,13 +381,19 @@ def choose_rates(plan: Plan) -> dict[str, Arm]:
 def _lowest(plan: Plan, arms: Sequence[Arm], runs: Sequence[PlannedRun]) -> dict[str, Arm]:
     """Choose for each method the arm of lowest mean loss over `runs` among those in which every seed finished.
 
-    An arm that was not tuned, because it has no rival, is kept; a method without any complete arm is left out.
+    An arm that has no rival is kept, as it was not tuned; a method without any complete arm is left out.
     """
     losses: dict[tuple[str, float, float | None], list[float]] = defaultdict(list)
     for run in runs:
         value = result_of(plan, run, plan.campaign.rule.metric)
         losses[run.arm.method, run.arm.lr, run.arm.aux_lr].append(math.nan if value is None else value)
-    means = [(float(np.mean(losses.get((arm.method, arm.lr, arm.aux_lr), [0.0]))), arm) for arm in arms]
-    complete = [(mean, arm) for mean, arm in means if math.isfinite(mean)]
-    names = dict.fromkeys(arm.method for _, arm in complete)
-    return {name: min((pair for pair in complete if pair[1].method == name), key=itemgetter(0))[1] for name in names}
+    chosen = {}
+    for name in dict.fromkeys(arm.method for arm in arms):
+        mine = [arm for arm in arms if arm.method == name]
+        means = [float(np.mean(losses.get((name, arm.lr, arm.aux_lr), [math.nan]))) for arm in mine]
+        complete = [(mean, arm) for mean, arm in zip(means, mine, strict=True) if math.isfinite(mean)]
+        if len(mine) == 1:
+            chosen[name] = mine[0]
+        elif complete:
+            chosen[name] = min(complete, key=itemgetter(0))[1]
+    return chosen

@@ -7,17 +7,19 @@ import sys
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ngpt.campaign.definition.plan import AnyPlan, PlannedRun, described
+from ngpt.campaign.definition.plan import FINISHED, AnyPlan, PlannedRun, described
 from ngpt.campaign.execution.collect import Metrics, collect, data_path, write_data
-from ngpt.campaign.execution.execute import Outcome, execute
+from ngpt.campaign.execution.execute import Outcome, execute, failures_of
 from ngpt.campaign.execution.known import is_finished
 from ngpt.campaign.execution.options import launch_settings, on_cpu, reports_folder, require_writable
 from ngpt.campaign.report.index import Indexed, write_index
 from ngpt.command import Parser
 from ngpt.config import OptimConfig
 from ngpt.errors import EXIT_INTERRUPTED, InputError, exit_code_of, raise_at_interrupt, require
+from ngpt.files import read_json
 from ngpt.foreign import is_class
 from ngpt.machine import core_count, wait_without_spinning
 from ngpt.refusals import flag_name
@@ -103,7 +105,8 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     there = given.launcher == "ray" or given.ray_address is None
     require(there, "--ray-address has no effect without --launcher ray")
     plan = study.plan(given)
-    jobs = given.jobs or study.usual_jobs(given.device)
+    collected = _collected(study, reports_folder(given)) if given.report_only else None
+    jobs = given.jobs or (collected or {}).get("jobs") or study.usual_jobs(given.device)
     modes = [name for name in ("dry_run", "report_only", "reproduce", "watch", "forecast") if vars(given).get(name)]
     require(len(modes) < 2, " and ".join(map(flag_name, modes)) + " exclude each other")
     own = not (vars(given).get("reproduce") and plan.known)
@@ -137,7 +140,11 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
             preset=plan.preset, data_digest=plan.data_digest, jobs=settings["jobs"], text=vars(given).get("text"),
             command=shlex.join(["python", f"runners/{study.runner}.py", *words]), **study.details(plan, runs),
         )  # fmt: skip
-        write_data(reports, data)
+        if not (given.report_only or outcome.interrupted) or not holds_more(_collected(study, reports), data):
+            write_data(reports, data)
+        else:
+            note = f"has more finished runs of this campaign than {plan.out}; it is left as it is"
+            print(f"note: {data_path(reports, study.name)} {note}", file=sys.stderr)
     elif given.report_only:
         note = f"note: no finished run of this plan in {plan.out}; the report is that of"
         print(note, data_path(reports, study.name), file=sys.stderr)
@@ -151,6 +158,20 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     write_index(index or [study], reports)
     print(*lines, path, sep="\n")
     return 0 if succeeded else 1
+
+
+def _collected(study: Study[PlanT], reports: Path) -> dict[str, Any] | None:
+    """Return the data in `reports` that an experiment would replace; None if there are none."""
+    path = data_path(reports, study.name)
+    return read_json(path) if path.exists() else None
+
+
+def holds_more(there: dict[str, Any] | None, data: dict[str, Any]) -> bool:
+    """Return whether collected data of the same statements, text and code have more finished runs than `data`."""
+    if there is None or any(there.get(name) != data[name] for name in ("definition", "data_digest", "code_digest")):
+        return False
+    before, now = (sum(row["status"] in FINISHED for row in one["runs"]) for one in (there, data))
+    return before > now
 
 
 PLACES = ("--out", "--reports", "--json", "--known")
@@ -209,7 +230,9 @@ def _carry_out_stages(
         if batch and not runs and not report_only:
             print(*described(batch[0].config.data), sep="\n", file=sys.stderr)
         runs += batch
-        if batch and not report_only:
+        if report_only:
+            outcome.failures |= failures_of(batch, plan.out)
+        elif batch:
             try_classes([run for run in batch if not is_finished(plan, run)])
             each_once = {run.run_id: run for run in batch if run.run_id not in plan.known}
             ended = execute(list(each_once.values()), out=plan.out, **{**settings, **different})

@@ -10,6 +10,7 @@ rates are those at which it turns them as far as Muon does at its own.
 import argparse
 import dataclasses
 import itertools
+import math
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,9 @@ from ngpt.campaign.execution.collect import data_path
 from ngpt.campaign.execution.options import add_campaign_flags, common_parser, device_settings, overrides_of
 from ngpt.command import Parser
 from ngpt.config import Constraint, RunConfig
-from ngpt.errors import require
+from ngpt.errors import InputError, require
 from ngpt.files import read_json
-from ngpt.foreign import canonical, claims, is_class, origin_of
+from ngpt.foreign import canonical, claims, failure, is_class, origin_of
 from ngpt.presets import resolve
 from ngpt.registry import OPTIMIZERS
 
@@ -155,7 +156,10 @@ def _default_rate(opponent: str, preset: str) -> float:
 
 
 def angles(configs: Sequence[RunConfig], device: str) -> list[float]:
-    """Return how far each configuration turns a hidden vector in a step, in radians: the median over a few steps."""
+    """Return how far each configuration turns a hidden vector in a step, in radians: the median over a few steps.
+
+    NaN where no step has an angle. Raises KeyboardInterrupt if a run was asked to stop.
+    """
     from ngpt.config import Runtime  # imported late, as training needs torch
     from ngpt.training.record import read_metrics
     from ngpt.training.trainer import train
@@ -167,9 +171,12 @@ def angles(configs: Sequence[RunConfig], device: str) -> list[float]:
         for config in configs:
             few: dict[str, Any] = {"steps": PROBE_STEPS, "eval_every": PROBE_STEPS, "telemetry_every": 1}
             short = dataclasses.replace(config, train=dataclasses.replace(config.train, **few))
-            rows = read_metrics(train(short, runtime)[0])
+            run_folder, record = train(short, runtime)
+            if record.status == "killed":  # it has caught the interrupt
+                raise KeyboardInterrupt
+            rows = read_metrics(run_folder)
             turned = [row["rotation_hidden_rad"] for row in rows if "rotation_hidden_rad" in row]
-            found.append(median(turned[len(turned) // 2 :]))
+            found.append(median(turned[len(turned) // 2 :]) if turned else math.nan)
     return found
 
 
@@ -205,7 +212,6 @@ class EntrantStudy(CampaignStudy):
 
     runner = "try_optimizer"
     by_preset = False
-    seeds_help = "seeds per arm to choose rates (%(default)s); to compare: at least {}"
 
     def __init__(self, taken: Collection[str] = (), fields: Mapping[str, Any] | None = None) -> None:
         """taken: names of other campaigns, which none may have. fields: further configuration fields of every run."""
@@ -268,7 +274,9 @@ class EntrantStudy(CampaignStudy):
             require(increasing, f"--lrs must be positive and increasing: {' '.join(f'{lr:g}' for lr in lrs)}")
         self.measured = middles, angle
         self.along_the_gradient = _along_the_gradient(given.optimizer, lrs[len(lrs) // 2], arguments)
-        if self.along_the_gradient >= 0:
+        if self.along_the_gradient is None:
+            print(f"note: where the gradient stays the same, the moves of {name} are not finite")
+        elif self.along_the_gradient >= 0:
             cosine = f"a cosine of {self.along_the_gradient:+.2f} with the gradient"
             print(f"note: {name} does not descend: its moves have {cosine}")
         of_opponents = {one: middle_of[one] for one in against}
@@ -281,10 +289,20 @@ class EntrantStudy(CampaignStudy):
         return super().details(plan, runs) | found
 
 
-def _along_the_gradient(optimizer: str, lr: float, arguments: str) -> float:
+def _along_the_gradient(optimizer: str, lr: float, arguments: str) -> float | None:
+    """Return the cosine between a class's moves and a gradient that stays the same; None if they are not finite.
+
+    Raises InputError if the class fails there.
+    """
     from ngpt.optim.trial import along_the_gradient  # imported late, as it needs torch
 
-    return along_the_gradient(optimizer, lr, arguments)
+    try:
+        cosine = along_the_gradient(optimizer, lr, arguments)
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise failure(optimizer, "it fails where the gradient stays the same", error) from error
+    return cosine if math.isfinite(cosine) else None
 
 
 def _settings(optimizer: str, lr: float, arguments: str) -> str:

@@ -8,11 +8,8 @@ import numpy as np
 
 from ngpt.campaign.analysis.analyze import Row, analyze
 from ngpt.campaign.definition import Campaign, rates_text
-from ngpt.campaign.execution.execute import FINISHED
+from ngpt.campaign.definition.plan import ENDED
 from ngpt.campaign.report.words import effect_of
-
-ENDED = (*FINISHED, "failed")
-"""states of a run that has ended, in the collected data"""
 
 
 def standing(campaign: Campaign, data: dict[str, Any]) -> list[str]:

@@ -10,7 +10,9 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.definition.plan import Plan
 from ngpt.campaign.execution.collect import data_path
+from ngpt.campaign.execution.options import reports_folder
 from ngpt.campaign.report.index import VerdictLine
+from ngpt.errors import require
 from ngpt.files import read_json
 
 
@@ -43,6 +45,10 @@ class UntunedStudy(CampaignStudy, Generic[StatementsT]):
         self.study = study
 
     def plan(self, given: argparse.Namespace) -> Plan:
+        path = data_path(reports_folder(given), self.name)
+        there = read_json(path).get("preset", self.study.preset) if path.exists() else given.preset
+        same = there == given.preset or given.dry_run
+        require(same, f"{path}: results at {there}, and there is one report for all presets: give another --reports")
         self.experiment = self.study.at(given.preset)
         plan = super().plan(given)
         for arm in self.experiment.arms():  # a value may be refused

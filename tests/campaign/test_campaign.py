@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.definition import Method, noise_of
 from ngpt.campaign.definition.plan import Plan
 from ngpt.campaign.execution import options
 from ngpt.errors import InputError, exit_code_of
@@ -24,6 +24,11 @@ from mini_processes import started
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("mini.py")
+
+
+(FIRST,) = CAMPAIGN.contrasts()
+ASKS_FOR_3 = dataclasses.replace(CAMPAIGN.rule, seeds=3)
+IN_BITS = dataclasses.replace(CAMPAIGN.rule, metric="final_val_bpb", unit="bits per byte")
 
 
 @pytest.fixture
@@ -218,6 +223,12 @@ def test_two_arms_of_one_configuration_are_refused() -> None:
         ({"baselines": ("SGD",)}, "every family has one baseline"),
         ({"baselines": ("Muon", "Adam")}, "every family has one baseline"),
         ({"comparison_seeds": 1}, "asks for 2 seeds"),
+        ({"further": (noise_of(CAMPAIGN.methods[0], ASKS_FOR_3),)}, "asks for 3 seeds"),
+        ({"aux_lrs": (0.02, 0.01)}, "the rates of a grid increase"),
+        ({"methods": (CAMPAIGN.methods[0], Method(name="Adam", fields={}, lrs=(0.1, 0.2, 0.2)))}, "grid increase"),
+        ({"leading": CAMPAIGN.contrasts()}, "names of contrasts must differ"),
+        ({"leading": (dataclasses.replace(FIRST, name="again", rule=ASKS_FOR_3),)}, "have one rule"),
+        ({"leading": (dataclasses.replace(FIRST, name="again", question="?", rule=IN_BITS),)}, "judge one metric"),
         ({"methods": (CAMPAIGN.methods[0], Method(name="Adam", fields={}, lrs=(0.1, 0.2)))}, "grid of the same"),
     ],
 )
@@ -270,10 +281,6 @@ def test_pairing_gives_all_arms_of_a_seed_the_same_batches_and_initialization() 
         )
     chosen = {run.arm.method: run.arm for run in runs}
     assert not {run.seed for run in runs} & {run.seed for run in plan.comparison_runs(chosen)}
-
-
-def test_a_campaign_is_a_value() -> None:
-    assert isinstance(CAMPAIGN, Campaign) and CAMPAIGN.report_name == "MINI_REPORT.md"
 
 
 def test_a_long_tmpdir_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ngpt.campaign.definition.experiment import slug
 from ngpt.campaign.entrant import EntrantStudy, grid_around, rates_and_angle
 from ngpt.doctor import runs_in
 from ngpt.errors import InputError
+from ngpt.files import read_json, write_json
 from ngpt.foreign import origin_of
 from ngpt.training.record import read_record
 
@@ -36,6 +37,61 @@ class Still(torch.optim.SGD):
                 if 16 in W.shape:
                     W.grad = None
         super().step()
+"""
+
+
+LOST = """
+import torch
+
+
+class Lost(torch.optim.SGD):
+    \"\"\"Makes whatever is 16 wide infinite.\"\"\"
+
+    @torch.no_grad()
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            for W in group["params"]:
+                if 16 in W.shape:
+                    W.fill_(float("nan"))
+"""
+
+INTERRUPTED = """
+import os
+import signal
+
+import torch
+
+
+class Interrupted(torch.optim.SGD):
+    \"\"\"Is interrupted at its ninth step on matrices that are 16 wide.\"\"\"
+
+    def step(self):
+        super().step()
+        if any(16 in W.shape for group in self.param_groups for W in group["params"]):
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps == 9:
+                os.kill(os.getpid(), signal.SIGINT)
+"""
+
+SECANT = """
+import torch
+
+
+class Secant(torch.optim.Optimizer):
+    \"\"\"Steps against the gradient over its last change.\"\"\"
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for W in group["params"]:
+                last = self.state[W].get("last", torch.zeros_like(W))
+                change = W.grad - last
+                W -= group["lr"] * W.grad.sign() * (change / change).square()
+                self.state[W]["last"] = W.grad.clone()
 """
 
 
@@ -163,12 +219,46 @@ def test_one_that_does_not_turn_vectors_here_is_caught(arguments: list[str], tmp
         carry_out([f"{tmp_path}/still.py:Still", *arguments])
 
 
+def test_one_whose_weights_are_lost_at_once_is_caught(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "lost.py").write_text(LOST)
+    with pytest.raises(InputError, match="turns vectors by nan rad a step at lr 0.001"):
+        carry_out([f"{tmp_path}/lost.py:Lost", *arguments])
+
+
+def test_an_interrupt_while_angles_are_measured_ends_the_campaign(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out([f"{tmp_path}/interrupted.py:Interrupted", *arguments])
+    assert not (tmp_path / "out").exists(), "no run has begun"
+
+
+def test_one_that_divides_by_the_change_of_the_gradient_gets_its_report(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the gradient stays the same there is no number for its descent."""
+    (tmp_path / "secant.py").write_text(SECANT)
+    assert carry_out([f"{tmp_path}/secant.py:Secant", *arguments, "--lrs", "0.01", "0.02", "0.04"]) == 0
+    assert "the moves of Secant are not finite" in capsys.readouterr().out
+    reports = tmp_path / "out" / "reports"
+    assert read_json(reports / "data" / "secant.json")["along_the_gradient"] is None
+    assert "its moves are **not finite**" in (reports / "SECANT_REPORT.md").read_text()
+
+
+def test_one_that_fails_where_the_gradient_stays_the_same_is_refused(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "secant.py").write_text(SECANT.replace("W -= ", "assert change.abs().min() > 0; W -= "))
+    with pytest.raises(InputError, match="it fails where the gradient stays the same: .*AssertionError"):
+        carry_out([f"{tmp_path}/secant.py:Secant", *arguments])
+
+
 def test_a_file_of_data_cannot_name_the_code_that_runs(arguments: list[str], tmp_path: Path) -> None:
     """Published data with another class in their commands are not reproduced."""
     quick = [RULE, *arguments, "--lrs", "0.01", "0.02", "0.04"]
     assert carry_out(quick) == 0
     data = tmp_path / "out" / "reports" / "data" / "my_rule.json"
     (tmp_path / "other.py").write_text("raise SystemExit(1)\n")
-    data.write_text(data.read_text().replace("examples/my_rule.py:MyRule --lr", "examples/../../other.py:Other --lr"))
-    with pytest.raises(InputError):
+    content = read_json(data)
+    commands = {run: text.replace(RULE, f"{tmp_path}/other.py:Other") for run, text in content["commands"].items()}
+    assert commands != content["commands"]
+    write_json(data, content | {"commands": commands})
+    with pytest.raises(InputError, match="other.py:Other, which this campaign does not"):
         carry_out([*quick, "--reproduce"])

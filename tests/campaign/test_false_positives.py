@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 from test_report import made_up, row
 
-from ngpt.campaign.analysis.analyze import BOOTSTRAP_SEED, analyze
+from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.statistics import Array, holm, moderated_p_values
 from ngpt.campaign.analysis.verdict import judge_campaign
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule
@@ -48,7 +48,7 @@ def engine(table: Array) -> int | None:
     """The arm that a report on this table names as the winner; `judge_campaign` is what `analyze` calls."""
     seeds, arms = table.shape
     rates = {str(arm): LRS[1] for arm in range(arms)}
-    _, winner = judge_campaign(campaign(arms, seeds), table, rates, np.random.default_rng(0), resamples=0)
+    _, winner = judge_campaign(campaign(arms, seeds), table, rates)
     return None if winner is None else int(winner)
 
 
@@ -61,9 +61,7 @@ def test_a_report_names_the_winner_that_is_tested_here() -> None:
             row("comparison", str(arm), LRS[1], seed, float(table[seed, arm])) for seed in range(5) for arm in range(4)
         ]
         analysis = analyze(campaign(4, 5), made_up() | {"runs": rows, "planned_runs": len(rows)})
-        answers, winner = judge_campaign(
-            campaign(4, 5), table, {str(arm): LRS[1] for arm in range(4)}, np.random.default_rng(BOOTSTRAP_SEED)
-        )
+        answers, winner = judge_campaign(campaign(4, 5), table, {str(arm): LRS[1] for arm in range(4)})
         assert analysis.answers == answers and analysis.winner == winner
         assert engine(table) == (None if winner is None else int(winner))
         named_winners.append(winner)
@@ -145,7 +143,7 @@ def test_differences_of_differences_and_main_effects_name_nothing_where_there_is
         tables = SEED_SPREAD * draw.normal(size=(CAMPAIGNS, 6, 1)) + draw.normal(size=(CAMPAIGNS, 6, 8))
         found = []
         for table in tables:
-            answers, _ = judge_campaign(factorial, table, rates, draw, resamples=0)
+            answers, _ = judge_campaign(factorial, table, rates)
             mine = [answer.result for answer in answers if answer.contrast.question == name]
             found.append(any(result is not None and result.distinguishable for result in mine))
         print(f"\nA/A, {name}: something in {np.mean(found):.2%} of {CAMPAIGNS} campaigns, allowed {ALLOWED:.2%}")

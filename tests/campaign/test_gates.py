@@ -248,6 +248,7 @@ TELEMETRY = {"step": [1, 8], "orthogonality_error": [0.1, 0.2], "rotation_hidden
         ("G3", change("overfit", final_val_bpb=1.0), False),
         ("G4", change("speed", steps_per_second=1.0), True),
         ("G4", change("speed", steps_per_second=0.99), False),
+        ("G4", lambda data: [row.pop("steps_per_second") for row in rows(data, "speed")] and None, False),
         ("G5", change("stability", steps=80), False),
         ("G5", change("stability", steps_not_finite=1), False),
         ("G5", change("stability", status="diverged"), False),

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from ngpt.campaign.definition import Method
 from ngpt.errors import InputError
 from ngpt.files import read_json, write_json
+from ngpt.machine import core_count
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN, SMALL, carry_out
@@ -102,6 +104,46 @@ def test_runs_of_other_configurations_are_no_help(
                                "nesterov": False}, lrs=(0.01, 0.03, 0.1))))  # fmt: skip
     assert carry_out(more, here) == 0
     assert "12 of the 12 finished runs in --known are of this campaign" in capsys.readouterr().err
+
+
+def test_a_report_alone_replaces_no_data_that_have_more_runs(
+    begun: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, whole = begun
+    known = str(part(whole, tmp_path / "part.json", "tuning"))
+    here = flags(folder, tmp_path / "here", "--known", known)
+    assert carry_out(SHORT, here) == 0
+    collected = tmp_path / "here/reports/data/mini.json"
+    data = collected.read_text()
+    shutil.rmtree(next((tmp_path / "here").glob("*/record.json")).parent)
+    assert carry_out(SHORT, [*here, "--report-only"]) == 0
+    assert collected.read_text() == data
+    assert "has more finished runs of this campaign than" in capsys.readouterr().err
+
+
+def test_a_report_alone_says_how_many_runs_there_were_at_a_time(
+    begun: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = begun
+    jobs = 1 + core_count()
+    assert carry_out(SHORT, flags(folder, tmp_path, "--jobs", str(jobs))) == 0
+    assert carry_out(SHORT, flags(folder, tmp_path, "--report-only")) == 0
+    assert read_json(tmp_path / "reports/data/mini.json")["jobs"] == jobs
+
+
+def test_a_tuning_run_that_failed_does_not_end_the_report(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """The runs after it are collected again too."""
+    folder, _ = begun
+    assert carry_out(SHORT, flags(folder, tmp_path)) == 0
+    whole = read_json(tmp_path / "reports/data/mini.json")
+    (lost,) = [r for r in whole["runs"] if (r["stage"], r["method"], r["lr"], r["seed"]) == ("tuning", "Muon", 0.1, 1)]
+    record = tmp_path / lost["run_id"] / "record.json"
+    write_json(record, read_json(record) | {"status": "failed", "message": "no space left"})
+    (tmp_path / "reports/data/mini.json").unlink()
+    assert carry_out(SHORT, flags(folder, tmp_path, "--report-only")) == 1
+    data = read_json(tmp_path / "reports/data/mini.json")
+    assert [row["run_id"] for row in data["runs"]] == [row["run_id"] for row in whole["runs"]]
+    assert {row["message"] for row in data["runs"] if row["status"] == "failed"} == {"no space left"}
 
 
 def test_what_is_no_collected_data_is_refused_in_one_line(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

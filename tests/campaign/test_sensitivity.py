@@ -183,6 +183,18 @@ def test_a_value_at_which_runs_diverge_is_worse_than_the_default() -> None:
     assert shared.advice == "one value serves" and shared.value != 0.04
 
 
+def test_where_no_value_serves_all_methods_the_knob_is_to_be_tuned_per_method() -> None:
+    data = data_of(STUDY, lambda point: 2.0)
+    lost = {"Muon, gate 1", "Muon, gate -1", "geodesic Muon", "Adam"}
+    for row in data["runs"]:
+        if row["method"] in lost and row["seed"] == 0:
+            row["status"] = "diverged"
+            del row["final_val_loss"], row["final_sha256"]
+    findings = find(STUDY, analyze(STUDY.at("rung-1"), data), data)
+    (gate,) = [one for one in findings.compromises if one.knob.name == "gate"]
+    assert gate.value is None and gate.advice == "tune per method"
+
+
 def test_of_two_better_values_the_one_that_is_shown_to_be_better_is_named(tmp_path: Path) -> None:
     """Gate -1 is better on average but too noisy; gate 1 is better by the rule."""
     draw = np.random.default_rng(1)
@@ -301,3 +313,5 @@ def test_data_of_another_preset_are_read_as_what_they_are(tmp_path: Path) -> Non
     write_index([study], tmp_path)
     assert "| question | what matters | `rung-2` (10), text.txt |" in (tmp_path / "README.md").read_text()
     assert study.report(tmp_path)[0].exists()
+    with pytest.raises(InputError, match="results at rung-2, and there is one report for all presets: give another"):
+        engine.carry_out(study, ["--reports", str(tmp_path), "--out", str(tmp_path / "out")])

@@ -187,7 +187,7 @@ def test_the_joint_interval_holds_as_often_as_it_says() -> None:
             assert estimate is not None
             inside &= estimate.low <= 0.0 <= estimate.high
         hits += inside
-    assert 0.92 < hits / studies
+    assert 0.92 < hits / studies < 0.99
 
 
 def grid_distance(grid: Any) -> Any:

@@ -20,6 +20,7 @@ from ngpt.campaign.analysis.statistics import (
 )
 from ngpt.campaign.analysis.verdict import Answer, Simplicity, judge_campaign, judge_simplicity
 from ngpt.campaign.definition import Campaign, Method, rates_text
+from ngpt.campaign.definition.plan import FINISHED
 from ngpt.config import DECAYING
 
 BOOTSTRAP_SEED = 20241001
@@ -114,7 +115,9 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     table = np.stack(list(columns.values()), axis=1)
     rates = {row["method"]: row["lr"] for row in final}
     aux_rates = {row["method"]: row["aux_lr"] for row in final if campaign.aux_lrs}
-    answers, winner = judge_campaign(campaign, table, rates, rng, aux_rates=aux_rates)
+    tuned = [row for row in rows if row["stage"] in ("tuning", "auxiliary")]
+    lost = Counter(row["method"] for row in tuned if row["status"] not in FINISHED)
+    answers, winner = judge_campaign(campaign, table, rates, aux_rates=aux_rates, lost_in_tuning=lost)
 
     training, undecayed = data["training"], None
     if training.get("budget_seconds") is not None:
@@ -122,12 +125,14 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     plain = [answer for answer in answers if answer.contrast.question in campaign.questions_of_methods()]
     spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
     counts = Counter(row["status"] for row in rows)
-    summaries = [_summary(campaign, m, rows, columns[m.name], undecayed, rng) for m in campaign.methods]
+    machines = [{name: value for name, value in environment.items() if name not in ("commit", "runs")}
+                for environment in data["environments"]]  # fmt: skip
+    summaries = [_summary(campaign, m, rows, columns[m.name], machines, undecayed, rng) for m in campaign.methods]
     return Analysis(
         summaries=summaries, answers=answers, winner=winner,
         exchange=_exchange(answers, final, rule.metric), at_optima=_at_optima(answers, summaries),
         simplifications=[
-            (m, a, judge_simplicity(rule, a.verdict.effect, n_missing=a.result.n_missing))
+            (m, a, judge_simplicity(a.contrast.rule, a.verdict.effect, n_missing=a.result.n_missing))
             for m in campaign.methods for a in plain if m.leaves_out and a.contrast.weights.get(m.name) == 1.0
         ],
         noise_floors={name: mean.sd for name in campaign.baselines if (mean := sample_mean(columns[name])) is not None},
@@ -143,8 +148,8 @@ def ends_with_decay(training: dict[str, Any]) -> bool:
 
 
 def _summary(
-    campaign: Campaign, method: Method, rows: list[Row], comparison: Array, undecayed: float | None,
-    rng: np.random.Generator,
+    campaign: Campaign, method: Method, rows: list[Row], comparison: Array, machines: list[Row],
+    undecayed: float | None, rng: np.random.Generator,
 ) -> MethodSummary:  # fmt: skip
     mine, rule = [row for row in rows if row["method"] == method.name], campaign.rule
     tuning_rows = [row for row in mine if row["stage"] in ("tuning", "auxiliary")]
@@ -162,9 +167,9 @@ def _summary(
     base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
     speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
     speeds = {row["seed"]: row["tokens_per_second"] for row in final if "tokens_per_second" in row}
-    places = {row["seed"]: row.get("environment") for row in final}
+    places = {row["seed"]: _machine(row, machines) for row in final}
     beside = {seed: row["tokens_per_second"] for seed, row in base.items()
-              if "tokens_per_second" in row and row.get("environment") == places.get(seed)}  # fmt: skip
+              if "tokens_per_second" in row and _machine(row, machines) == places.get(seed)}  # fmt: skip
     ratios = {seed: speed / beside[seed] for seed, speed in speeds.items() if seed in beside}
     shares = [share / ratios.get(row["seed"], math.nan) for share, row in zip(speedups, final, strict=True)]
     return MethodSummary(
@@ -180,6 +185,11 @@ def _summary(
         telemetry=_mean_telemetry(final),
         pace=pace_of(final, list(base.values()), undecayed_seconds=undecayed) if undecayed is not None else None,
     )  # fmt: skip
+
+
+def _machine(row: Row, machines: list[Row]) -> Row | None:
+    """Return the machine of a run, with versions; None in data from before rows had one."""
+    return machines[row["environment"]] if "environment" in row else None
 
 
 def _exchange(answers: list[Answer], final: list[Row], metric: str) -> dict[str, float]:

@@ -17,9 +17,9 @@ from ngpt.campaign.definition.rule import check
 Array = NDArray[np.float64]
 
 LEVEL = 0.05  # of every test in a campaign; intervals cover 1 - LEVEL
-MAX_SEEDS = 10_000  # beyond this, "more seeds" is not useful advice
+MOST_SEEDS = 10_000  # beyond this, "more seeds" is no useful advice
 
-_SEEDS = np.arange(2, MAX_SEEDS + 1)
+_SEEDS = np.arange(2, MOST_SEEDS + 1)
 _HALF_WIDTHS_PER_SD = special.stdtrit(_SEEDS - 1, 1 - LEVEL / 2) / np.sqrt(_SEEDS)  # falls with the number of seeds
 
 
@@ -34,10 +34,7 @@ class PairedDifference:
     """seeds on which both arms have a result"""
     t_low: float
     t_high: float
-    """Student t interval of the mean: the one that decides"""
-    boot_low: float | None
-    boot_high: float | None
-    """percentile bootstrap interval of the mean, shown for comparison; None without resamples"""
+    """Student t interval of the mean"""
     p: float
     """two-sided paired t-test of mean = 0"""
 
@@ -95,42 +92,34 @@ class LrOptimum:
     """log10(basin_high / basin_low), a lower bound if either end is open"""
 
 
-def paired_difference(x: Array, y: Array, rng: np.random.Generator, *, resamples: int = 10_000) -> PairedDifference:
-    """Estimate the mean of x - y over seeds, with a t interval and a bootstrap interval, both of 95%.
+def paired_difference(x: Array, y: Array) -> PairedDifference:
+    """Estimate the mean of x - y over seeds, with a t interval of 95%.
 
         d_i = x_i - y_i,  i = 1..n;  mean +- t_{n-1} sd(d) / sqrt(n)
 
     x, y: (S,), one metric of two arms, same seeds in the same order; seeds without both results are dropped.
-    resamples: 0 skips the bootstrap. With few seeds the bootstrap interval is too narrow (by sqrt((n - 1) / n), and by
-    the normal quantile instead of the t quantile), so it is shown but decides nothing.
-    Differences that are all equal have sd 0: both intervals are that value, and p is 1 if it is zero, else 0.
+    Differences that are all equal have sd 0: the interval is that value, and p is 1 if it is zero, else 0.
     The order of the seeds does not matter. Raises ValueError for unequal shapes or fewer than two pairs.
-
-    Source: Efron and Tibshirani 1993, chapter 13 (percentile interval).
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     check(x.ndim == 1 and x.shape == y.shape, f"paired arms need one axis of the same seeds: {x.shape}, {y.shape}")
     paired = np.isfinite(x) & np.isfinite(y)
-    return _mean_difference(x[paired] - y[paired], rng, resamples)
+    return _mean_difference(x[paired] - y[paired])
 
 
 def sample_mean(values: Array) -> PairedDifference | None:
-    """Estimate the mean of a sample (n,) with its t interval alone; None with fewer than two finite values."""
-    few = np.isfinite(values).sum() < 2
-    return None if few else _mean_difference(values, np.random.default_rng(0), resamples=0)
+    """Estimate the mean of a sample (n,) with its t interval; None with fewer than two finite values."""
+    return None if np.isfinite(values).sum() < 2 else _mean_difference(values)
 
 
-def _mean_difference(d: Array, rng: np.random.Generator, resamples: int) -> PairedDifference:
+def _mean_difference(d: Array) -> PairedDifference:
     d = np.sort(d[np.isfinite(d)])
     check(d.size >= 2, f"a paired difference needs at least 2 complete pairs, got {d.size}")
     centered = d - d[0]  # exactly zero where all are equal, which d - mean(d) is not
     mean, sd = float(d[0] + centered.mean()), float(centered.std(ddof=1))
     half = float(special.stdtrit(d.size - 1, 1 - LEVEL / 2)) * sd / math.sqrt(d.size)
-    settings = {"n_resamples": resamples, "confidence_level": 1 - LEVEL, "method": "percentile", "rng": rng}
-    boot = [float(end) for end in stats.bootstrap((d,), np.mean, **settings).confidence_interval] if resamples else None
-    boot_low, boot_high = boot or (None, None)
     p = float(_two_sided_p(mean, sd / math.sqrt(d.size), d.size - 1))
-    return PairedDifference(mean, sd, d.size, mean - half, mean + half, boot_low, boot_high, p)
+    return PairedDifference(mean, sd, d.size, mean - half, mean + half, p)
 
 
 def holm(p_values: ArrayLike) -> Array:
@@ -193,13 +182,13 @@ def _inverse_chi_square_prior(variance: Array, df: float) -> tuple[float, float]
     return math.exp(e.mean() + float(special.digamma(half)) - math.log(half)), 2 * half
 
 
-def compare(table: Array, contrasts: Array, rng: np.random.Generator, *, resamples: int = 10_000) -> list[Comparison]:
+def compare(table: Array, contrasts: Array) -> list[Comparison]:
     """Estimate every contrast of arms on its own seeds, all of them under one error rate.
 
     table: (S, K). contrasts: (C, K), each row the weights of the arms, summing to zero and not all zero: +1 and -1 for
-    one arm against another. resamples: of each bootstrap interval, 0 for none. A contrast with missing runs is taken
-    over the remaining seeds, but those are the runs that survived: it is left out of the noise estimate, counts in
-    Holm's family with p = 1, and is never distinguishable. Raises ValueError for rows that are not contrasts.
+    one arm against another. A contrast with missing runs is taken over the remaining seeds, but those are the runs that
+    survived: it is left out of the noise estimate, counts in Holm's family with p = 1, and is never distinguishable.
+    Raises ValueError for rows that are not contrasts.
     """
     table, contrasts = np.asarray(table, dtype=np.float64), np.asarray(contrasts, dtype=np.float64)
     fits = table.ndim == contrasts.ndim == 2 and table.shape[1] == contrasts.shape[1]
@@ -220,7 +209,7 @@ def compare(table: Array, contrasts: Array, rng: np.random.Generator, *, resampl
     adjusted = holm([moderated.get(c, 1.0) for c in range(len(contrasts))]).tolist()
     return [
         Comparison(
-            _mean_difference(values[:, c], rng, resamples) if complete[:, c].sum() >= 2 else None,
+            _mean_difference(values[:, c]) if complete[:, c].sum() >= 2 else None,
             p_moderated=moderated.get(c), p_holm=adjusted[c] if c in moderated else None,
             n_missing=int((~complete[:, c]).sum()),
         )

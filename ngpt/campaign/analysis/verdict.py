@@ -8,7 +8,7 @@ import numpy as np
 
 from ngpt.campaign.analysis.statistics import (
     LEVEL,
-    MAX_SEEDS,
+    MOST_SEEDS,
     Array,
     Comparison,
     PairedDifference,
@@ -111,7 +111,7 @@ def judge(
         )
         lost = [gap] if n_missing and word not in ("worse", "undecided") else []
         if reasons := [*(doubts or {}).get(word, ()), *lost]:
-            why = f"would be {word}, but {' and '.join(reasons)}"
+            why = f"the numbers say {word}, but {' and '.join(reasons)}"
             return Verdict("undecided", difference, why, f"{reason} But: {why}.", None, unknown, doubted=word)
         bounds = {"not lower": -difference.t_low, "not higher": difference.t_high}
         excluded = difference.n >= rule.seeds and bounds.get(rule.predicted or "", np.inf) < rule.smallest_effect
@@ -129,7 +129,7 @@ def judge(
         return verdict("better" if side == "lower" else "worse", f"{side}, on average by at least {smallest}")
     if max(abs(difference.t_low), abs(difference.t_high)) <= rule.smallest_effect:
         return verdict("no difference that matters", f"{side + ', but ' if side else ''}within {smallest}")
-    advice = f"about {needed:,} seeds would decide" if needed else f"not even {MAX_SEEDS:,} seeds would decide"
+    advice = f"about {needed:,} seeds would decide" if needed else f"not even {MOST_SEEDS:,} seeds would decide"
     if side:
         return verdict("undecided", f"{side}, but perhaps by less than {smallest}; {advice}", needed)
     return verdict("undecided", f"the interval contains zero and more than {smallest}; {advice}", needed)
@@ -140,22 +140,23 @@ def _are(count: int) -> str:
 
 
 def judge_campaign(
-    campaign: Campaign, table: np.ndarray, rates: Mapping[str, float], rng: np.random.Generator, *,
-    aux_rates: Mapping[str, float] | None = None, resamples: int = 10_000,
+    campaign: Campaign, table: np.ndarray, rates: Mapping[str, float], *,
+    aux_rates: Mapping[str, float] | None = None, lost_in_tuning: Mapping[str, int] | None = None,
 ) -> tuple[list[Answer], str | None]:  # fmt: skip
     """Judge every contrast of a campaign, those of one question under one error rate, and name the winner.
 
     The winner is the method with the largest gain among those that are *better* than their baseline; None if none is.
-    A rate at the edge of a grid may hide a better result of its method, which is a doubt about the words that it could
-    overturn. No method is called worse for missing runs of what it is compared with. A contrast with missing runs is
-    held to its own t-test, corrected for all comparisons of its question (Bonferroni).
+    A rate at the edge of a grid, or one for which a tuning run was lost, may hide a better result of its method, which
+    is a doubt about the words that it could overturn. No method is called worse for missing runs of what it is compared
+    with. A contrast with missing runs is held to its own t-test, corrected for all comparisons of its question
+    (Bonferroni).
 
     table: (S, K), `rule.metric` on each comparison seed of each method at its chosen rates; S may be 0. rates: each
-    method's chosen hidden rate. aux_rates: the same for the auxiliary rate, where it is tuned. rng, resamples: for the
-    bootstrap intervals, which decide nothing; 0 for none.
+    method's chosen hidden rate. aux_rates: the same for the auxiliary rate, where it is tuned. lost_in_tuning: by
+    method, tuning runs that did not end by themselves.
     """
     contrasts = campaign.contrasts()
-    edges = {
+    hidden = {
         method.name: [
             f"the best {kind}rate of {method.name} is at the edge of its grid"
             for grid, chosen, kind in (
@@ -166,17 +167,20 @@ def judge_campaign(
         ]
         for method in campaign.methods
     }
+    for name, number in (lost_in_tuning or {}).items():
+        if number:
+            hidden[name].append(f"{number} of the runs that tune {name} {_are(number)} missing")
     lost = dict(zip([method.name for method in campaign.methods], (~np.isfinite(table)).sum(axis=0), strict=True))
     answers = []
     for question in dict.fromkeys(contrast.question for contrast in contrasts):
         asked = [contrast for contrast in contrasts if contrast.question == question]
         weights = np.array([[c.weights.get(method.name, 0.0) for method in campaign.methods] for c in asked])
-        found = compare(table, weights, rng, resamples=resamples)
+        found = compare(table, weights)
         incomplete = ~np.isfinite(table) @ (weights.T != 0)
         values = np.where(incomplete, np.nan, np.where(np.isfinite(table), table, 0.0) @ weights.T)
         for contrast, result, column in zip(asked, found, values.T, strict=True):
             doubts = {
-                word: [text for name in contrast.methods_that_could_overturn(word) for text in edges[name]]
+                word: [text for name in contrast.methods_that_could_overturn(word) for text in hidden[name]]
                 for word in get_args(Word)
             }
             doubts["worse"] += [f"{lost[name]} of the runs of {name} {_are(lost[name])} missing"

@@ -203,12 +203,22 @@ class Campaign(Experiment):
         check(each_once, f"{self.name}: every family has one baseline, not {self.baselines}")
         known = all(names.issuperset(contrast.weights) for contrast in (*self.leading, *self.further))
         check(known, f"{self.name}: a contrast has a weight for no method")
+        grids = [*(method.lrs for method in self.methods), self.aux_lrs]
+        check(all(list(grid) == sorted({*grid}) for grid in grids), f"{self.name}: the rates of a grid increase")
+        contrasts = self.contrasts()
+        check(len({c.name for c in contrasts}) == len(contrasts), f"{self.name}: names of contrasts must differ")
+        measures = {(contrast.rule.metric, contrast.rule.unit) for contrast in contrasts}
+        check(measures <= {(self.rule.metric, self.rule.unit)}, f"{self.name}: all rules judge one metric in one unit")
+        rules = {contrast.question: contrast.rule for contrast in contrasts}
+        one = all(contrast.rule == rules[contrast.question] for contrast in contrasts)
+        check(one, f"{self.name}: the contrasts of one question have one rule")
         sizes = {len(method.lrs) for method in self.methods} - {0, 1}
         check(len(sizes) <= 1, f"{self.name}: every method is tuned over a grid of the same size, or not at all")
         tuned = {method.name for method in self.methods if method.lrs}
         lent = all(method.at_rates_of in tuned if not method.lrs else not method.at_rates_of for method in self.methods)
         check(lent, f"{self.name}: a method has a grid of its own or the rates of one that has")
-        check(self.comparison_seeds >= self.rule.seeds, f"{self.name}: the rule asks for {self.rule.seeds} seeds")
+        least = max(rule.seeds for rule in (self.rule, *rules.values()))
+        check(self.comparison_seeds >= least, f"{self.name}: the rule asks for {least} seeds")
         default = self.fields.get("aux_lr")
         why = f"{self.name}: the grid of the auxiliary rate must contain fields['aux_lr'], which is {default}"
         check(not self.aux_lrs or default in self.aux_lrs, why)

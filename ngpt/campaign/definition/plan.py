@@ -21,6 +21,13 @@ Stage = Literal["pretraining", "tuning", "auxiliary", "comparison"]
 """tuning: of the hidden rate; auxiliary: of the auxiliary rate"""
 
 
+FINISHED = ("done", "diverged")
+"""states of a run that has ended by itself"""
+
+ENDED = (*FINISHED, "failed")
+"""states of a run that has ended"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
     """One run of an experiment."""

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from ngpt.campaign.definition.experiment import Experiment
-from ngpt.campaign.definition.plan import FinishedRun, PlannedRun
-from ngpt.campaign.execution.execute import finished_record
+from ngpt.campaign.definition.plan import FINISHED, FinishedRun, PlannedRun
+from ngpt.campaign.execution.execute import record_of
 from ngpt.campaign.execution.known import SCALE, carried_out_here
 from ngpt.code import code_digest
-from ngpt.config import RunConfig
+from ngpt.config import ModelConfig, RunConfig
 from ngpt.errors import InputError, require
 from ngpt.files import read_json, write_json
 from ngpt.flags import to_flags
+from ngpt.presets import PRESETS
 from ngpt.sources import name_of
-from ngpt.training.record import RunRecord, read_metrics, read_record
+from ngpt.training.record import RunRecord, read_metrics
 
 CURVE_POINTS = 50
 """points to which a training curve is averaged down"""
@@ -77,7 +78,7 @@ def collect(
     entries of the result.
     """
     rows: list[dict[str, Any]] = []
-    scales: list[Mapping[str, Any]] = []
+    scales: list[tuple[ModelConfig, Mapping[str, Any]]] = []
     dates: set[str] = set()
     environments: Counter[tuple[tuple[str, Any], ...]] = Counter()
     for run in runs:
@@ -87,23 +88,31 @@ def collect(
             environments[place] += 1
             row["environment"] = list(environments).index(place)
             dates |= {*found.dates}
-            scales += [found.scale] * (run.stage != "pretraining")
+            scales += [(run.config.model, found.scale)] * (run.stage != "pretraining")
         if run.name in failures:
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
-    first = next(run.config for run in runs if run.stage != "pretraining")
+    configs = [run.config for run in runs if run.stage != "pretraining"]
+    first = next((config for config in configs if _is_usual(config.model, details["preset"])), configs[0])
     model = first.model
     return {
         "campaign": experiment.name, "definition": experiment.digest,
         "data": text or name_of(first.data.data), "tokenizer": first.data.tokenizer, "code_digest": code_digest(),
         "model": {"layers": model.n_layer, "width": model.n_embd, "heads": model.n_head, "context": model.seq_len,
-                  "mlp_hidden": model.mlp_hidden, "arch": model.arch},
+                  "mlp_hidden": model.mlp_hidden,
+                  "arch": " and ".join(sorted({config.model.arch for config in configs}))},
         "dates": sorted(dates),
         "commands": {run.key: shlex.join(_portable_flags(run.config)) for run in runs},
         "environments": [{**dict(content), "runs": number} for content, number in environments.items()],
-        **{name: scales[0][name] if scales else None for name in SCALE},
+        **next((scale for one, scale in scales if one == model), dict.fromkeys(SCALE)),
         **details, "runs": rows,
     }  # fmt: skip
+
+
+def _is_usual(model: ModelConfig, preset: str) -> bool:
+    """Return whether a model has the preset's architecture, depth and width, where a campaign has several models."""
+    names = ("arch", "n_layer", "n_embd")
+    return all(getattr(model, name) == PRESETS[preset].get(name, getattr(ModelConfig, name)) for name in names)
 
 
 def _portable_flags(config: RunConfig) -> list[str]:
@@ -122,19 +131,20 @@ def row_of(
 
     figures, known: as in `collect`.
     """
-    record = finished_record(out, run.run_id)
-    if record is None and (there := known.get(run.run_id)) is not None:
+    record = record_of(out, run.run_id)  # read once: it may change while another process carries the run out
+    finished = record is not None and record.status in FINISHED
+    if not finished and (there := known.get(run.run_id)) is not None:
         return {**there.row, **run.labels}, there
     row = {**run.labels, "run_id": run.run_id, "status": "missing" if record is None else record.status}
-    if record is not None:
-        metrics = read_metrics(out / run.run_id)
-        row |= {name: value for name in MEASURED if (value := getattr(record, name)) is not None}
-        row |= {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
-        row |= curves_of(metrics) | figures(record, metrics)
-    elif (out / run.run_id / "record.json").exists():
-        unfinished = read_record(out / run.run_id)
-        row |= {"status": unfinished.status, "message": unfinished.message or "not finished"}
-    return row, None if record is None else carried_out_here(record, row)
+    if record is None:
+        return row, None
+    if not finished:
+        return {**row, "message": record.message or "not finished"}, None
+    metrics = read_metrics(out / run.run_id)
+    row |= {name: value for name in MEASURED if (value := getattr(record, name)) is not None}
+    row |= {f"{when}_sha256": digest[:16] for when, digest in record.weights_sha256.items()}
+    row |= curves_of(metrics) | figures(record, metrics)
+    return row, carried_out_here(record, row)
 
 
 def curves_of(metrics: Metrics) -> dict[str, Any]:

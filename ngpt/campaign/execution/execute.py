@@ -6,32 +6,44 @@ Ctrl-C reaches only the runner, which asks every run to stop after its current s
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ngpt.campaign.definition.plan import PlannedRun, change_since_planned
+from ngpt.campaign.definition.plan import FINISHED, PlannedRun, change_since_planned
 from ngpt.campaign.execution.launchers import LocalJob, LocalLauncher, RayJob, RayLauncher
 from ngpt.config import Runtime, Track
 from ngpt.errors import require
 from ngpt.training.record import RunRecord, read_record
 from ngpt.training.worker import PROGRESS_SECONDS, Message
 
-FINISHED = ("done", "diverged")
 BUSY_SECONDS = 2.0
 
 
-def finished_record(out: Path, run_id: str) -> RunRecord | None:
-    """Return the record of a run that ended by itself, done or diverged; None if it has not."""
+def record_of(out: Path, run_id: str) -> RunRecord | None:
+    """Return the record of a run that has begun; None if it has not."""
     folder = out / run_id
     if not (folder / "record.json").exists():
         return None
     record = read_record(folder)
     own = record.run_id == run_id
     require(own, f"{folder / 'record.json'}: the record of another run, {record.run_id}; move it away")
-    return record if record.status in FINISHED else None
+    return record
+
+
+def finished_record(out: Path, run_id: str) -> RunRecord | None:
+    """Return the record of a run that ended by itself, done or diverged; None if it has not."""
+    record = record_of(out, run_id)
+    return record if record is not None and record.status in FINISHED else None
+
+
+def failures_of(runs: Sequence[PlannedRun], out: Path) -> dict[str, str]:
+    """Return by run name why runs have failed, as their records say."""
+    records = {run.name: record_of(out, run.run_id) for run in runs}
+    return {name: one.message or one.status for name, one in records.items() if one and one.status == "failed"}
 
 
 @dataclass

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ngpt.campaign.definition.plan import AnyPlan, FinishedRun, PlannedRun
-from ngpt.campaign.execution.execute import FINISHED, finished_record
+from ngpt.campaign.definition.plan import FINISHED, AnyPlan, FinishedRun, PlannedRun
+from ngpt.campaign.execution.execute import finished_record
 from ngpt.code import code_digest
 from ngpt.errors import require
 from ngpt.files import read_json
@@ -61,5 +61,7 @@ def is_finished(plan: AnyPlan, run: PlannedRun) -> bool:
 def result_of(plan: AnyPlan, run: PlannedRun, metric: str) -> float | None:
     """Return a number of a finished run, such as `final_val_loss`; None without one."""
     record = finished_record(plan.out, run.run_id)
+    if record is not None:
+        return getattr(record, metric)
     known = plan.known.get(run.run_id)
-    return getattr(record, metric, None) if record is not None or known is None else known.row.get(metric)
+    return None if known is None else known.row.get(metric)

@@ -169,9 +169,9 @@ class GatesStudy(Study[GatePlan]):
         return path, lines, all(gate.passed for gate in judged)
 
     def listed(self, data: dict[str, Any]) -> list[Listed]:
-        seeds = {"G6": str(data["race_seeds"])}
+        seeds = {"G4": self.experiment.seeds["speed"], "G6": data["race_seeds"]}
         return [Listed(question=self.experiment.question, contrast=f"{g.name}: {g.asks}", answer=g.label, effect=g.muon,
-                       seeds=seeds.get(g.name, "1")) for g in judge_gates(self.experiment, data)]  # fmt: skip
+                       seeds=str(seeds.get(g.name, 1))) for g in judge_gates(self.experiment, data)]  # fmt: skip
 
     def cells(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
         """Return the overall result."""

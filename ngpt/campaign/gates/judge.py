@@ -128,7 +128,8 @@ def overfits(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[s
 
 def fast(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
     """G4: steps per second with all cores and nothing beside it, median over runs; the optimizers take turns."""
-    speed, dropped = median(row["steps_per_second"] for row in rows), data["steps_per_second_before_the_drop"]
+    speed = median(row.get("steps_per_second", 0.0) for row in rows)
+    dropped = data["steps_per_second_before_the_drop"]
     before = "" if dropped is None else f" ({dropped:.1f} with {data['ns_steps_wanted']})"
     iterations = f" with {data['ns_steps']} iterations{before}" if rows[0]["optimizer"] == "Muon" else ""
     target = targets.steps_per_second

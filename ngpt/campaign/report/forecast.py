@@ -18,7 +18,7 @@ COLUMNS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """A forecast for a contrast, beside what came."""
+    """A forecast for a contrast, beside the outcome."""
 
     contrast: str
     known: list[dict[str, float]]
@@ -60,7 +60,7 @@ def forecasts_of(data: dict[str, Any], analysis: Analysis) -> list[Forecast]:
 
 
 def draw_forecasts(analysis: Analysis, data: dict[str, Any]) -> Figure | None:
-    """Draw each effect against size: those known before, the forecast with its band, and what came."""
+    """Draw each effect against size: those known before, the forecast with its band, and the outcome."""
     found = forecasts_of(data, analysis)
     if not found:
         return None
@@ -74,7 +74,7 @@ def draw_forecasts(analysis: Analysis, data: dict[str, Any]) -> Figure | None:
         axes.set_axis_off()
     figure.supylabel(f"effect [{found[0].unit}]", fontsize=9)
     headline(figure, "Effect against the entries of the hidden matrices, mean and 95% interval: known before (blue), "
-             "forecast with its band (gray), and what came (vermilion)")  # fmt: skip
+             "forecast with its band (gray), and the outcome (vermilion)")  # fmt: skip
     return figure
 
 

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ngpt.campaign.definition.experiment import Experiment
+from ngpt.campaign.definition.plan import ENDED
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report.words import millions
 from ngpt.files import write_text
 
 VERDICTS = "verdicts.jsonl"
 """name of the file with one line per answer; `verdicts.schema.json` beside it describes a line"""
+
+
+def runs_left(data: dict[str, Any]) -> bool:
+    """Return whether runs of a campaign have neither ended nor failed, so that its answers are not final."""
+    return len(data["runs"]) < data.get("planned_runs", 0) or any(row["status"] not in ENDED for row in data["runs"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,12 +196,21 @@ def _how_often(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _collected(studies: Sequence[Indexed], reports: Path) -> tuple[list[tuple[Indexed, dict[str, Any]]], str]:
-    """Return the studies with data in `reports`, and a note that names those whose data are outdated."""
-    found, outdated = [], []
+    """Return the studies with data in `reports` of which no run is left to do, and a note that names the others."""
+    found, outdated, unfinished = [], [], []
     for study in [known for one in studies for known in one.wherever_known(reports)]:
+        named = f"{study.experiment.report_name} (`python runners/{study.runner}.py` %s it)"
         try:
-            found.append((study, study.read(reports)))
+            data = study.read(reports)
         except OutdatedDataError:
-            outdated.append(f"{study.experiment.report_name} (`python runners/{study.runner}.py` rebuilds it)")
-    why = "\nNot listed, because the experiment's file has changed since the data were collected: "
-    return found, why + ", ".join(outdated) + ".\n" if outdated else ""
+            outdated.append(named % "rebuilds")
+            continue
+        if runs_left(data):
+            unfinished.append(named % "continues")
+        else:
+            found.append((study, data))
+    notes = {
+        "the experiment's file has changed since the data were collected": outdated,
+        "runs are left to do": unfinished,
+    }
+    return found, "".join(f"\nNot listed, because {why}: {', '.join(them)}.\n" for why, them in notes.items() if them)

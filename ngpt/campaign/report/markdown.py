@@ -147,7 +147,8 @@ def speaks_of(experiment: Experiment, usual: RunConfig, data: dict[str, Any], *,
     """
     budget, steps = usual.train.time_budget_seconds, usual.train.steps
     training = data.get("training", {"steps": steps, "budget_seconds": budget})
-    own = (experiment.preset, usual.data.data, budget) == (data["preset"], data["data"], training.get("budget_seconds"))
+    stated = (experiment.preset, usual.data.data, usual.data.tokenizer, budget)
+    own = stated == (data["preset"], data["data"], data["tokenizer"], training.get("budget_seconds"))
     return complete and own and (budget is not None or training["steps"] == steps)
 
 

@@ -56,7 +56,7 @@ def prediction(answers: Sequence[Answer]) -> str:
         return f"Predicted {rule.predicted}: {'confirmed' if confirmed else 'not confirmed'}."
     for_which = "none" if not confirmed else "all" if len(confirmed) == len(answers) else f"{len(confirmed)}"
     undecided = len(answers_of(answers, "undecided"))
-    rest = f", with {undecided} undecided" if undecided else ""
+    rest = f" ({undecided} undecided)" if undecided else ""
     return f"Predicted {rule.predicted}: confirmed for {for_which} of {len(answers)}{rest}."
 
 
@@ -73,14 +73,19 @@ def short_name(answer: Answer, other: str | None) -> str:
     return answer.contrast.name if other is None or pair is None else pair[0]
 
 
-def difference(effect: PairedDifference, lower: str = "lower", higher: str = "higher", unit: str = "") -> str:
-    """Return an effect in words, such as `0.098 nats per token lower [0.078, 0.119]`."""
+def difference(
+    effect: PairedDifference, lower: str = "lower", higher: str = "higher", unit: str = "", level: str = "level"
+) -> str:
+    """Return an effect in words, such as `0.098 nats per token lower [0.078, 0.119]`.
+
+    lower, higher, level: what stands for the side; the last where the effect is zero to three digits.
+    """
     low, high = sorted((abs(effect.t_low), abs(effect.t_high)))
     if effect.t_low < 0 < effect.t_high:  # the interval has both signs
         low, high = (effect.t_low, effect.t_high) if effect.mean > 0 else (-effect.t_high, -effect.t_low)
     side, size = higher if effect.mean > 0 else lower, f"{abs(effect.mean):.3f}"
     numbers = f"[{low:.3f}, {high:.3f}]".replace("-0.000", "0.000").replace("[-", "[−")
-    return f"level {numbers}" if size == "0.000" else f"{size} {unit} {side} {numbers}".replace("  ", " ")
+    return f"{level} {numbers}" if size == "0.000" else f"{size} {unit} {side} {numbers}".replace("  ", " ")
 
 
 TEXTS = {"stdlib": "Python's standard library"}
@@ -133,19 +138,20 @@ def sentence(analysis: Analysis, answer: Answer) -> str:
     if verdict.effect is None:
         return f"{answer.contrast.name}: undecided, too few runs have a result"
     if pair is None:
-        numbers = difference(verdict.effect, unit=unit)
-        return f"{answer.contrast.name}: {verdict.word}, {numbers}, {on_seeds(answer)}"
-    start = {
-        "better": f"{pair[0]} is better than {pair[1]}",
-        "worse": f"{pair[0]} is worse than {pair[1]}",
-        "undecided": f"whether {pair[0]} is better or worse than {pair[1]} is undecided",
-    }.get(verdict.word, f"{pair[0]} makes no difference that matters against {pair[1]}")
-    text = f"{start}: it ends {difference(verdict.effect, unit=unit)}, {on_seeds(answer)}"
-    share = analysis.exchange.get(answer.contrast.name)
-    if verdict.word in ("better", "worse") and share is not None:
-        return f"{text}. That is {exchange_text(share, pair[1])}"
+        numbers = difference(verdict.effect, unit=unit, level=f"0.000 {unit}")
+        text = f"{answer.contrast.name}: {verdict.word}, {numbers}, {on_seeds(answer)}"
+    else:
+        start = {
+            "better": f"{pair[0]} is better than {pair[1]}",
+            "worse": f"{pair[0]} is worse than {pair[1]}",
+            "undecided": f"whether {pair[0]} is better or worse than {pair[1]} is undecided",
+        }.get(verdict.word, f"{pair[0]} makes no difference that matters against {pair[1]}")
+        text = f"{start}: it ends {difference(verdict.effect, unit=unit)}, {on_seeds(answer)}"
+        share = analysis.exchange.get(answer.contrast.name)
+        if verdict.word in ("better", "worse") and share is not None:
+            return f"{text}. That is {exchange_text(share, pair[1])}"
     if verdict.doubted:
-        return f"{text}, and {verdict.why}"
+        return f"{text}; {verdict.why}"
     return f"{text}; about {verdict.seeds_needed:,} seeds would decide" if verdict.seeds_needed else text
 
 
@@ -172,7 +178,7 @@ def tally(answers: Sequence[Answer]) -> str:
         verb = f"make{'s' if len(mine) == 1 else ''}" if word.startswith("no ") else "is" if len(mine) == 1 else "are"
         span, doubted = reach(mine), sum(answer.verdict.doubted is not None for answer in mine)
         named = "; ".join(short_name(answer, other) for answer in mine) if len(mine) <= FEW else ""
-        why = f"{doubted} for a rate at the edge of a grid or for missing runs" if doubted else ""
+        why = f"{doubted} only because of a rate at the edge of a grid or missing runs" if doubted else ""
         numbers = f"{span} {unit}" if span and not parts else span
         details = "; ".join(part for part in (": ".join(part for part in (numbers, named) if part), why) if part)
         parts.append(f"{len(mine)} {verb} {word}" + (f" ({details})" if details else ""))

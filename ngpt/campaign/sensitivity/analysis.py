@@ -83,12 +83,15 @@ class Compromise:
 
     knob: Knob
     value: float | None
-    """the value whose largest cost over the methods is smallest; None if a run is missing"""
+    """the value whose largest cost over the methods is smallest; None if a run is missing, or if none serves all"""
     of_all: bool
     """whether all methods share the knob"""
     verdicts: dict[str, Verdict]
     """by method: of its loss at the compromise minus that at its own best value, its cost, both chosen on the other
     seeds"""
+
+    none_serves: bool
+    """whether runs of some method diverge at every value at which those of all others do not"""
 
     rule: Rule
     """judges these losses; predicts a higher one"""
@@ -101,7 +104,7 @@ class Compromise:
     @property
     def advice(self) -> Advice:
         """Return what a fair comparison has to do with the knob."""
-        if any(verdict.word == "worse" for verdict in self.verdicts.values()):
+        if self.none_serves or any(verdict.word == "worse" for verdict in self.verdicts.values()):
             return "tune per method"
         costs = [verdict.effect for verdict in self.verdicts.values()]
         small = all(cost is not None and cost.n >= self.rule.seeds and cost.t_high < self.rule.smallest_effect
@@ -213,7 +216,7 @@ def _compromises(rule: Rule, scans: list[Scan], methods: int) -> list[Compromise
     return [
         Compromise(
             knob=group[0].knobs[0], rule=as_cost, of_all=len(group) == methods,
-            value=None if np.isnan(rows).any() else group[0].grids[0][compromise(table)],
+            value=None if np.isnan(rows).any() or none else group[0].grids[0][compromise(table)], none_serves=none,
             verdicts={
                 scan.method: judge(
                     as_cost, sample_mean(cost), n_missing=int(np.isnan(cost).sum()),
@@ -223,4 +226,5 @@ def _compromises(rule: Rule, scans: list[Scan], methods: int) -> list[Compromise
             },
         )
         for group, table, rows in zip(shared, tables, costs, strict=True)
+        for none in [bool(np.isinf(table).any(axis=(0, 1)).all())]
     ]  # fmt: skip
