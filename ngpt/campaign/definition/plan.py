@@ -80,7 +80,7 @@ class FinishedRun:
     environment: Mapping[str, Any]
     """device, threads, commit, versions and concurrent runs with which it was carried out"""
     scale: Mapping[str, Any]
-    """parameters and validation tokens, which all runs have in common"""
+    """parameters and validation tokens; of a run known from data, those of its campaign's usual model"""
     dates: Sequence[str]
     """its own if it was carried out here; otherwise those of all runs collected with it"""
 

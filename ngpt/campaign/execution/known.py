@@ -12,7 +12,7 @@ from ngpt.files import read_json
 from ngpt.training.record import RunRecord
 
 SCALE = ("parameters", "eval_tokens")
-"""Entries of collected data that are the same for all its runs"""
+"""Entries of collected data about the model that a campaign has, or has usually if it has several"""
 
 ENTRIES = {"runs", "environments", "dates", "jobs", "data_digest", "code_digest", *SCALE}
 ROW = {"run_id", "stage", "status"}
