@@ -77,6 +77,22 @@ CAMPAIGN = Campaign(
     further=(LESS_OFTEN, noise_of(MUON, LEVEL)),
     fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
     comparison_seeds=10,
+    reading=r"""
+        Muon's lead over Adam is there again, on new seeds. Geodesic steps are level with projection, and projecting
+        every twenty steps costs neither optimizer anything that matters, as before. NorMuon again does not gain what
+        would matter, but whether it ends higher is undecided. In tuning, two auxiliary rates were equally good for it
+        within noise, and it chose the one that Muon did not; how much of its higher mean comes from that, these runs do
+        not separate. Muon on other batches, where nothing differs, has an interval nearly as wide.
+    """,
+    does_not_show=r"""
+        Another place: text and size are those of the earlier campaigns, so this repeats them on other seeds. Whether
+        a method with rarer projection would do better at rates of its own. What happens at the next size, which is
+        forecast from these effects before its first run.
+    """,
+    follows=r"""
+        The forecast for `rung-2` is the effects found here. A closer look at NorMuon needs auxiliary rates that are
+        the same for both methods, or several times the seeds.
+    """,
     at_scale={
         "rung-2": AtScale(
             lrs={
