@@ -15,7 +15,7 @@ import ngpt.campaign.engine
 import ngpt.sources
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.command import CampaignStudy
-from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, Word
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, Word, noise_of, on_other_batches
 from ngpt.campaign.execution.collect import OutdatedDataError, read_data, write_data
 from ngpt.campaign.report.index import known_map, write_index
 from ngpt.campaign.report.markdown import write_report
@@ -73,6 +73,20 @@ def data(noise: float = 0.002, **losses: float) -> dict[str, Any]:
     commands = {f"{r['method']}|{r['lr']}|{r['seed']}": "--flag" for r in rows}
     counts = {"planned_runs": len(rows), "runs": rows, "commands": commands}
     return made_up() | {"campaign": "scan", "definition": SCAN.digest} | counts
+
+
+def test_the_pace_of_a_baseline_is_set_against_that_of_another_family() -> None:
+    muon, rarely, adam = (
+        Method(name=name, fields={"momentum": momentum}, lrs=(0.1,), family=family)
+        for name, momentum, family in (("Muon", 0.9, "Muon"), ("Muon, K = 20", 0.8, "Muon"), ("Adam", 0.7, "Adam"))
+    )
+    again = on_other_batches(muon)
+    lead = Contrast(name="lead", weights={"Muon": 1.0, "Adam": -1.0}, question="Who leads?", rule=GAIN)
+    campaign = Campaign(
+        name="two", title="", question="?", claim="", methods=(muon, rarely, adam, again), rule=GAIN, leading=(lead,),
+        baselines=("Muon", "Adam", again.name), further=(noise_of(muon, GAIN),), comparison_seeds=5,
+    )  # fmt: skip
+    assert [campaign.rival_of(method) for method in campaign.methods] == ["Adam", "Muon", "Adam", again.name]
 
 
 def test_every_method_is_compared_with_the_baseline_of_its_family() -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
+from numpy.testing import assert_allclose
 
 from ngpt.campaign.analysis.analyze import analyze
-from ngpt.campaign.definition import Method
+from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.report.figures.curves import draw_curves
 from ngpt.campaign.report.figures.differences import draw_differences, draw_pace
 from ngpt.campaign.report.figures.effects import draw_effects
 from ngpt.campaign.report.figures.marks import (
@@ -247,6 +249,34 @@ def test_loss_against_the_auxiliary_rate_and_the_angle_of_the_embedding() -> Non
     left, right = drawn(draw_loss_against_aux_lr, campaign, analyze(campaign, data), data).axes
     assert labeled(left, "Adam") == pytest.approx(np.array([[0.01, 2.08], [0.02, 2.55]]))
     assert labeled(right, "Muon") == pytest.approx(np.array([[0.002, 2.08], [0.004, 2.55]]))
+
+
+def with_optimizers(campaign: Campaign, *optimizers: str) -> Campaign:
+    """The methods with these optimizers."""
+    fields = [{**m.fields, "optimizer": one} for m, one in zip(campaign.methods, optimizers, strict=True)]
+    methods = [dataclasses.replace(m, fields=own) for m, own in zip(campaign.methods, fields, strict=True)]
+    return dataclasses.replace(campaign, methods=tuple(methods))
+
+
+def test_loss_against_tokens_and_against_time() -> None:
+    """Adam's steps take half the time of Muon's; a step is 50,000 tokens."""
+    campaign = with_optimizers(campaign_of("Adam", "Muon", "Kaon", baselines=("Adam",)), "adam", "muon", "adam")
+    data = data_of(campaign, LOSSES, batch=500) | {"model": {"context": 100}}
+    for one in data["runs"]:
+        per_step = 0.2 if one["method"] == "Muon" else 0.1
+        one["val"]["seconds"] = [per_step * step for step in one["val"]["step"]]
+    figure = drawn(draw_curves, campaign, analyze(campaign, data), data)
+    tokens, time = figure.axes
+    assert_allclose(labeled(tokens, "Muon"), [(0.5, 6.3), (1.0, 3.15), (1.5, 2.1)])
+    assert_allclose(labeled(time, "Muon"), [(2 / 3, 6.3), (4 / 3, 3.15), (2.0, 2.1)])
+    assert_allclose(labeled(time, "Adam"), [(1 / 3, 6.42), (2 / 3, 3.21), (1.0, 2.14)])
+    assert "Kaon" not in [line.get_label() for line in tokens.lines], "it has Adam's optimizer"
+    assert time.get_xlabel() == "training time, share of that of Adam"
+    assert {"Muon  2.100", "Adam  2.140"} <= set(texts(time))
+    by_the_clock = data | {"training": data["training"] | {"budget_seconds": 3.0}}
+    assert draw_curves(campaign, analyze(campaign, data), by_the_clock) is None
+    alike = with_optimizers(campaign, "adam", "adam", "adam")
+    assert draw_curves(alike, analyze(alike, data), data) is None
 
 
 def test_telemetry_is_labeled_at_its_ends_with_ticks_that_a_person_reads() -> None:

@@ -53,17 +53,18 @@ class MethodSummary:
     comparison: Array
     """metric at the chosen rate on the comparison seeds, (seeds,)"""
     speedup: Array
-    """share of the baseline's steps after which this method reaches the baseline's final loss, (seeds,); inf: never"""
+    """share of its rival's steps after which this method reaches the rival's final loss, (seeds,); inf: never. Its
+    rival is its baseline; a baseline's rival is that of another family (`Campaign.rival_of`)"""
     time_share: Array
-    """the same as a share of the baseline's training time, as measured on this machine, (seeds,)"""
+    """the same as a share of the rival's training time, on one machine, (seeds,); NaN if they ran on two"""
     tokens_per_second: float | None
     """median over the comparison runs"""
     tokens_per_second_ratio: float | None
-    """median over seeds of the method's throughput relative to its baseline's"""
+    """median over seeds of the method's throughput relative to its rival's"""
     telemetry: dict[str, tuple[Array, Array]]
     """(steps, mean over the comparison seeds) by quantity"""
     pace: Pace | None
-    """against its baseline, where runs end by the clock"""
+    """against its rival, where runs end by the clock"""
 
     @property
     def chosen(self) -> str:
@@ -126,7 +127,7 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
     counts = Counter(row["status"] for row in rows)
     machines = [{name: value for name, value in environment.items() if name not in ("commit", "runs")}
-                for environment in data["environments"]]  # fmt: skip
+                for environment in data.get("environments", ())]  # fmt: skip
     summaries = [_summary(campaign, m, rows, columns[m.name], machines, undecayed, rng) for m in campaign.methods]
     return Analysis(
         summaries=summaries, answers=answers, winner=winner,
@@ -163,8 +164,8 @@ def _summary(
         return best_lr(lrs, table, rng, tolerance=rule.smallest_effect) if complete else None
 
     tuned_last = (campaign.aux_lrs, aux_tuning) if campaign.aux_lrs else (method.lrs, tuning)
-    baseline = campaign.baseline_of(method)
-    base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == baseline}
+    rival = campaign.rival_of(method)
+    base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == rival}
     speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
     speeds = {row["seed"]: row["tokens_per_second"] for row in final if "tokens_per_second" in row}
     places = {row["seed"]: _machine(row, machines) for row in final}

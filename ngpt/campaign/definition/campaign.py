@@ -297,6 +297,16 @@ class Campaign(Experiment):
         """Return the name of the baseline of the method's family, which may be the method itself."""
         return next(m.name for m in self.methods if m.name in self.baselines and m.family == method.family)
 
+    def rival_of(self, method: Method) -> str:
+        """Return the name of what a method's pace is set against: its baseline; for a baseline, that of another family.
+
+        A baseline that no contrast compares with another is its own rival.
+        """
+        baseline = self.baseline_of(method)
+        pairs = [c.pair for c in self.contrasts() if c.pair is not None and not c.control]
+        others = [other for one, other in pairs if one == baseline and other in self.baselines]
+        return others[0] if others and baseline == method.name else baseline
+
     def against_baselines(self) -> list[Contrast]:
         """Return every method against the baseline of its family."""
         return [

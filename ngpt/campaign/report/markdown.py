@@ -57,8 +57,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
                    for s in summaries if not s.method.at_rates_of},
         own=bool(campaign.subject) or speaks_of(campaign, usual, data, complete=analysis.complete),
         worth={s.method.name: worth_of(campaign, analysis, s) for s in summaries},
-        compared_with=list(dict.fromkeys(campaign.baseline_of(s.method) for s in summaries
-                                         if s.method.name not in campaign.baselines)),
+        rivals={s.method.name: rival for s in summaries if (rival := campaign.rival_of(s.method)) != s.method.name},
         differences=differences(campaign, analysis, data), seeds=seeds_of(data), against=words.against,
         follow_up=campaign.follow_up and campaign.follow_up({s.method.name: s.comparison for s in summaries}),
         ends_with_decay=ends_with_decay(data["training"]), short_name=words.short_name,
@@ -176,7 +175,7 @@ def differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) ->
 
 def worth_of(campaign: Campaign, analysis: Analysis, summary: MethodSummary) -> str:
     """Return the difference of a method to its baseline as a share of training; with a minus if it ends lower."""
-    pair = summary.method.name, campaign.baseline_of(summary.method)
+    pair = summary.method.name, campaign.rival_of(summary.method)
     for answer in analysis.answers:
         effect, share = answer.verdict.effect, analysis.exchange.get(answer.contrast.name)
         if answer.contrast.pair == pair and effect is not None and share is not None:

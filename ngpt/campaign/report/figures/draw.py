@@ -6,6 +6,7 @@ from typing import Any
 
 from ngpt.campaign.analysis.analyze import Analysis
 from ngpt.campaign.definition import Campaign
+from ngpt.campaign.report.figures.curves import draw_curves
 from ngpt.campaign.report.figures.differences import draw_differences, draw_pace
 from ngpt.campaign.report.figures.effects import draw_effects
 from ngpt.campaign.report.figures.rates import draw_loss_against_aux_lr, draw_loss_against_lr
@@ -22,6 +23,7 @@ def draw_figures(campaign: Campaign, analysis: Analysis, data: dict[str, Any], f
         "loss_against_lr": lambda: draw_loss_against_lr(campaign, analysis, data),
         "loss_against_aux_lr": lambda: draw_loss_against_aux_lr(campaign, analysis, data),
         "differences": lambda: draw_differences(campaign, analysis, data),
+        "curves": lambda: draw_curves(campaign, analysis, data),
         "pace": lambda: draw_pace(campaign, analysis, data),
         "forecast": lambda: draw_forecasts(analysis, data),
         "telemetry": lambda: draw_telemetry(campaign, analysis),
