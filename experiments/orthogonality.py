@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 
 ANGLES = (0.0075, 0.015, 0.03, 0.06, 0.12)
 """Radians a step; about 0.03 is what Muon turns vectors by at its best rate at `tiny`"""
+
+ANGLES_AT_RUNG_1 = (0.007, 0.014, 0.028, 0.056)
+"""The same there, where Muon's best rates turn vectors by about 0.02 at first, and Adam's by about 0.03"""
+
+QUESTION = "Are other updates worse than Muon's orthogonal one at equal angles?"
 
 WORSE = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5)
 
@@ -21,7 +26,7 @@ MUON = at_equal_angle("Muon", "muon")
 CAMPAIGN = Campaign(
     name="orthogonality",
     title="Orthogonal updates and others at equal angles on gated nGPT",
-    question="Are other updates worse than Muon's orthogonal one at equal angles?",
+    question=QUESTION,
     claim=r"""
         Muon's update is the polar factor $UV'$ of its momentum $USV'$: all singular values are 1. Here other updates
         are computed from the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its
@@ -94,4 +99,21 @@ CAMPAIGN = Campaign(
         The singular vectors are what an orthogonalizer has to get right; evenness is secondary. Whether Kaon's small
         cost is real takes more seeds, and the campaign is worth repeating at `rung-1`.
     """,
+    at_scale={
+        "rung-1": AtScale(
+            lrs={**dict.fromkeys(("Muon", "Kaon", "Adam"), ANGLES_AT_RUNG_1), on_other_batches(MUON).name: ()},
+            aux_lrs=(0.0025, 0.005, 0.01, 0.02),
+            fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
+            comparison_seeds=8,
+            predicted={QUESTION: "not lower"},
+            claim=r"""
+                Only Kaon and Adam are compared with Muon: one has Muon's singular vectors without their even spectrum,
+                the other computes none. Each is tuned over four angles and then over the auxiliary rate, and runs see
+                20 tokens per non-embedding parameter.
+
+                Prediction: neither ends lower than Muon by 0.02. Adam ends higher by 0.02 or more, but by a fraction of
+                its distance at `tiny`. Kaon ends within 0.02 of Muon.
+            """,
+        ),
+    },
 )
