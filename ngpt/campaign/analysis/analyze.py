@@ -126,9 +126,7 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     plain = [answer for answer in answers if answer.contrast.question in campaign.questions_of_methods()]
     spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
     counts = Counter(row["status"] for row in rows)
-    machines = [{name: value for name, value in environment.items() if name not in ("commit", "runs")}
-                for environment in data.get("environments", ())]  # fmt: skip
-    summaries = [_summary(campaign, m, rows, columns[m.name], machines, undecayed, rng) for m in campaign.methods]
+    summaries = [_summary(campaign, m, data, columns[m.name], undecayed, rng) for m in campaign.methods]
     return Analysis(
         summaries=summaries, answers=answers, winner=winner,
         exchange=_exchange(answers, final, rule.metric), at_optima=_at_optima(answers, summaries),
@@ -149,10 +147,11 @@ def ends_with_decay(training: dict[str, Any]) -> bool:
 
 
 def _summary(
-    campaign: Campaign, method: Method, rows: list[Row], comparison: Array, machines: list[Row],
-    undecayed: float | None, rng: np.random.Generator,
+    campaign: Campaign, method: Method, data: dict[str, Any], comparison: Array, undecayed: float | None,
+    rng: np.random.Generator,
 ) -> MethodSummary:  # fmt: skip
-    mine, rule = [row for row in rows if row["method"] == method.name], campaign.rule
+    rows, rule = data["runs"], campaign.rule
+    mine = [row for row in rows if row["method"] == method.name]
     tuning_rows = [row for row in mine if row["stage"] in ("tuning", "auxiliary")]
     tuning = _tuned([row for row in mine if row["stage"] == "tuning"], "lr", method.lrs, rule.metric)
     final = [row for row in mine if row["stage"] == "comparison"]
@@ -168,9 +167,9 @@ def _summary(
     base = {r["seed"]: r for r in rows if r["stage"] == "comparison" and r["method"] == rival}
     speedups = [share_of_steps(row, base.get(row["seed"])) for row in final]
     speeds = {row["seed"]: row["tokens_per_second"] for row in final if "tokens_per_second" in row}
-    places = {row["seed"]: _machine(row, machines) for row in final}
+    places = {row["seed"]: machine_of(row, data) for row in final}
     beside = {seed: row["tokens_per_second"] for seed, row in base.items()
-              if "tokens_per_second" in row and _machine(row, machines) == places.get(seed)}  # fmt: skip
+              if "tokens_per_second" in row and machine_of(row, data) == places.get(seed)}  # fmt: skip
     ratios = {seed: speed / beside[seed] for seed, speed in speeds.items() if seed in beside}
     shares = [share / ratios.get(row["seed"], math.nan) for share, row in zip(speedups, final, strict=True)]
     return MethodSummary(
@@ -188,9 +187,10 @@ def _summary(
     )  # fmt: skip
 
 
-def _machine(row: Row, machines: list[Row]) -> Row | None:
-    """Return the machine of a run, with versions; None in data from before rows had one."""
-    return machines[row["environment"]] if "environment" in row else None
+def machine_of(row: Row, data: dict[str, Any]) -> dict[str, Any]:
+    """Return on what a run was carried out, with which versions; empty in data from before rows said so."""
+    environment = data["environments"][row["environment"]] if "environment" in row else {}
+    return {name: value for name, value in environment.items() if name not in ("commit", "runs")}
 
 
 def _exchange(answers: list[Answer], final: list[Row], metric: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ngpt.campaign.analysis.analyze import Analysis
+from ngpt.campaign.analysis.analyze import Analysis, Row, machine_of
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.report.figures.looks import looks_of, standing_out
 from ngpt.campaign.report.figures.marks import End, headline, label_ends
@@ -22,24 +22,27 @@ SHOWN_FROM = 0.15
 def draw_curves(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> Figure | None:
     """Draw methods that are compared with one of another optimizer: mean loss against tokens and training time.
 
-    Time is a share of the whole training of the first that others are compared with; its final loss is dotted. None
-    without such methods or with many, where runs end by the clock, or without losses at the same steps in all runs.
+    Time is a share of the whole training of the first that others are compared with, on the same seed and machine; its
+    final loss is dotted. None without such methods or with many, and where runs end by the clock.
     """
     optimizers = {method.name: method.fields.get("optimizer") for method in campaign.methods}
     pairs = [(method.name, campaign.rival_of(method)) for method in campaign.methods]
     pairs = [(one, other) for one, other in pairs if optimizers[one] != optimizers[other]]
     names = list(dict.fromkeys(name for pair in pairs for name in pair[::-1]))
-    curves = {name: found for name in names if (found := _mean_curve(data, name)) is not None}
-    if not 0 < len(pairs) <= MOST or data["training"].get("budget_seconds") is not None or pairs[0][1] not in curves:
+    if not 0 < len(pairs) <= MOST or data["training"].get("budget_seconds") is not None:
         return None
-    base_step, base_loss, base_seconds = curves[pairs[0][1]]
+    base = _runs(data, pairs[0][1])
+    curves = {name: found for name in names if (found := _curve(_runs(data, name), base, data)) is not None}
+    if names[0] not in curves:
+        return None
+    base_step, base_loss, _ = curves[names[0]]
     looks, strong = looks_of(campaign), standing_out(campaign, analysis, names)
     figure, grid = subplots(WIDTH, 3.9, 1, 2, sharey=True)
     ends: dict[Any, list[End]] = {axes: [] for axes in grid}
     tokens = tokens_of(data) / data["training"]["steps"] / 1e6
-    for name, (step, loss, seconds) in curves.items():
+    for name, (step, loss, time) in curves.items():
         look, stands = looks[name], name in strong
-        for axes, x in zip(grid, (step * tokens, seconds / base_seconds[-1]), strict=True):
+        for axes, x in zip(grid, (step * tokens, time), strict=True):
             axes.plot(x, loss, label=name, marker="o", markersize=3.2, **look.of_line(stands))
             text = f"{name}  {loss[-1]:.3f}"
             ends[axes].append(End(x=float(x[-1]), y=float(loss[-1]), text=text, look=look, strong=stands))
@@ -55,11 +58,21 @@ def draw_curves(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) ->
     return figure
 
 
-def _mean_curve(data: dict[str, Any], method: str) -> tuple[NDArray[np.float64], ...] | None:
-    """Return steps, mean loss and mean training time of a method's comparison runs; None if they do not agree."""
-    runs = [row["val"] for row in data["runs"] if row["stage"] == "comparison" and row["method"] == method
-            and row["status"] == "done" and row.get("val", {}).get("seconds")]  # fmt: skip
-    if not runs or any(run["step"] != runs[0]["step"] for run in runs):
+def _runs(data: dict[str, Any], method: str) -> dict[int, Row]:
+    """Return the comparison runs of a method that came to their end, by seed."""
+    return {row["seed"]: row for row in data["runs"] if row["stage"] == "comparison" and row["method"] == method
+            and row["status"] == "done" and row.get("val", {}).get("seconds")}  # fmt: skip
+
+
+def _curve(mine: dict[int, Row], base: dict[int, Row], data: dict[str, Any]) -> tuple[NDArray[np.float64], ...] | None:
+    """Return steps, mean loss over seeds, and time as a share of the base's whole time on the seed, median over seeds.
+
+    None if runs were validated at different steps, or on no seed on the machine of the base's run.
+    """
+    beside = [seed for seed in mine if seed in base and machine_of(mine[seed], data) == machine_of(base[seed], data)]
+    steps = [row["val"]["step"] for row in mine.values()]
+    if not beside or any(step != steps[0] for step in steps):
         return None
-    step, *measured = (np.array([run[name] for run in runs], np.float64) for name in ("step", "loss", "seconds"))
-    return step[0], *(values.mean(axis=0) for values in measured)
+    losses = np.array([row["val"]["loss"] for row in mine.values()])
+    times = [np.array(mine[seed]["val"]["seconds"]) / base[seed]["val"]["seconds"][-1] for seed in beside]
+    return np.array(steps[0], np.float64), losses.mean(axis=0), np.median(times, axis=0)
