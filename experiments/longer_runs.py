@@ -7,6 +7,7 @@ from experiments import (
     advanced_features,
     geodesic_muon,
     muon_lr_sweep,
+    orthogonality,
     projection_frequency,
     sphere_finalists,
     sphere_optimizers,
@@ -23,6 +24,7 @@ AGAIN: tuple[tuple[Campaign, Campaign], ...] = (
         muon_lr_sweep.CAMPAIGN, geodesic_muon.CAMPAIGN, projection_frequency.CAMPAIGN, advanced_features.CAMPAIGN,
     )),
     (sphere_optimizers.CAMPAIGN, sphere_finalists.CAMPAIGN),
+    (orthogonality.CAMPAIGN, CampaignStudy(orthogonality.CAMPAIGN).at("rung-1").experiment),
 )  # fmt: skip
 """Campaigns at `tiny`, each with the one that asks the same in longer runs"""
 

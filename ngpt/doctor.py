@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from ngpt.command import Parser, nonempty_path
 from ngpt.errors import InputError, end_with_the_reader, exit_code_of, require
@@ -23,6 +24,7 @@ from ngpt.training.record import CHECKPOINT, WEIGHTS, RunRecord, missing_rows, r
 def runs_in(folder: Path) -> list[Path]:
     """Return the run folders in `folder`, `folder` itself included. Raises InputError if there is none."""
     require(folder.is_dir(), f"{folder}: no such folder")
+    folder = folder.resolve() if folder.name in ("", "..") else folder  # a run's folder has its name
     places = (one for one in (folder, *sorted(folder.iterdir())) if one.is_dir())
     found = [one for one in places if holds_any(one, CHECKS)]
     require(bool(found), f"{folder}: no run in it")
@@ -96,10 +98,16 @@ def _damage(folder: Path, record: RunRecord) -> list[str]:
     return found
 
 
+def _configured(record: RunRecord, section: str, name: str) -> Any:
+    """Return a field of the run's configuration, which may be another version's; None if it has none there."""
+    values = record.config.get(section)
+    return values.get(name) if isinstance(values, dict) else None
+
+
 def _check_record(path: Path, record: RunRecord) -> str | None:
     if record.run_id not in (path.parent.name, path.parent.name.rpartition(".")[0]):  # set aside: <id>.1
         return f"the record of {record.run_id}"
-    optimizer = str(record.config.get("optim", {}).get("optimizer")).rpartition(":")[2]  # of a class, its name
+    optimizer = str(_configured(record, "optim", "optimizer")).rpartition(":")[2]  # of a class, its name
     if record.run_id != f"{optimizer}-{record.digest[:10]}-s{record.seed}" or record.config.get("seed") != record.seed:
         return "its id is not that of its configuration, digest and seed"
     if record.status == "done" and (record.final_val_loss is None or "final" not in record.weights_sha256):
@@ -120,7 +128,8 @@ def _check_metrics(path: Path, record: RunRecord) -> str | None:
         return "its steps do not increase"
     if ended and (not rows or steps[-1] != record.steps or not path.read_bytes().endswith(b"\n")):
         return f"its lines end at step {steps[-1] if steps else 0} of {record.steps}"
-    log_every = record.config.get("train", {}).get("log_every", 1)
+    every = _configured(record, "train", "log_every")
+    log_every = every if isinstance(every, int) and every > 0 else 1
     written = int(steps[-1]) if steps else 0
     known = max(written, record.steps if ended else record.steps - 1)  # it may stop before its last step is logged
     if missing := missing_rows(steps, known, log_every):

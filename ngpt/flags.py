@@ -59,11 +59,14 @@ def notes(config: RunConfig) -> list[str]:
     found = []
     if optim.weight_decay and not optim.cautious_wd and config.model.arch != "gpt" and optim.constraint == "vectors":
         found.append("on the sphere --weight-decay wd only lengthens the step, to lr / (1 - lr wd)")
-    if optim.normuon is not None and optim.normuon_matrices == "attention" and config.model.arch != "gated-literal":
-        found.append("--normuon changes little: rows of attention's polar factors are equally long, up to their error")
-    elif optim.normuon is not None:
-        where = {"short-axis": "the MLP's matrices", "rows": "the MLP's input matrices"}[optim.normuon]
-        if config.model.arch == "gated-literal":
-            where += " and the joint matrix of queries, keys and values"
-        found.append(f"--normuon acts on {where}: elsewhere rows of a polar factor are equally long, up to its error")
+    if optim.normuon is not None:
+        parts = {"attention": "", "mlp-in": "in", "mlp-out": "out"}.get(optim.normuon_matrices, "in out").split()
+        uneven = [part for part in parts if part == "in" or optim.normuon == "short-axis"]
+        where = [{"in": "the MLP's input matrices", "out": "the MLP's output matrices"}[part] for part in uneven]
+        where = ["the MLP's matrices"] if len(where) == 2 else where
+        if config.model.arch == "gated-literal" and optim.normuon_matrices in ("all", "attention"):
+            where.append("the joint matrix of queries, keys and values")
+        equal = "rows of a polar factor are equally long, up to its error"
+        acts = f"acts on {' and '.join(where)}: elsewhere {equal}" if where else f"changes little: there {equal}"
+        found.append(f"--normuon {acts}")
     return found

@@ -150,6 +150,8 @@ def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
 
     Works on the Gram matrix of the shorter side: 2 min(m, n)^2 (2 max(m, n) + min(m, n)) flops per row.
     """
+    if not X.numel():  # a rank may own no matrix of a batch
+        return X
     tall = X.size(-2) > X.size(-1)
     X = X.mT if tall else X
     batch, (m, n) = X.shape[:-2], X.shape[-2:]

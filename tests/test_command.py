@@ -223,6 +223,9 @@ def test_a_read_configuration_without_a_sphere_is_checked_too() -> None:
     [({}, []), ({"weight_decay": 0.1}, ["--weight-decay"]), ({"weight_decay": 0.1, "cautious_wd": True}, []),
      ({"weight_decay": 0.1, "arch": "gpt"}, []), ({"normuon": "short-axis"}, ["--normuon acts on the MLP's matrices:"]),
      ({"weight_decay": 0.1, "normuon": "rows"}, ["--weight-decay", "--normuon acts on the MLP's input matrices:"]),
+     ({"normuon": "short-axis", "normuon_matrices": "mlp-out"}, ["--normuon acts on the MLP's output matrices:"]),
+     ({"normuon": "rows", "normuon_matrices": "mlp-out"}, ["--normuon changes little: there rows"]),
+     ({"normuon": "rows", "normuon_matrices": "attention"}, ["--normuon changes little: there rows"]),
      ({"normuon": "rows", "arch": "gated-literal"}, ["queries, keys and values"])],
     ids=str,
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -283,3 +283,10 @@ def test_a_schedule_that_does_not_exist_is_refused(method: Any, steps: int) -> N
 def test_a_schedule_has_as_many_rows_as_steps(method: Orthogonalizer) -> None:
     for steps in (5,) if method == "you" else (1, 5, 7, 8, 12):
         np.testing.assert_allclose(polar.coefficients(method, steps), reference_rows(method, steps)[0], rtol=4 * EPS64)
+
+
+@pytest.mark.parametrize("method", get_args(Orthogonalizer))
+@pytest.mark.parametrize("shape", [(0, 96, 128), (0, 128, 96), (2, 0, 8, 4)])
+def test_no_matrix_has_no_polar_factor(method: Orthogonalizer, shape: tuple[int, ...]) -> None:
+    """As on a rank that owns no matrix of a batch, also where matrices are multiplied one by one."""
+    assert polar.orthogonalize(torch.empty(shape), method=method, steps=3).shape == shape

@@ -176,11 +176,10 @@ def test_the_check_reads_packages_too() -> None:
 
 def test_what_needs_no_torch_has_none() -> None:
     names = [*WITHOUT_TORCH, *(module_of(path) for path in (ROOT / "ngpt/data").glob("*.py"))]
-    present = [name for name in names if (ROOT / (name.replace(".", "/") + ".py")).exists() or name == "ngpt.data"]
-    assert len(present) > 10
-    code = (
-        f"import sys, {', '.join(present)}; print([m for m in ('torch', 'datasets', 'tiktoken') if m in sys.modules])"
-    )
+    places = {name: ROOT / name.replace(".", "/") for name in names}
+    there = [name for name, at in places.items() if at.with_suffix(".py").exists() or (at / "__init__.py").exists()]
+    assert there == names, "none has moved away"
+    code = f"import sys, {', '.join(names)}; print([m for m in ('torch', 'datasets', 'tiktoken') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n", "found after the imports"
 

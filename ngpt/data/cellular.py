@@ -28,6 +28,8 @@ from ngpt.errors import InputError, require
 Cells = NDArray[np.uint8]
 CANDIDATES = 256
 """Rules that are drawn and simulated together. Another number would change what every seed draws."""
+MOST_CELLS = 10**9
+"""Cells in all steps of all rules: ten times what the paper has"""
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal variable truncated at 2."""
 
@@ -58,6 +60,9 @@ class Automaton:
         if not positive or not finite or self.states > 15 or self.grid < 4 or self.grid % 2 or self.burn_in < 0:
             raise InputError("--data nca: 2 to 15 states, an even grid of at least 4, and the rest positive and finite")
         require(self.ratio_grids <= self.grids, "--data nca: ratio_grids must not exceed grids")
+        cells = max(self.rules, CANDIDATES) * self.grid**2 * (self.burn_in + self.grids)
+        many = f"--data nca: {cells:.1e} cells in all steps of all rules, and at most {MOST_CELLS:.0e} are simulated"
+        require(cells <= MOST_CELLS, many)
 
     @classmethod
     def named(cls, name: str) -> "Automaton":

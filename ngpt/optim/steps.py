@@ -195,7 +195,7 @@ def cap_angle(W_before: Tensor, W_after: Tensor, most: float, *, dim: int) -> Te
         u = y - <y, x> x,   phi = atan2(|u|, <y, x>),   y <- |w| (x cos(most) + (u / |u|) sin(most)) where phi > most
 
     x = N(w) for w of W_before, y of W_after; a vector that is turned back has the length of w. Beyond a right angle the
-    two-argument arctangent stays right, for any length of y. A vector turned by pi has no u and keeps its direction.
+    two-argument arctangent stays right, for any length of y. A vector turned by pi has no u and stays where it was.
 
     Source: Loshchilov and Ginsburg, arXiv 2608.01284, who normalize next; here lazy projection does.
     """
@@ -205,6 +205,7 @@ def cap_angle(W_before: Tensor, W_after: Tensor, most: float, *, dim: int) -> Te
     u = W_after - along * x
     across = _length(u, dim)
     capped = length * (x * math.cos(most) + u * (sphere.inverse(across) * math.sin(most)))
+    capped = torch.where(across > sphere.UNIT_TINY, capped, W_before)
     beyond = (torch.atan2(across, along) > most) & (length > sphere.UNIT_TINY)
     return torch.where(beyond, capped, W_after).to(W_after.dtype)
 

@@ -34,11 +34,12 @@ class AngularMuown(MatrixRule):
             decay_after=decay_after, ns_steps=ns_steps, steps_made=0,
         )  # fmt: skip
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient once, and count the step."""
-        super().step(closure)
+    def step(self, closure: Any = None) -> Any:
+        """Move every matrix that has a gradient once, count the step, and return what `closure` returns."""
+        loss = super().step(closure)
         for group in self.param_groups:
             group["steps_made"] += 1
+        return loss
 
     def update_momentum(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
         """Average tangent gradients; the source sums them, which gives the same direction."""

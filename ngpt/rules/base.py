@@ -34,17 +34,24 @@ class MatrixRule(torch.optim.Optimizer, ABC):
         super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, **options})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient once."""
+    def step(self, closure: Any = None) -> Any:
+        """Move every matrix that has a gradient once; return what `closure`, called first if given, returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for W in group["params"]:
                 if W.grad is not None:
                     X = self.update_momentum(W, W.grad, self.state[W], group)
                     self.move(W, self.direction(W, X, group), group)
+        return loss
 
     def update_momentum(self, W: Tensor, G: Tensor, state: State, group: Group) -> Tensor:
         """Update the momentum with the gradient and return X, (m, n)."""
-        M = state.setdefault("momentum_buffer", torch.zeros_like(W))
+        M = state.get("momentum_buffer")
+        if M is None:
+            M = state["momentum_buffer"] = torch.zeros_like(W)
         M.lerp_(G, 1 - group["momentum"])
         return G.lerp(M, group["momentum"]) if group["nesterov"] else M
 

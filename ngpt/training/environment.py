@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -162,22 +162,30 @@ class StopRequest:
             raise KeyboardInterrupt
         self.numbers.append(number)
 
-    def watch(self, signals: socket.socket) -> None:
-        """End the process if it takes too long to heed a signal, of which `signals` gives the number.
+    def watch(self, signals: socket.socket, asked: Collection[int]) -> None:
+        """End the process if it takes too long to heed a signal among `asked`, of which `signals` gives the number.
 
         For a thread of its own: no handler of Python runs while the main thread is inside one long operation.
         """
-        if not signals.recv(1):  # closed, as no signal came
+        if not _next_of(signals, asked):  # closed, as none came
             return
         signals.settimeout(GRACE_SECONDS)
         try:
-            signals.recv(1)
+            _next_of(signals, asked)
             patience = 1.0
         except TimeoutError:
             patience = 0.0
         if not self.heeded.wait(patience):
             self.end()
             os._exit(EXIT_INTERRUPTED)
+
+
+def _next_of(signals: socket.socket, asked: Collection[int]) -> bool:
+    """Wait for a signal among `asked`, passing over those that other handlers get; return whether one came."""
+    while received := signals.recv(1):
+        if received[0] in asked:
+            return True
+    return False
 
 
 @contextmanager
@@ -192,14 +200,14 @@ def stop_on_signals(end: Callable[[], None]) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    watcher = threading.Thread(target=stop.watch, args=(ours,), daemon=True)
-    watcher.start()
-    earlier = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     asked = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # else, as under nohup, the end of a terminal is ignored
         asked.append(signal.SIGHUP)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    watcher = threading.Thread(target=stop.watch, args=(ours, asked), daemon=True)
+    watcher.start()
+    earlier = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     previous = {number: signal.signal(number, stop.receive) for number in asked}
     try:
         yield stop

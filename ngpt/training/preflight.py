@@ -10,6 +10,7 @@ from ngpt.config import RunConfig
 from ngpt.cost import duration, hidden_entries, parameter_count, pass_operations, polar_operations
 from ngpt.data.batches import Batches
 from ngpt.data.corpus import Corpus, load_corpus
+from ngpt.errors import require
 from ngpt.kernels import dense
 from ngpt.model import build_model
 from ngpt.model.roles import parameter_specs
@@ -38,6 +39,20 @@ MEASURED_SECONDS, WARM_UP = 1.5, 2
 
 WORTH_SAYING = 60.0
 """Shortest run, in seconds, whose length is announced"""
+
+
+def require_windows(config: RunConfig, corpus: Corpus) -> None:
+    """Raise InputError unless both splits hold a window of the run's length, and one with something to predict."""
+    seq_len = config.model.seq_len
+    whole = "" if corpus.record is None else f", in sequences of {corpus.record}"
+    have = f"{len(corpus.train):,} training and {len(corpus.val):,} validation tokens{whole}"
+    for split, tokens in (("training", corpus.train), ("validation", corpus.val)):
+        fits = min(len(tokens), corpus.record or len(tokens)) > seq_len
+        found = f" ({corpus.found})" if corpus.found else ""
+        why = f"those for {split} hold no window of --seq-len {seq_len}"
+        require(fits, f"--data {config.data.data}: {have}{found}: {why}")
+    first = f"the first {corpus.context} tokens"
+    require(corpus.context <= seq_len, f"--data {config.data.data}: --seq-len must reach beyond {first}")
 
 
 def product_rate(dtype: torch.dtype) -> float:
@@ -89,9 +104,10 @@ def outlook(config: RunConfig, *, device: str = "auto", threads: int = 0) -> Out
 
     device, threads: as in `Runtime`. On a CPU its time is predicted: from a few real steps where they are short, and
     else from the measured rate of products, of which a step reaches REACHED. Raises InputError as a run would for data
-    that cannot be read.
+    that cannot be read or are too short.
     """
     corpus, place = load_corpus(config.data), environment.choose_device(device)
+    require_windows(config, corpus)
     threads = threads or environment.default_threads(config, 1)
     budget, step_seconds, basis = config.train.time_budget_seconds, None, ""
     if place.type == "cpu":

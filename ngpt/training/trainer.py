@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import ngpt.rules  # noqa: F401 (named by text only: what runs is then what the digest of the code is taken of)
 from ngpt import kernels, tracking
 from ngpt.config import RunConfig, Runtime
 from ngpt.data.batches import Batches
@@ -89,23 +90,14 @@ def train(
 
 def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.device, ranks: Ranks) -> None:
     """Raise InputError unless corpus, device and ranks allow the run."""
-    seq_len, size = config.model.seq_len, config.train.batch_size
-    whole = "" if corpus.record is None else f", in sequences of {corpus.record}"
-    have = f"{len(corpus.train):,} training and {len(corpus.val):,} validation tokens{whole}"
-    for split, tokens in (("training", corpus.train), ("validation", corpus.val)):
-        fits = min(len(tokens), corpus.record or len(tokens)) > seq_len
-        found = f" ({corpus.found})" if corpus.found else ""
-        why = f"those for {split} hold no window of --seq-len {seq_len}"
-        require(fits, f"--data {config.data.data}: {have}{found}: {why}")
+    preflight.require_windows(config, corpus)
     for flag, text in (("--name", runtime.name), ("--track-group", runtime.track_group or "group")):
         require(text.isprintable(), f"{flag} {text!r}: it holds a character that cannot be shown")
     plain = runtime.track_group is None or runtime.track_group.strip(" .") and "/" not in runtime.track_group
     require(bool(plain), f"--track-group {runtime.track_group!r}: the name of a folder is not empty and has no slash")
     if config.train.clock == "cpu" and (device.type != "cpu" or _threads(config, runtime, ranks) != 1):
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
-    first = f"the first {corpus.context} tokens"
-    require(corpus.context <= seq_len, f"--data {config.data.data}: --seq-len must reach beyond {first}")
-    optimizer = config.optim.optimizer
+    optimizer, size = config.optim.optimizer, config.train.batch_size
     why = f"--optimizer {optimizer}: a class that the user names runs in one process only"
     require(ranks.count == 1 or not is_class(optimizer), why)
     why = f"--match-step angle with --optimizer {optimizer} works in one process only"

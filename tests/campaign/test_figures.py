@@ -263,7 +263,7 @@ def test_loss_against_tokens_and_against_time() -> None:
     campaign = with_optimizers(campaign_of("Adam", "Muon", "Kaon", baselines=("Adam",)), "adam", "muon", "adam")
     data = data_of(campaign, LOSSES, batch=500) | {"model": {"context": 100}}
     for one in data["runs"]:
-        per_step = 0.2 if one["method"] == "Muon" else 0.1
+        per_step = (0.2 if one["method"] == "Muon" else 0.1) * (3 if one["seed"] == 10 else 1)  # beside other work
         one["val"]["seconds"] = [per_step * step for step in one["val"]["step"]]
     figure = drawn(draw_curves, campaign, analyze(campaign, data), data)
     tokens, time = figure.axes

@@ -62,8 +62,8 @@ def test_what_has_no_direction_is_finite() -> None:
     x, zero = np.eye(3)[:1], np.zeros((1, 3))
     assert np.array_equal(capped(zero, x, 0.1, -1), x), "a vector without direction may take any"
     assert np.array_equal(capped(x, zero, 0.1, -1), zero), "a vector that vanished has not turned"
-    opposite = capped(x, -2 * x, 0.1, -1)
-    assert opposite[0, 0] > 0.99 and np.abs(opposite[0, 1:]).max() < 1e-12
+    for most in (0.1, 2.0):
+        assert np.array_equal(capped(x, -2 * x, most, -1), x), "turned by pi, it has no direction to turn back to"
 
 
 # --- in the rule -----------------------------------------------------------------------------------------------------

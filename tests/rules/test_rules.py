@@ -364,3 +364,18 @@ def test_power_iteration_recovers_from_a_vector_that_the_matrix_annihilates() ->
         parameter.grad = torch.randn(2, 2, generator=torch.Generator().manual_seed(seed))
         optimizer.step()
     assert float(torch.linalg.matrix_norm(parameter.detach(), 2)) == pytest.approx(2.0, abs=0.15)
+
+
+@pytest.mark.parametrize("kind", [rules.Signum, rules.AngularMuown])
+def test_a_closure_is_called_with_gradients_on_and_its_loss_returned(kind: type[base.MatrixRule]) -> None:
+    W = nn.Parameter(torch.tensor(points((5, 9), -1)))
+    rule = kind([{"params": [W], "sphere_dim": -1}], lr=0.1)
+
+    def closure() -> float:
+        loss = (W**3).sum()
+        loss.backward()
+        return loss.item()
+
+    before = W.detach().clone()
+    assert rule.step(closure) == pytest.approx(float((before**3).sum()))
+    assert not torch.equal(before, W) and rule.step() is None

@@ -252,3 +252,22 @@ def test_a_record_that_is_a_folder_hides_no_other_run(copied: Path, capsys: pyte
     path.mkdir()
     code, lines = diagnosis(copied, capsys)
     assert code == 1 and lines[-1].startswith("3 runs: ") and any("record.json" in line for line in lines)
+
+
+def test_inside_a_run_folder_it_knows_the_run(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(one_of(copied, WEIGHTS))
+    assert diagnosis(Path("."), capsys) == (0, ["1 runs: 1 done; 0 damaged files"])
+
+
+@pytest.mark.parametrize("config", [{"optim": [1], "train": None, "seed": 0}, {"train": {"log_every": 0}, "seed": 0}])
+def test_the_configuration_of_another_version_is_no_traceback(
+    copied: Path, config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = one_of(copied, WEIGHTS)
+    record = read_json(folder / "record.json")
+    write_json(folder / "record.json", record | {"config": config})
+    write_json(folder / "config.json", config)
+    code, lines = diagnosis(folder, capsys)
+    assert code == 1 and "its id is not that of its configuration" in lines[0]

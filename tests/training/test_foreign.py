@@ -7,17 +7,21 @@ from typing import Any
 import pytest
 import torch
 from small_runs import ROOT, killed, outcome, small, start
+from torch import Tensor
+from torch.testing import assert_close
 
 from ngpt.command import parse
 from ngpt.doctor import examine
 from ngpt.errors import InputError
 from ngpt.flags import to_flags
 from ngpt.foreign import arguments_of, canonical, is_class, load_class
+from ngpt.loading import load_run
 from ngpt.model import build_model
+from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.optim.trial import along_the_gradient, refusal
 from ngpt.presets import resolve
-from ngpt.training.record import read_metrics, read_record
+from ngpt.training.record import read_metrics
 
 RULES = '''
 import gc
@@ -354,13 +358,27 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
 
 
 def test_the_schedule_and_the_projection_reach_it(data: str, tmp_path: Path, rules: str) -> None:
-    """A class that stays on the sphere is not projected, and ends on it; another one is, and ends on it too."""
-    for name in ("OnSphere", "Good"):
-        config = small(data, optimizer=f"{rules}:{name}", schedule="linear", lazy_proj_freq=5)
+    """Both change the weights, and these end on the sphere."""
+
+    def hidden(name: str, **more: Any) -> list[Tensor]:
+        config = small(data, optimizer=f"{rules}:{name}", **more)
         folder, record = start(config, tmp_path / "runs")
         assert record.status == "done" and record.run_id.startswith(f"{name}-")
-    weights = [read_record(folder).weights_sha256 for folder in (tmp_path / "runs").glob("*-s0")]
-    assert weights[0] != weights[1]
+        model = load_run(folder).model
+        specs = parameter_specs(model)
+        found = [(W.detach(), specs[key]) for key, W in model.named_parameters() if specs[key].role == Role.HIDDEN]
+        for W, spec in found:
+            assert spec.sphere_dim is not None
+            assert_close(W.norm(dim=spec.sphere_dim), torch.ones_like(W.norm(dim=spec.sphere_dim)))
+        return [W for W, _ in found]
+
+    def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+        return all(map(torch.equal, one, other))
+
+    linear = {"schedule": "linear", "lazy_proj_freq": 5}
+    for name in ("OnSphere", "Good"):
+        assert not equal(hidden(name, **linear), hidden(name, schedule="constant", lazy_proj_freq=5)), "the schedule"
+    assert not equal(hidden("Good", **linear), hidden("Good", schedule="linear", lazy_proj_freq=3)), "the projection"
 
 
 def test_one_that_moves_other_parameters_is_stopped(data: str, tmp_path: Path, rules: str) -> None:

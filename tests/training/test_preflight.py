@@ -1,6 +1,7 @@
 """What a run announces before its first step, and the operations that it is computed from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ngpt import polar
 from ngpt.command import main
 from ngpt.cost import duration, hidden_entries, hidden_shapes, parameter_count, pass_operations, polar_operations
 from ngpt.data.corpus import load_corpus
+from ngpt.errors import InputError
 from ngpt.kernels import attention, dense
 from ngpt.model import build_model
 from ngpt.model.loss import cross_entropy
@@ -125,3 +127,14 @@ def test_it_takes_no_time_to_speak_of_and_no_random_number() -> None:
     before = torch.get_rng_state()
     assert product_rate(torch.float32) > 1e7
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_dry_run_refuses_what_a_run_would(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a line\n" * 8)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"data": str(tmp_path / "short.txt")}, "hold no window of --seq-len 64"),
+        ({"data": "nca:rules=64", "seq_len": 32}, "--seq-len must reach beyond the first"),
+    ]
+    for given, message in cases:
+        with pytest.raises(InputError, match=message):
+            outlook(resolve("tiny", **given), device="cpu")

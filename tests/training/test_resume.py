@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ngpt.config import Runtime
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import InputError
 from ngpt.optim.muon import SimpleMuon
+from ngpt.training import environment
 from ngpt.training.record import CHECKPOINT, WEIGHTS, read_metrics, read_record
 from ngpt.training.trainer import train
 
@@ -262,6 +264,26 @@ def test_a_signal_acts_inside_a_step_that_does_not_end(
     resumed: list[int] = []
     start(config, tmp_path / "runs", lambda step, _: resumed.append(step), resume=True)
     assert resumed[0] == 4 and outcome(folder) == undisturbed(config)
+
+
+def test_a_signal_of_the_callers_ends_no_run(
+    data: str, tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python reports every signal that has a handler, not only those that ask a run to stop."""
+    monkeypatch.setattr(environment, "GRACE_SECONDS", 0.1)
+    config, seen = small(data), list[int]()
+
+    def raised(step: int, _: float) -> None:
+        if step == 5:
+            signal.raise_signal(signal.SIGUSR1)
+            time.sleep(0.3)
+
+    before = signal.signal(signal.SIGUSR1, lambda number, _: seen.append(number))
+    try:
+        folder, _ = start(config, tmp_path, raised)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [signal.SIGUSR1] and outcome(folder) == undisturbed(config)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
