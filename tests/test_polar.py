@@ -289,4 +289,4 @@ def test_a_schedule_has_as_many_rows_as_steps(method: Orthogonalizer) -> None:
 @pytest.mark.parametrize("shape", [(0, 96, 128), (0, 128, 96), (2, 0, 8, 4)])
 def test_no_matrix_has_no_polar_factor(method: Orthogonalizer, shape: tuple[int, ...]) -> None:
     """As on a rank that owns no matrix of a batch, also where matrices are multiplied one by one."""
-    assert polar.orthogonalize(torch.empty(shape), method=method, steps=3).shape == shape
+    assert polar.orthogonalize(torch.empty(shape), method=method, steps=5).shape == shape

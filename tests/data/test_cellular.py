@@ -163,7 +163,7 @@ def test_the_corpus_gives_records_and_scores_no_first_grid() -> None:
      ("nca:grid=2", "an even grid"), ("nca:rules=0", "the rest positive"), ("nca:temperature=0", "the rest positive"),
      ("nca:temperature=nan", "the rest positive"), ("nca:temperature=inf", "positive and finite"),
      ("nca:ratio_low=nan", "positive and finite"), ("nca:,,states", "states must be int: ''"),
-     ("nca:grid=100000", r"9.5e\+13 cells in all steps of all rules, and at most 1e\+09 are simulated"),
+     ("nca:grid=100000", r"3.7e\+14 cells in all steps of all rules, and at most 1e\+09 are simulated"),
      ("nca:rules=1000000000", "cells in all steps of all rules"), ("nca:grids=5", "ratio_grids must not exceed"),
      ("nca:grid=4,grids=2,ratio_grids=1,ratio_low=0.99", "hardly any")],
 )  # fmt: skip
