@@ -114,6 +114,20 @@ CAMPAIGN = Campaign(
                 Prediction: neither ends lower than Muon by 0.02. Adam ends higher by 0.02 or more, but by a fraction of
                 its distance at `tiny`. Kaon ends within 0.02 of Muon.
             """,
+            reading=r"""
+                All three parts of the prediction came true. Kaon, with Muon's singular vectors and a spectrum of noise,
+                is level with Muon, though its spectrum is drawn anew in each step. Adam, turning the vectors of each
+                matrix by equal angles, is as far behind as it is at rates of its own, so its distance from Muon is one
+                of direction and not of the size of the steps.
+            """,
+            does_not_show=r"""
+                Whether the same holds for updates that are not here (normalized vectors, signs), on another text or at
+                a larger size. Adam differs from Muon in its averages too, not only in its directions.
+            """,
+            follows=r"""
+                An orthogonalizer has to get the singular vectors right; how even the spectrum is matters little, so
+                fewer or rougher iterations may do. `muon_ablations` tries fewer at equal training time.
+            """,
         ),
     },
 )
