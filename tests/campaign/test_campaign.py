@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ngpt.campaign.definition import Method, noise_of
+from ngpt.campaign.definition import Method
 from ngpt.campaign.definition.plan import Plan
 from ngpt.campaign.execution import options
 from ngpt.errors import InputError, exit_code_of
@@ -223,7 +223,7 @@ def test_two_arms_of_one_configuration_are_refused() -> None:
         ({"baselines": ("SGD",)}, "every family has one baseline"),
         ({"baselines": ("Muon", "Adam")}, "every family has one baseline"),
         ({"comparison_seeds": 1}, "asks for 2 seeds"),
-        ({"further": (noise_of(CAMPAIGN.methods[0], ASKS_FOR_3),)}, "asks for 3 seeds"),
+        ({"further": (dataclasses.replace(FIRST, name="again", question="?", rule=ASKS_FOR_3),)}, "asks for 3 seeds"),
         ({"aux_lrs": (0.02, 0.01)}, "the rates of a grid increase"),
         ({"methods": (CAMPAIGN.methods[0], Method(name="Adam", fields={}, lrs=(0.1, 0.2, 0.2)))}, "grid increase"),
         ({"leading": CAMPAIGN.contrasts()}, "names of contrasts must differ"),

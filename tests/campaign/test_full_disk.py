@@ -13,7 +13,7 @@ from ngpt.errors import InputError, exit_code_of
 
 CAMPAIGN = muon_lr_sweep.CAMPAIGN
 PUBLISHED = Path(__file__).parents[2] / "reports"
-KINDS = ("effects", "loss_against_lr", "loss_against_aux_lr", "differences", "telemetry")
+KINDS = ("effects", "loss_against_lr", "loss_against_aux_lr", "differences", "curves", "telemetry")
 ORDER = [
     "data/muon_lr_sweep.json",
     *(f"figures/muon_lr_sweep_{kind}.{suffix}" for kind in KINDS for suffix in ("png", "svg")),

@@ -132,11 +132,11 @@ def test_a_report_alone_says_how_many_runs_there_were_at_a_time(
 
 
 def test_a_tuning_run_that_failed_does_not_end_the_report(begun: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """The runs after it are collected again too."""
+    """Another rate than its own is chosen, and the runs at that rate are collected again too."""
     folder, _ = begun
     assert carry_out(SHORT, flags(folder, tmp_path)) == 0
     whole = read_json(tmp_path / "reports/data/mini.json")
-    (lost,) = [r for r in whole["runs"] if (r["stage"], r["method"], r["lr"], r["seed"]) == ("tuning", "Muon", 0.1, 1)]
+    (lost,) = [r for r in whole["runs"] if (r["stage"], r["method"], r["lr"], r["seed"]) == ("tuning", "Muon", 0.01, 1)]
     record = tmp_path / lost["run_id"] / "record.json"
     write_json(record, read_json(record) | {"status": "failed", "message": "no space left"})
     (tmp_path / "reports/data/mini.json").unlink()

@@ -155,7 +155,10 @@ def test_from_the_first_run_to_the_last(
 
     study, plan = CampaignStudy(CAMPAIGN), plan_in(folder)
     runs = [*plan.tuning_runs(), *plan.comparison_runs(choose_rates(plan))]
-    data = collect(CAMPAIGN, runs, plan.out, failures={}, figures=study.figures, known={}, **study.details(plan, runs))
+    data = collect(
+        CAMPAIGN, runs, plan.out, failures={}, figures=study.figures, known={}, preset=plan.preset,
+        **study.details(plan, runs),
+    )  # fmt: skip
     (answer,) = analyze(CAMPAIGN, data).answers
     assert three[3].split("  ")[1] == f"{effect_of(answer)} nats per token", "the report has the same number"
 

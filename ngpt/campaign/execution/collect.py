@@ -68,14 +68,14 @@ def read_data(experiment: Experiment, reports: Path) -> dict[str, Any]:
 
 def collect(
     experiment: Experiment, runs: Sequence[PlannedRun], out: Path, *, failures: dict[str, str],
-    figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, FinishedRun], text: str | None = None,
-    **details: Any,
+    figures: Callable[[RunRecord, Metrics], dict[str, Any]], known: Mapping[str, FinishedRun], preset: str,
+    text: str | None = None, **details: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Collect everything a report needs, as JSON. Runs without a finished record are listed as missing.
 
     failures: message by run name. figures: further numbers of a run, from its record and its metrics. known: runs that
-    were carried out elsewhere, by run id. text: what the data are called; default: their file's name. details: further
-    entries of the result.
+    were carried out elsewhere, by run id. preset: the one whose model is the usual one. text: what the data are called;
+    default: their file's name. details: further entries of the result.
     """
     rows: list[dict[str, Any]] = []
     scales: list[tuple[ModelConfig, Mapping[str, Any]]] = []
@@ -93,7 +93,7 @@ def collect(
             row |= {"status": "failed", "message": failures[run.name]}
         rows.append(row)
     configs = [run.config for run in runs if run.stage != "pretraining"]
-    first = next((config for config in configs if _is_usual(config.model, details["preset"])), configs[0])
+    first = next((config for config in configs if _is_usual(config.model, preset)), configs[0])
     model = first.model
     return {
         "campaign": experiment.name, "definition": experiment.digest,
@@ -105,7 +105,7 @@ def collect(
         "commands": {run.key: shlex.join(_portable_flags(run.config)) for run in runs},
         "environments": [{**dict(content), "runs": number} for content, number in environments.items()],
         **next((scale for one, scale in scales if one == model), dict.fromkeys(SCALE)),
-        **details, "runs": rows,
+        "preset": preset, **details, "runs": rows,
     }  # fmt: skip
 
 
