@@ -5,12 +5,16 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ngpt.errors import InputError, as_input_error, require
+
+PATIENCE = 0.2
+"""Seconds to wait for a lock: `is_locked`, in another process, holds one for an instant to find out"""
 
 
 @contextmanager
@@ -115,27 +119,34 @@ def _checksum(content: dict[str, Any]) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold an exclusive lock on `path` and yield True; yield False at once if another process holds it.
+    """Hold an exclusive lock on `path` and yield True; yield False if another process holds it for `PATIENCE` seconds.
 
     The operating system releases the lock when its holder ends, however it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + PATIENCE
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        while not _takes(file, fcntl.LOCK_EX):
+            if time.monotonic() >= until:
+                yield False
+                return
+            time.sleep(PATIENCE / 10)
+        yield True
+
+
+def _takes(file: IO[Any], kind: int) -> bool:
+    """Return whether a lock of that kind was free, and taken."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_locked(path: Path) -> bool:
     """Return whether a living process holds the lock on `path`; creates nothing."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not _takes(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False

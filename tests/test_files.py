@@ -1,11 +1,14 @@
 """Files that are whole or absent, JSON that proves itself, and locks that die with their holder."""
 
+import fcntl
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 import pytest
 
 from ngpt.errors import InputError
-from ngpt.files import leftovers, locked, read_json, replaced_atomically, write_json, write_text
+from ngpt.files import is_locked, leftovers, locked, read_json, replaced_atomically, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
 CONTENT: dict[str, Any] = {"a": [1, 2.5, None], "größe": {"b": "≤", "c": True}, "loss": 6.425}
@@ -195,3 +198,28 @@ def test_a_lock_is_released_when_the_work_fails(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with locked(tmp_path / "lock") as mine:
         assert mine
+
+
+def test_asking_whether_a_run_is_locked_does_not_take_its_lock_from_it(tmp_path: Path) -> None:
+    """One process asks all the time; another one that takes the lock gets it."""
+    lock, ended = tmp_path / "lock", threading.Event()
+    lock.touch()
+
+    def ask() -> None:
+        while not ended.is_set():
+            is_locked(lock)
+            time.sleep(1e-4)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(2000):
+            with locked(lock) as mine:
+                assert mine
+    finally:
+        ended.set()
+        asking.join()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with locked(lock) as mine:
+            assert not mine
