@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from ngpt.code import plain_code
+from ngpt.code import ROOT, plain_code
 from ngpt.errors import InputError, require
 
 CLASS = re.compile(r"(?P<where>[^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
@@ -47,7 +47,9 @@ class Origin:
     text: str
     """the same for people"""
     files: tuple[Path, ...] = ()
-    """the file that holds it and the files beside it that this one imports, if it was named by its path"""
+    """the file that holds it, the rest of its package, and what these import from beside it, if it was named by path"""
+    module: str = ""
+    """name under which it is imported; empty: a file that is in no package"""
 
 
 @functools.cache
@@ -63,22 +65,34 @@ def _origin(optimizer: str) -> Origin:
     if where.endswith(".py"):
         path = Path(where)
         require(path.is_file(), f"--optimizer {optimizer}: no such file: {path}")
-        files = tuple(_with_imports(path.resolve(), optimizer))
-        digest = hashlib.sha256()
-        for number, file in enumerate(files):  # by the names of the others they are imported
-            place = file.relative_to(files[0].parent).as_posix() if number else ""
-            digest.update(f"{place}\n{plain_code(_content(file))}\n".encode())
-        return Origin(name, f"{name} {digest.hexdigest()}", f"{where}, SHA-256 {digest.hexdigest()[:16]}", files)
+        module, folder = _package_of(path.resolve())
+        if folder != ROOT.parent or not module.startswith("ngpt."):
+            files = tuple(_with_imports(path.resolve(), optimizer))
+            digest = hashlib.sha256()
+            for number, file in enumerate(files):  # by the names of the others they are imported
+                place = file.relative_to(folder).as_posix() if number else ""
+                digest.update(f"{place}\n{plain_code(_content(file))}\n".encode())
+            text = f"{where}, SHA-256 {digest.hexdigest()[:16]}"
+            return Origin(name, f"{name} {digest.hexdigest()}", text, files, module)
+        where = module
     package, _, _ = where.partition(".")
     if package == "ngpt":  # like the optimizers of the registry: the code of the run is stated for all of them
-        return Origin(name, f"{where}:{name}", f"{where}:{name}")
+        return Origin(name, f"{where}:{name}", f"{where}:{name}", module=where)
     version = _version(package)
     if version is None:
         there = package in sys.modules or importlib.util.find_spec(package) is not None
         require(there, f"--optimizer {optimizer}: no package {package} is installed")
         why = f"--optimizer {optimizer}: {package} is not an installed package with a version"
         raise InputError(f"{why}; name the file: path/file.py:{name}")
-    return Origin(name, f"{where}:{name} {version}", f"{where}:{name} of {package} {version}")
+    return Origin(name, f"{where}:{name} {version}", f"{where}:{name} of {package} {version}", module=where)
+
+
+def _package_of(file: Path) -> tuple[str, Path]:
+    """Return a file's name as a module of the package it is in, empty if in none, and the folder that Python needs."""
+    names, folder = [file.stem] * (file.stem != "__init__"), file.parent
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        names, folder = [folder.name, *names], folder.parent
+    return ".".join(names) if folder != file.parent else "", folder
 
 
 def _version(package: str) -> str | None:
@@ -107,8 +121,10 @@ def _content(file: Path) -> bytes:
 
 
 def _with_imports(file: Path, optimizer: str) -> list[Path]:
-    """Return a file, and after it what it imports from its folder, directly or through others: files, or folders."""
-    found, folder = [file], file.parent
+    """Return a file, and after it the rest of its package and what they import from beside it or the package."""
+    module, folder = _package_of(file)
+    package = sorted((folder / module.partition(".")[0]).rglob("*.py")) if module else []
+    found = [file, *(one for one in package if one != file)]
     for one in found:
         try:
             tree = ast.parse(_content(one))
@@ -120,9 +136,10 @@ def _with_imports(file: Path, optimizer: str) -> list[Path]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for top in dict.fromkeys(name.partition(".")[0] for name in names if name):
-                package = folder / top / "__init__.py"
-                beside = sorted(package.parent.rglob("*.py")) if package.is_file() else [folder / f"{top}.py"]
-                found += [path for path in beside if path.is_file() and path not in found]
+                for place in dict.fromkeys((folder, file.parent)):
+                    start = place / top / "__init__.py"
+                    beside = sorted(start.parent.rglob("*.py")) if start.is_file() else [place / f"{top}.py"]
+                    found += [path for path in beside if path.is_file() and path not in found]
     return [file, *sorted(found[1:])]
 
 
@@ -132,7 +149,7 @@ def load_class(optimizer: str) -> type:
     origin, found = origin_of(optimizer), CLASS.fullmatch(optimizer)
     assert found is not None
     try:
-        module = _module_of(origin) if origin.files else importlib.import_module(found["where"])
+        module = _module_of(origin) if origin.files else importlib.import_module(origin.module)
     except InputError:
         raise
     except ModuleNotFoundError as error:
@@ -166,26 +183,37 @@ class _AsRead(importlib.abc.InspectLoader):
 
 
 def _module_of(origin: Origin) -> ModuleType:
-    """Return the module that the bytes of the first file make; the files that it imports must not have changed."""
+    """Return the module that the first file makes; what is read again to import it must not have changed."""
     path = origin.files[0]
+    top = _package_of(path)[1]
+    folders = [str(folder) for folder in dict.fromkeys((top, path.parent))]
+    sys.path[:0] = folders  # what it imports from there is that, and not a package of the same name
+    try:
+        module = importlib.import_module(origin.module) if origin.module else _alone(path)
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)
+            if folder not in sys.path:
+                sys.path.append(folder)  # for what it imports later
+    package = origin.module.partition(".")[0]
+    same = not package or Path(module.__file__ or "").resolve() == path
+    require(same, f"{path}: another package {package} is loaded already; give its folder another name")
+    for file in origin.files if package else origin.files[1:]:
+        require(file.read_bytes() == _content(file), f"{file} has changed since this process started: start it again")
+        loaded = sys.modules.get(file.stem)
+        own = loaded is None or file.parent != top or Path(loaded.__file__ or "").resolve() == file
+        require(own, f"{file}: another module {file.stem} is loaded already; give the file another name")
+    return module
+
+
+def _alone(path: Path) -> ModuleType:
+    """Return the module that the bytes of a file make which is in no package."""
     name = f"ngpt_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_AsRead(path))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where dataclasses look for it
-    folder = str(path.parent)
-    sys.path.insert(0, folder)  # what it imports from its folder is that, and not a package of the same name
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)  # for what it imports later
-    for file in origin.files[1:]:
-        require(file.read_bytes() == _content(file), f"{file} has changed since this process started: start it again")
-        loaded = sys.modules.get(file.stem)
-        own = loaded is None or file.parent != path.parent or Path(loaded.__file__ or "").resolve() == file
-        require(own, f"{file}: another module {file.stem} is loaded already; give the file another name")
+    spec.loader.exec_module(module)
     return module
 
 

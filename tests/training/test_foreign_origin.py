@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_foreign import RULES
 
+import ngpt.rules
 from ngpt.errors import InputError
 from ngpt.foreign import load_class, origin_of
 from ngpt.identity import run_id
@@ -67,3 +68,38 @@ def test_a_file_runs_as_it_was_when_first_read_and_what_it_imports_must_not_chan
     (tmp_path / "b" / "factor_b.py").write_text("FACTOR = 2\n")
     with pytest.raises(InputError, match="factor_b.py has changed since this process started"):
         load_class(f"{tmp_path}/b/rule.py:Good")
+
+
+def in_package(folder: Path, rule: str, factor: int, beside: int) -> Path:
+    """Write a package `lib` with a rule that needs another of its modules and one beside it; return the rule's file."""
+    (folder / "lib" / "rules").mkdir(parents=True)
+    for name in ("lib", "lib/rules"):
+        (folder / name / "__init__.py").touch()
+    (folder / "lib" / "tools.py").write_text(f"FACTOR = {factor}\n")
+    (folder / "beside_lib.py").write_text(f"FACTOR = {beside}\n")
+    path = folder / "lib" / "rules" / "good.py"
+    path.write_text(f"import beside_lib\n{rule}\nNUMBER = FACTOR\n{RULES}")
+    return path
+
+
+@pytest.mark.parametrize("rule", ["from ..tools import FACTOR", "from lib.tools import FACTOR"])
+def test_a_file_of_a_package_is_imported_as_its_module_and_stated_with_the_whole_package(
+    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"a": (1, 1), "b": (1, 1), "c": (2, 1), "d": (1, 2)}
+    paths = [in_package(tmp_path / place, rule, *factors) for place, factors in places.items()]
+    first, same, *others = (identity(path) for path in paths)
+    assert first == same and len({first, *others}) == 3
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("lib", "beside_lib")]:
+        monkeypatch.delitem(sys.modules, module)
+    kind = load_class(f"{paths[0]}:Good")
+    assert kind.__module__ == "lib.rules.good" and sys.modules[kind.__module__].NUMBER == 1
+    with pytest.raises(InputError, match="c/lib/rules/good.py: another package lib is loaded already"):
+        load_class(f"{paths[2]}:Good")
+
+
+def test_a_file_of_this_package_is_its_module() -> None:
+    """Its code is stated by the code of the run."""
+    optimizer = f"{Path(ngpt.rules.__file__).parent / 'kaon.py'}:Kaon"
+    assert origin_of(optimizer).identity == "ngpt.rules.kaon:Kaon"
+    assert load_class(optimizer) is ngpt.rules.Kaon
