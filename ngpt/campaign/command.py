@@ -41,12 +41,13 @@ from ngpt.campaign.report.markdown import write_report
 from ngpt.campaign.report.words import against, agreement, effect_of, groups, reach, short_name, tokens_of, word_of
 from ngpt.campaign.standing import standing
 from ngpt.command import Parser
+from ngpt.config import RunConfig
 from ngpt.data.cellular import Automaton, describe
 from ngpt.errors import InputError, LastingStream, require
 from ngpt.files import read_json
 from ngpt.machine import core_count
 from ngpt.presets import PRESETS
-from ngpt.sources import is_no_path
+from ngpt.sources import is_no_path, name_of
 
 WATCH_SECONDS = 10.0
 """time between two looks of --watch at the run folders"""
@@ -65,6 +66,9 @@ class CampaignStudy(Study[Plan]):
 
     by_preset = True
     """whether it has data and a report of its own at each preset, under another name than at its usual one"""
+
+    by_text = True
+    """whether it has data and a report of its own on each text that has a name"""
 
     def __init__(self, campaign: Campaign) -> None:
         self.experiment: Campaign = campaign
@@ -134,10 +138,8 @@ class CampaignStudy(Study[Plan]):
         seeds, digest = asked or max(campaign.comparison_seeds, given.seeds), identify(first.data)
         reports = options.reports_folder(given)
         path = data_path(reports, campaign.name)
-        if given.text is not None and path.exists():
-            there = read_json(path)
-            same = (there.get("data"), there.get("data_digest")) == (given.text, digest)
-            require(same, f"{path}: results on other data of this name: give another --text, or another --reports")
+        if path.exists():
+            self._require_same_text(path, first, digest, given.text)
         own_clock = not given.known or campaign.budget_seconds is None
         require(own_clock, "--known: runs that end by the clock are compared on one machine only")
         needed = bool(campaign.forecast_from) and not (given.forecast or given.dry_run)
@@ -148,10 +150,20 @@ class CampaignStudy(Study[Plan]):
         )  # fmt: skip
 
     def _require_sound_name(self, given: argparse.Namespace) -> None:
-        require(self.by_preset, "--text has no effect: this experiment has one report for all texts")
+        require(self.by_text, "--text has no effect: this experiment has one report for all texts")
         require(given.data is not None, "--text is the name of --data, which is not given")
         sound = bool(slug(given.text)) and not is_no_path(given.text)
         require(sound, f"--text {given.text!r}: a name has letters or digits, and is not that of another source")
+
+    def _require_same_text(self, path: Path, config: RunConfig, digest: str, text: str | None) -> None:
+        """Raise InputError if the results in `path`, which would be replaced, are on another text."""
+        there = read_json(path)
+        if text is not None:
+            same = (there.get("data"), there.get("data_digest")) == (text, digest)
+            require(same, f"{path}: results on other data of this name: give another --text, or another --reports")
+        beside = "--text NAME for results beside them, or " * self.by_text
+        same = text is not None or there.get("data") == name_of(config.data.data)
+        require(same, f"{path}: results on {there.get('data')}: give {beside}another --reports")
 
     def _by_cpu_clock(self, device: str) -> bool:
         return self.experiment.budget_seconds is not None and options.on_cpu(device)

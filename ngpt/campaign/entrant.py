@@ -64,7 +64,7 @@ DOES_NOT_SHOW = """That the answers hold at another size, on another text or aft
 
 FOLLOWS = {
     True: "`tiny` is a quick look. Repeat it with `--preset rung-1`, where runs see more tokens for each parameter.",
-    False: "Repeat it on another text (`--data`) or at the next size (`--preset`).",
+    False: "Repeat it on another text (`--data` and `--text`) or at the next size (`--preset`).",
 }
 """by whether the preset is `tiny`"""
 
@@ -95,27 +95,48 @@ def two_digits(value: float) -> float:
 
 def shown(opponent: str) -> str:
     """Return the name in the report of what --against names."""
-    return SHOWN.get(opponent) or origin_of(opponent).name
+    return SHOWN.get(opponent) or origin_of(class_of(opponent)).name
+
+
+def class_of(opponent: str) -> str:
+    """Return the class that --against names, without the arguments that may follow it; empty if it names none."""
+    name = opponent.partition(" ")[0]
+    return name if is_class(name) else ""
+
+
+def fields_of(opponent: str) -> dict[str, Any]:
+    """Return the configuration fields of what --against names; a class that keeps a norm of its own is not projected.
+
+    >>> fields_of("torch.optim:SGD momentum=0.9")
+    {'optimizer': 'torch.optim:SGD', 'optimizer_args': 'momentum=0.9'}
+    """
+    if opponent in OPPONENTS:
+        return dict(OPPONENTS[opponent])
+    name, arguments = class_of(opponent), canonical(opponent.partition(" ")[2])
+    fields = {"optimizer": name} | ({"optimizer_args": arguments} if arguments else {})
+    return fields | ({"constraint": "none"} if claims(name, "keeps_norm") else {})
 
 
 def campaign_of(
     given: Mapping[str, Any], name: str, lrs: Sequence[float], against: Mapping[str, float], angle: float, preset: str,
-    fields: Mapping[str, Any], settings: str = "",
+    fields: Mapping[str, Any], settings: str = "", text: str | None = None,
 ) -> Campaign:  # fmt: skip
     """Return the campaign of an entrant; the first opponent is the baseline.
 
     given: configuration fields of the entrant. against: the middle of its grid of rates by opponent. angle: radians a
-    step, the middle of the grids at equal angles. settings: values of the entrant's arguments, for the claim.
+    step, the middle of the grids at equal angles. settings: values of the entrant's arguments, for the claim. text: a
+    name for the data.
     """
     optimizer = given["optimizer"]
     rule = Rule(metric="final_val_loss", predicted=None, smallest_effect=0.02, unit="nats per token", seeds=5)
     methods = [Method(name=name, fields=given, lrs=tuple(lrs))] + [
-        Method(name=shown(one), fields=OPPONENTS.get(one, {"optimizer": one}), lrs=grid_around(middle))
+        Method(name=shown(one), fields=fields_of(one), lrs=grid_around(middle))
         for one, middle in against.items()
     ]
     baseline, others = methods[1], methods[2:]
     again = on_other_batches(baseline)
-    rescaled = not any(is_class(one) and claims(one, "keeps_position") for one in (optimizer, next(iter(against))))
+    classes = [optimizer, *filter(None, map(class_of, against))]
+    rescaled = not any(claims(one, "keeps_position") for one in (optimizer, class_of(next(iter(against)))) if one)
     equal = [
         Method(name=f"{method.name}, equal angle", fields={**method.fields, "match_step": "angle"},
                lrs=grid_around(angle), family=f"{method.name}, equal angle")
@@ -127,7 +148,7 @@ def campaign_of(
                         question=question)  # fmt: skip
 
     return Campaign(
-        name=file_of(name, preset), title=f"{name} against {' and '.join(method.name for method in methods[1:])}",
+        name=file_of(name, preset, text), title=f"{name} against {' and '.join(method.name for method in methods[1:])}",
         question=f"Which methods end lower than a tuned {baseline.name}?",
         claim=CLAIM.format(name=name, baseline=baseline.name, origin=origin_of(optimizer).text,
                            arguments=f"`{settings}`" if settings else "no arguments",
@@ -135,7 +156,7 @@ def campaign_of(
         subject=name, does_not_show=DOES_NOT_SHOW.format(name=name), follows=FOLLOWS[preset == "tiny"],
         methods=(*methods, again, *equal), baselines=(baseline.name, again.name, *(method.name for method in equal)),
         rule=rule, preset=preset, fields=fields, aux_lrs=AUX_LRS, tuning_seeds=TUNING_SEEDS, comparison_seeds=SEEDS,
-        depends_on=tuple(origin_of(one).identity for one in (optimizer, *against) if is_class(one)),
+        depends_on=tuple(origin_of(one).identity for one in classes),
         further=(
             *(contrast(methods[0], other, f"Does {name} end lower than a tuned {other.name}?") for other in others),
             *(contrast(equal[0], other, f"Does {name} end lower than {baseline.name} at equal angles?")
@@ -198,13 +219,14 @@ def rates_and_angle(
     return [SMALL_RATE * reference / angle for angle in found], reference
 
 
-def file_of(name: str, preset: str) -> str:
-    """Return the name of an entrant's campaign, in files: another at each preset.
+def file_of(name: str, preset: str, text: str | None = None) -> str:
+    """Return the name of an entrant's campaign, in files: another at each preset, and on each text that has a name.
 
-    >>> file_of("MyRule", "tiny"), file_of("MyRule", "rung-1")
-    ('my_rule', 'my_rule_at_rung_1')
+    >>> file_of("MyRule", "tiny"), file_of("MyRule", "rung-1", "English")
+    ('my_rule', 'my_rule_at_rung_1_on_english')
     """
-    return slug(name) if preset == "tiny" else f"{slug(name)}_at_{preset.replace('-', '_')}"
+    place = "" if preset == "tiny" else f"_at_{preset.replace('-', '_')}"
+    return slug(name) + place + (f"_on_{slug(text)}" if text else "")
 
 
 class EntrantStudy(CampaignStudy):
@@ -231,7 +253,8 @@ class EntrantStudy(CampaignStudy):
         parser.add_argument("--name", help="name in the report; default: that of the class")
         text = f"{len(FACTORS)} hidden rates; default: those at which it turns vectors as far as Muon does at its own"
         parser.add_argument("--lrs", nargs=len(FACTORS), type=float, metavar="X", help=text)
-        text = f"opponents, the baseline first: {', '.join(OPPONENTS)}, or classes (%(default)s)"
+        text = f"opponents, the baseline first: {', '.join(OPPONENTS)}, or classes (%(default)s); with arguments as in "
+        text += "'module:Class key=value'"
         parser.add_argument("--against", nargs="+", default=["muon", "adam"], metavar="NAME", help=text)
         text = "what projection fixes in the hidden matrices under CLASS, as in train_architectural.py (%(default)s)"
         parser.add_argument("--constraint", choices=get_args(Constraint), default="vectors", help=text)
@@ -243,13 +266,13 @@ class EntrantStudy(CampaignStudy):
     def plan(self, given: argparse.Namespace) -> Plan:
         require(is_class(given.optimizer), f"{given.optimizer}: must be path/file.py:Class or package.module:Class")
         arguments, against = canonical(" ".join(given.optimizer_args)), list(dict.fromkeys(given.against))
-        unknown = [one for one in against if one not in OPPONENTS and not is_class(one)]
+        unknown = [one for one in against if one not in OPPONENTS and not class_of(one)]
         require(not unknown, f"--against {' '.join(unknown)}: must be {', '.join(OPPONENTS)}, or a class like CLASS")
         entrant = {"optimizer": given.optimizer, "optimizer_args": arguments}
         entrant |= {} if given.constraint == "vectors" else {"constraint": given.constraint}
         name, opponents = given.name or origin_of(given.optimizer).name, [shown(one) for one in against]
         taken = {*SHOWN.values(), *opponents}  # the controls are called `Muon, equal angle` and so on
-        file = file_of(name, given.preset)
+        file = file_of(name, given.preset, given.text)
         fine = bool(slug(name)) and file not in self.taken and name.partition(",")[0] not in taken
         require(fine, f"{name} is the name of another method or campaign: give --name another one")
         require(len({*opponents}) == len(opponents), f"--against names two of one name: {', '.join(opponents)}")
@@ -258,21 +281,24 @@ class EntrantStudy(CampaignStudy):
         overrides = {key: value for key, value in overrides_of(given).items() if key != "steps"}
         fields = self.fields | ({"steps": TINY_STEPS} if given.preset == "tiny" else {})
         data = data_path(given.reports, file)
-        classes = [entrant, *({"optimizer": one} for one in against if is_class(one))]
+        of_classes = {one: fields_of(one) for one in against if class_of(one)}
+        classes = [entrant, *of_classes.values()]
+        stated = [[origin_of(one["optimizer"]).identity, one.get("optimizer_args", "")] for one in classes]
         begun = given.known[0] if given.known else data
         if given.known or ((given.report_only or given.reproduce) and data.exists()):
-            middles, angle = read_json(begun).get("measured", ((), 0.0))
-            require(len(middles) == len(classes), f"{begun}: of other classes than these")
+            measured = read_json(begun).get("measured", {})
+            require(measured.get("classes") == stated, f"{begun}: of other classes than these, or of other arguments")
+            middles, angle = measured["rates"], measured["angle"]
         else:
             middles, angle = rates_and_angle(classes, given.preset, fields | overrides, given.device)
-        middle_of = {one["optimizer"]: middle for one, middle in zip(classes, middles, strict=True)}
+        middle_of = dict(zip(of_classes, middles[1:], strict=True))
         middle_of |= {one: _default_rate(one, given.preset) for one in against if one in OPPONENTS}
         lrs = grid_around(middles[0])
         if given.lrs is not None:
             lrs = tuple(given.lrs)
             increasing = lrs[0] > 0 and all(one < other for one, other in itertools.pairwise(lrs))
             require(increasing, f"--lrs must be positive and increasing: {' '.join(f'{lr:g}' for lr in lrs)}")
-        self.measured = middles, angle
+        self.measured = {"classes": stated, "rates": middles, "angle": angle}
         self.along_the_gradient = _along_the_gradient(given.optimizer, lrs[len(lrs) // 2], arguments)
         if self.along_the_gradient is None:
             print(f"note: where the gradient stays the same, the moves of {name} are not finite")
@@ -281,7 +307,9 @@ class EntrantStudy(CampaignStudy):
             print(f"note: {name} does not descend: its moves have {cosine}")
         of_opponents = {one: middle_of[one] for one in against}
         settings = _settings(given.optimizer, lrs[len(lrs) // 2], arguments)
-        self.experiment = campaign_of(entrant, name, lrs, of_opponents, angle, given.preset, fields, settings)
+        self.experiment = campaign_of(
+            entrant, name, lrs, of_opponents, angle, given.preset, fields, settings, given.text
+        )
         return super().plan(given)
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class UntunedStudy(CampaignStudy, Generic[StatementsT]):
     the collected data.
     """
 
-    by_preset = False
+    by_preset = by_text = False
     seeds_help = "seeds of every arm, at least {}; another number takes other seeds"
 
     def __init__(self, study: StatementsT) -> None:

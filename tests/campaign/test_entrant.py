@@ -155,9 +155,23 @@ def test_a_report_of_other_code_is_not_made_again_from_old_data(arguments: list[
     rule.write_text(source.replace("0.95", "0.5"))
     origin_of.cache_clear()
     foreign._contents.clear()
-    carry_out([*quick, "--report-only"])  # the opponents' runs are found again, and none of this code
-    text = (tmp_path / "out" / "reports" / "MY_RULE_REPORT.md").read_text()
-    assert "> **Incomplete: 18 of 70 runs have ended.**" in text and "| MyRule | 0.01: – " in text
+    with pytest.raises(InputError, match=r"my_rule\.json: of other classes than these, or of other arguments"):
+        carry_out([*quick, "--report-only"])
+
+
+def test_another_text_has_a_report_of_its_own_if_it_has_a_name(arguments: list[str], tmp_path: Path) -> None:
+    quick = [RULE, *arguments, "--lrs", "0.01", "0.02", "0.04"]
+    assert carry_out(quick) == 0
+    data, other = tmp_path / "out" / "reports" / "data" / "my_rule.json", tmp_path / "other.txt"
+    before = data.read_bytes()
+    other.write_text("five boxing wizards jump quickly at the lazy dog\n" * 100)
+    quick[quick.index("--data") + 1] = str(other)
+    with pytest.raises(InputError, match=r"my_rule\.json: results on text\.txt: give --text NAME for results"):
+        carry_out(quick)
+    assert carry_out([*quick, "--text", "Boxing wizards"]) == 0
+    assert read_json(data.with_name("my_rule_on_boxing_wizards.json"))["data"] == "Boxing wizards"
+    assert (tmp_path / "out" / "reports" / "MY_RULE_ON_BOXING_WIZARDS_REPORT.md").exists()
+    assert data.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -184,7 +198,8 @@ def test_what_makes_no_campaign_says_why(arguments: list[str], words: list[str],
 def test_classes_as_opponents_and_another_constraint(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["ngpt.rules:MuonH", *arguments, "--constraint", "none", "--against", "muon", "ngpt.rules:Nora"]
+    against = ["muon", "ngpt.rules:Nora nesterov=True"]
+    words = ["ngpt.rules:MuonH", *arguments, "--constraint", "none", "--against", *against]
     assert carry_out([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "5 seeds of MuonH at" in printed and "5 seeds of Nora at" in printed and "note:" not in printed
@@ -192,10 +207,16 @@ def test_classes_as_opponents_and_another_constraint(
     text = (tmp_path / "out" / "reports" / "MUON_H_REPORT.md").read_text()
     assert "# MuonH against Muon and Nora" in text and "Does MuonH end lower than a tuned Nora?" in text
     records = [read_record(folder) for folder in runs_in(tmp_path / "out")]
-    used = {(record.config["optim"]["optimizer"], record.config["optim"]["constraint"]) for record in records}
-    assert used == {("ngpt.rules:MuonH", "none"), ("ngpt.rules:Nora", "vectors"), ("muon", "vectors")}
+    fields = ("optimizer", "constraint", "optimizer_args")
+    used = {tuple(record.config["optim"][name] for name in fields) for record in records}
+    nora = ("ngpt.rules:Nora", "vectors", "nesterov=True")
+    assert used == {("ngpt.rules:MuonH", "none", ""), nora, ("muon", "vectors", "")}
     with pytest.raises(InputError, match="of other classes than these"):
         carry_out([*words[:-1], "--report-only"])
+    with pytest.raises(InputError, match="of other classes than these, or of other arguments"):
+        carry_out([*words[:-1], "ngpt.rules:Nora", "--report-only"])
+    assert carry_out([RULE, *arguments, "--against", "muon", "ngpt.rules:MuonH", "--dry-run"]) == 0
+    assert "5 seeds of MuonH at" in capsys.readouterr().out, "which keeps a norm of its own and is not projected"
 
 
 def test_one_that_cannot_be_rescaled_is_not_compared_at_equal_angles(

@@ -48,7 +48,7 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
 
 def add_campaign_flags(parser: Parser) -> None:
     """Add the flags of campaigns alone: another number of seeds, and what to do instead of carrying out runs."""
-    text = "seeds to compare on, others for each number of them; default: as many as --seeds says"
+    text = "seeds to compare on, others for each number of them; default: the campaign's, or --seeds if that is more"
     parser.add_argument("--comparison-seeds", type=int, metavar="N", help=text)
     text = "name of --data in reports; the campaign then has data and a report of its own there"
     parser.add_argument("--text", metavar="NAME", help=text)
