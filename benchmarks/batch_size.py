@@ -24,6 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ngpt.machine import core_count, wait_without_spinning
+
+wait_without_spinning()  # as in runs; PyTorch reads it when it is loaded
+
 import torch
 
 from benchmarks.measure import order, prepare
@@ -34,7 +38,6 @@ from ngpt.command import parse
 from ngpt.config import RunConfig, Runtime
 from ngpt.data.tokenizers import BYTES_VOCAB, GPT2_VOCAB
 from ngpt.errors import exit_code_of, require
-from ngpt.machine import core_count, wait_without_spinning
 from ngpt.training import environment
 from ngpt.training.trainer import train
 
@@ -154,9 +157,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
     options = parser.parse_args(arguments)
+    if options.json is None and options.part != "both":
+        parser.error("a result in benchmarks/results has both parts; --json PATH writes elsewhere")
     if min(*options.batches, options.seeds, options.jobs, *(options.contexts or [1])) < 1 or options.seconds <= 0:
         parser.error("batches, contexts, seconds, seeds and jobs must be positive")
-    wait_without_spinning()
     config, _ = parse(["--preset", options.preset, *shlex.split(options.flags)])
     require(config.train.time_budget_seconds is None, "a run is as long as its tokens, not as a time budget")
     context, batches = config.model.seq_len, sorted(set(options.batches))
@@ -190,7 +194,8 @@ def main(arguments: list[str]) -> int:
             edge = ", the end of the grid" if row["at_edge"] else ""
             print(f"{row['batch_size']:5} {row['loss']:8.4f} +{row['above_best']:.4f} at rate {row['lr']:g}{edge}")
         print(f"largest batch within {TOLERATED} nats of the best: {largest}")
-    save(str((options.json or FOLDER / f"batch_size_{options.preset}.json").resolve().with_suffix("")), content)
+    name = f"batch_size_{options.preset}" + f"_{config.optim.optimizer}" * (config.optim.optimizer != "muon")
+    save(str((options.json or FOLDER / f"{name}.json").resolve().with_suffix("")), content)
     return 0
 
 

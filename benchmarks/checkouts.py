@@ -14,8 +14,13 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
+HERE = Path(__file__).parents[1]
+
+if __name__ != "__main__":  # a worker imports the code of its own checkout, later
+    from ngpt.errors import require
+
 Fields = dict[str, Any]
-"""Configuration fields; those that an older checkout does not have may not be among them."""
+"""Configuration fields; an older checkout leaves out those it does not have"""
 
 
 class Worker:
@@ -53,23 +58,24 @@ class Worker:
 def compare(before: Path, fields: Fields, vocabulary: int, *, threads: int, rounds: int) -> dict[str, Any]:
     """Return the seconds of a step of the code in `before` and of this checkout's, round by round, and its operations.
 
-    A round is about a quarter of a second of steps of each, and gives their median.
+    A round is about a quarter of a second of steps of each, and gives their median. Raises InputError if they do not
+    train the same model.
     """
-    here = Path(__file__).parents[1]
-    with Worker(before, fields, vocabulary, threads) as old, Worker(here, fields, vocabulary, threads) as new:
+    with Worker(before, fields, vocabulary, threads) as old, Worker(HERE, fields, vocabulary, threads) as new:
+        require_same_losses(old.description["losses"], new.description["losses"])
         steps = max(2, round(0.25 / median(new.seconds(5))))
         seconds: dict[str, list[float]] = {"before": [], "after": []}
         for number in range(rounds):
             pair = [("before", old), ("after", new)]
             for name, worker in pair[:: -1 if number % 2 else 1]:
                 seconds[name].append(median(worker.seconds(steps)))
-        return {"seconds": seconds, "flops": new.description["flops"], "same_model": same_losses(old, new)}
+        return {"seconds": seconds, "flops": new.description["flops"]}
 
 
-def same_losses(old: Worker, new: Worker) -> bool:
-    """Return whether the first three losses agree to 1e-4: the same model on the same batches."""
-    pairs = zip(old.description["losses"], new.description["losses"], strict=True)
-    return all(abs(one - other) < 1e-4 for one, other in pairs)
+def require_same_losses(before: list[float], after: list[float]) -> None:
+    """Raise InputError unless the first three losses agree to 1e-4: the same model on the same batches."""
+    same = all(abs(one - other) < 1e-4 for one, other in zip(before, after, strict=True))
+    require(same, f"the checkouts train different models: their first losses are {before} and {after}")
 
 
 def serve() -> None:
@@ -78,13 +84,15 @@ def serve() -> None:
     import torch
 
     from benchmarks.training_throughput import Arrangement
+    from ngpt.config import flatten
     from ngpt.presets import resolve
     from ngpt.training import environment
 
     asked = json.loads(sys.stdin.readline())
     device = torch.device("cpu")
     environment.prepare(device, asked["threads"])
-    made = Arrangement(resolve("tiny", **asked["fields"]), asked["vocabulary"], device, graphs=False)
+    fields = {name: value for name, value in asked["fields"].items() if name in flatten(resolve("tiny"))}
+    made = Arrangement(resolve("tiny", **fields), asked["vocabulary"], device, graphs=False)
     answer({"flops": made.flops(), "losses": made.losses})
     for line in sys.stdin:
         answer([sum(made.step().values()) for _ in range(json.loads(line))])

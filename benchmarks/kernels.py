@@ -2,8 +2,9 @@
 
 The results of each kernel and of its alternative are compared with float64 on fresh random input by
 |out - exact| / |exact|. Each timing covers ten calls in a row, replayed from a CUDA graph as in training, so that
-launches cost nothing; each ratio is taken within a round. The floor is the time of half the products' operations plus a
-tile at the measured rate of large square products, or of moving each element once at the measured rate of a large copy.
+launches cost nothing; each ratio is taken within a round. The floor is the time of half the products' operations, with
+the diagonal, at the measured rate of large square products, or of moving each element once at the measured rate of a
+large copy.
 
 On a CPU the kernels run in Triton's interpreter on small inputs: this shows that the benchmark works and the kernels
 are correct, and says nothing about their speed.
@@ -250,7 +251,7 @@ def main(arguments: list[str]) -> int:
             )
             print_row(rows[-1])
     content = {
-        "command": "python benchmarks/kernels.py" + " --tune" * options.tune,
+        "command": f"python benchmarks/kernels.py --rounds {options.rounds}" + " --tune" * options.tune,
         "rounds": options.rounds,
         "measured_on": machine,
         "flops_per_second": rate,

@@ -18,6 +18,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ngpt.machine import wait_without_spinning
+
+wait_without_spinning()  # as in runs; PyTorch reads it when it is loaded
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +32,6 @@ from ngpt.config import ModelConfig
 from ngpt.cost import hidden_entries
 from ngpt.data.tokenizers import BYTES_VOCAB
 from ngpt.errors import exit_code_of, require
-from ngpt.machine import wait_without_spinning
 from ngpt.model import build_model
 from ngpt.model.loss import cross_entropy
 from ngpt.training import environment
@@ -100,7 +103,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.rounds < 2 or options.threads < 1:
         parser.error("--rounds must be at least 2, and --threads at least 1")
-    wait_without_spinning()
     module, device = load(options.checkout), torch.device("cpu")
     machine = prepare(device, options.threads)
     environment.prepare(device, options.threads)
@@ -120,7 +122,8 @@ def main(arguments: list[str]) -> int:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in row["share_of_floor"].items())
         print(f"{layers} x {width}: ngpt is {faster} times faster; floor, share of the time: {shares}")
         rows.append(row)
-    command = "python benchmarks/nvidia_ngpt.py <checkout of NVIDIA/ngpt>"
+    flags = f"--rounds {options.rounds} --threads {options.threads}"
+    command = f"python benchmarks/nvidia_ngpt.py <checkout of NVIDIA/ngpt> {flags}"
     content = {"command": command, "measured_on": machine, "rate": rate, "rows": rows}
     save(str((options.json or FOLDER / "nvidia_ngpt_cpu.json").resolve().with_suffix("")), content)
     return 0

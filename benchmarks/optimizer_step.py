@@ -27,6 +27,10 @@ from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ngpt.machine import core_count, wait_without_spinning
+
+wait_without_spinning()  # as in runs; PyTorch reads it when it is loaded
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +38,6 @@ from benchmarks.measure import bandwidth, floor_seconds, interleaved, matmul_rat
 from benchmarks.saved import FOLDER, save
 from ngpt.config import ModelConfig
 from ngpt.errors import exit_code_of
-from ngpt.machine import core_count
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.muon import SimpleMuon
@@ -341,7 +344,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("widths, layers and threads must be positive, and --steps at least 2")
     if options.json is None and options.steps < ROUNDS:
         parser.error(f"a result in benchmarks/results needs {ROUNDS} steps; --json PATH writes elsewhere")
-    options.json = options.json or FOLDER / f"optimizer_step_{options.device}.json"
+    threads = f"_{options.threads}_thread{'s' * (options.threads > 1)}" * (options.device == "cpu")
+    options.json = options.json or FOLDER / f"optimizer_step_{options.device}{threads}.json"
     return options
 
 
@@ -384,6 +388,7 @@ def main(arguments: list[str]) -> int:
     settings = {name: value for name, value in vars(options).items() if name != "json"}
     values = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
     flags = [word for name, these in values.items() for word in (f"--{name}", *map(str, these))]
+    flags += ["--json", "PATH"] * (options.steps < ROUNDS)  # which the command then needs
     content = {
         "command": " ".join(["python benchmarks/optimizer_step.py", *flags]),
         "options": settings,

@@ -36,21 +36,24 @@ MATTERS = 0.02
 PLAIN = "plain"
 """The reference: eager and, on a GPU, launched kernel by kernel."""
 
+EAGER = "--no-compile --dtype float32"
+
 PATHS = {
     "cpu": {
-        PLAIN: "",
-        "compiled": "--compile",
-        "orthogonalizer in bfloat16": "--polar-dtype bfloat16",
-        "all products in bfloat16": "--dtype bfloat16",
+        PLAIN: EAGER,
+        "compiled": "--compile --dtype float32",
+        "orthogonalizer in bfloat16": f"{EAGER} --polar-dtype bfloat16",
+        "all products in bfloat16": "--no-compile --dtype bfloat16",
     },
     "cuda": {
-        PLAIN: "--no-cuda-graphs",
-        "CUDA graphs": "",
-        "CUDA graphs, compiled": "--compile",
-        "CUDA graphs, orthogonalizer in bfloat16": "--polar-dtype bfloat16",
-        "CUDA graphs, all products in bfloat16": "--dtype bfloat16",
+        PLAIN: f"{EAGER} --no-cuda-graphs",
+        "CUDA graphs": EAGER,
+        "CUDA graphs, compiled": "--compile --dtype float32",
+        "CUDA graphs, orthogonalizer in bfloat16": f"{EAGER} --polar-dtype bfloat16",
+        "CUDA graphs, all products in bfloat16": "--no-compile --dtype bfloat16",
     },
 }
+"""Flags of each path, whatever the preset's own are"""
 
 Run = dict[str, Any]
 
@@ -100,9 +103,9 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error("an interval needs at least two seeds")
-    if not set(options.paths_against) <= set(PATHS["cpu"]) | set(PATHS["cuda"]):
-        parser.error(f"paths are {', '.join(PATHS['cpu'])}, and on a GPU {', '.join(PATHS['cuda'])}")
     device = choose_device(options.device)
+    if not set(options.paths_against) <= set(PATHS[device.type]):
+        parser.error(f"--paths-against: the paths of this device are {', '.join(PATHS[device.type])}")
     paths = {name: (ROOT, flags) for name, flags in PATHS[device.type].items()}
     reference = dict.fromkeys(paths, PLAIN)
     if options.against is not None:
@@ -129,6 +132,7 @@ def main(arguments: list[str]) -> int:
         answer = "yes" if row["no_effect_that_matters"] else "NO"
         print(f"{row['path']:44} {interval:38} {answer:>11}  {row['same_bits']:3} of {options.seeds}")
     against = f" --against <checkout of {commit(options.against)}>" if options.against is not None else ""
+    against += f" --seeds {options.seeds}"
     if options.paths_against != [PLAIN]:
         against += f" --paths-against {shlex.join(options.paths_against)}"
     content = {

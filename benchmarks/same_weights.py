@@ -2,19 +2,20 @@
 
 One run of every method of every published campaign, of every task of the gates, and one run on two ranks for each way
 to shard, all in float32 on a CPU. A refactoring changes no bit of any of them; where it does, this names the run.
-Both checkouts run on this machine, so that neither the processor nor the versions differ.
+Both checkouts run on this machine, so that neither the processor nor the versions differ. Runs on texts that are not
+part of the repository are left out, unless `--data NAME=PLACE` says where a text is.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from ngpt.campaign.definition.plan import key_of
 from ngpt.errors import InputError, exit_code_of
 from ngpt.machine import core_count
+from ngpt.sources import is_no_path
 
 BUDGET_STEPS = 150
 """Steps that replace a time budget, which no two runs fill with the same number."""
@@ -39,7 +41,7 @@ RANKS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
     """A run to make in both checkouts; `source` names the case whose weights it starts from."""
 
@@ -90,6 +92,18 @@ def gate_cases(data: dict) -> Iterator[Case]:
             yield Case(name, f"{flags} --steps {GATE_STEPS}")
 
 
+def placed(flags: str, places: Mapping[str, str]) -> str | None:
+    """Return `flags` with the place of the data instead of their name; None if it is not known."""
+    words = shlex.split(flags)
+    if "--data" in words:
+        at = words.index("--data") + 1
+        if words[at] in places:
+            words[at] = places[words[at]]
+        elif not is_no_path(words[at]):
+            return None
+    return shlex.join(words)
+
+
 def cases(steps: int | None) -> list[Case]:
     """Return all runs, those that others start from first; steps: of each run instead of its own number."""
     found: dict[str, Case] = {}
@@ -129,11 +143,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--against", type=Path, required=True, help="the other checkout")
     parser.add_argument("--only", default="", help="runs whose name contains this text")
     parser.add_argument("--steps", type=int, help="steps of each run, for a quick look; its own number if not given")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=PLACE", help="where a text is")
     options = parser.parse_args(arguments)
+    places = dict(one.partition("=")[::2] for one in options.data)
+    places = {name: str(Path(place).resolve()) for name, place in places.items()}
     trees = (options.against.resolve(), ROOT)
-    chosen = [case for case in cases(options.steps) if options.only in case.name]
-    needed = {case.source for case in chosen}
-    chosen = [case for case in cases(options.steps) if case in chosen or case.name in needed]
+    found = {case: placed(case.flags, places) for case in cases(options.steps)}
+    left_out = [case.name for case, flags in found.items() if flags is None and options.only in case.name]
+    if left_out:
+        print(f"left out, as their text is not here: {', '.join(left_out)}")
+    every = [dataclasses.replace(case, flags=flags) for case, flags in found.items() if flags is not None]
+    needed = {case.source for case in every if options.only in case.name}
+    chosen = [case for case in every if options.only in case.name or case.name in needed]
     sources: tuple[dict[str, Path], dict[str, Path]] = ({}, {})
     different = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(core_count()) as pool:

@@ -15,14 +15,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import torch
-
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ngpt.machine import wait_without_spinning
+
+wait_without_spinning()  # as in runs; PyTorch reads it when it is loaded
+
+import torch
+
 from benchmarks import measure
 from benchmarks.saved import FOLDER, save
-from benchmarks.training_throughput import PARTS, Arrangement
+from benchmarks.training_throughput import PARTS, Arrangement, whole_periods
 from ngpt.config import RunConfig
 from ngpt.data.tokenizers import GPT2_VOCAB
 from ngpt.files import read_json
@@ -291,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="155m")
     parser.add_argument("--batch-size", type=int, help="sequences per step; default: the preset's")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="rounded up to whole periods of projection (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -299,14 +303,14 @@ def main() -> None:
     changes: dict[str, Any] = {} if given.batch_size is None else {"batch_size": given.batch_size}
     config = resolve(given.preset, **changes | ({} if device.type == "cuda" else {"compile": False}))
     made = Arrangement(config, GPT2_VOCAB, device, graphs=device.type == "cuda")
-    parts = [made.step() for _ in range(given.steps)]
+    parts = [made.step() for _ in range(whole_periods(given.steps, made.optimizers.projection.every))]
     seconds = {part: median(taken[part] for taken in parts) for part in PARTS}
     seconds["projection"] = sum(taken["projection"] for taken in parts) / len(parts)  # not in every step
     save(
         f"scaling_{device.type}",
         {
             "command": "python benchmarks/scaling.py " + " ".join(sys.argv[1:]), "measured_on": machine,
-            "device": device.type, "preset": given.preset, "steps": given.steps, "seconds": seconds,
+            "device": device.type, "preset": given.preset, "steps": len(parts), "seconds": seconds,
             "tokens_a_step": config.train.batch_size * config.model.seq_len,
             "engine": made.training_step.describe(),
         },

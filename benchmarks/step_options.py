@@ -15,6 +15,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ngpt.machine import core_count, wait_without_spinning
+
+wait_without_spinning()  # as in runs; PyTorch reads it when it is loaded
+
 import torch
 from torch import nn
 
@@ -22,7 +26,6 @@ from benchmarks.measure import interleaved, prepare, ratio
 from benchmarks.optimizer_step import hidden_matrices, simple_muon
 from benchmarks.saved import FOLDER, save
 from ngpt.errors import exit_code_of
-from ngpt.machine import core_count
 
 LAYERS = {64: 2, 128: 3, 243: 3, 768: 1, 1024: 1}
 """Number of layers for each width"""

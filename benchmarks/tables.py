@@ -26,37 +26,44 @@ def speed_tables() -> str:
 def campaign_tables() -> str:
     """Return the tables on how runs share the cores and on where the time of a run goes."""
     throughput, overhead = (read_json(FOLDER / f"{name}.json") for name in ("campaign_throughput", "trainer_overhead"))
-    machine = throughput["machine"]
     lines = [
-        f"Sharing cores, and the parts of a run: {machine['processor']}, {machine['cores']} cores, torch "
-        f"{machine['torch']}, medians of {throughput['median_of']} (`{throughput['command']}`, "
-        f"`{overhead['command']}`).",
+        f"Sharing cores: {_place(throughput)}, medians of {throughput['median_of']} (`{throughput['command']}`).",
         "",
         "| runs at once | threads per run | precision | throughput relative to one run, one thread, float32 |",
         "|---|---|---|---|",
     ]
     for row in throughput["rows"]:
         lines.append(f"| {row['jobs']} | {row['threads']} | {row['dtype']} | {row['ratio']:.2f} |")
+    pairs = len(throughput["huge_pages"][0]["with"])
+    what = f"throughput with huge pages, relative to without, medians of {pairs} pairs"
+    lines += ["", f"| a run for each core | {what} |", "|---|---|"]
+    for row in throughput["huge_pages"]:
+        lines.append(f"| `{row['preset']}` | {{median:.2f}} [{{low:.2f}}, {{high:.2f}}] |".format(**row["ratio"]))
     lines += [
         "",
+        f"The parts of a run: {_place(overhead)}, medians of {overhead['median_of']} (`{overhead['command']}`).",
+        "",
         f"| `tiny` run | training time relative to {next(iter(overhead['rows']))} | optimizer step and projection "
-        "| trainer overhead | validation | peak memory |",
-        "|---|---|---|---|---|---|",
+        "| trainer overhead | validation |",
+        "|---|---|---|---|---|",
     ]
     for name, row in overhead["rows"].items():
         shares = " | ".join(f"{row[key]:.1%}" for key in ("step_share", "overhead_share", "validation_share"))
-        lines.append(f"| {name} | {row['time_ratio']:.2f} | {shares} | {row['peak_memory_mb']:.0f} MB |")
+        lines.append(f"| {name} | {row['time_ratio']:.2f} | {shares} |")
     return "\n".join(lines)
+
+
+def _place(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}"
 
 
 def contention_table() -> str:
     """Return the table on a run beside other work."""
     results = read_json(FOLDER / "contention.json")
-    machine = results["machine"]
     lines = [
         f"A run beside processes that keep a core busy each: time of a step relative to the default with nothing "
-        f"beside it. {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, medians of "
-        f"{results['median_of']} (`{results['command']}`).",
+        f"beside it. {_place(results)}, medians of {results['median_of']} (`{results['command']}`).",
         "",
         "| model | threads | " + " | ".join(f"{count} beside" for count in results["competitors"]) + " |",
         "|---" * (2 + len(results["competitors"])) + "|",
@@ -130,7 +137,8 @@ def training_tables() -> list[str]:
         results = read_json(path)
         machine, rows = results["measured_on"], results["rows"]
         lines = [
-            f"Training steps of {rows[0]['tokens_a_step']:,} tokens, interleaved: {machine['device']}, "
+            f"Training steps of {rows[0]['tokens_a_step']:,} tokens, "
+            f"{'one arrangement after another' if 'cuda' in path.stem else 'interleaved'}: {machine['device']}, "
             f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} (`{results['command']}`).",
             "",
             "| arrangement | time per step relative to the first row | floor, share of the time | forward and backward "
@@ -256,9 +264,9 @@ def gpu_table() -> str:
             "PyTorch's meta device; it has never run on a GPU. `python benchmarks/gpu.py` measures one in eight "
             "minutes."
         )
-    machine = next(iter(results.values()))["measured_on"]
+    devices = " and ".join(dict.fromkeys(part["measured_on"]["device"] for part in results.values()))
     lines = [
-        f"Claims and measurements, by the parts of `python benchmarks/gpu.py`: {machine['device']}.",
+        f"Claims and measurements, by the parts of `python benchmarks/gpu.py`: {devices}.",
         "",
         "| claim | target | reached | what limits it |",
         "|---|---|---|---|",

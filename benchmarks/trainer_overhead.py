@@ -1,7 +1,7 @@
 """What a `tiny` run costs beyond forward, backward and optimizer step: `python benchmarks/trainer_overhead.py`.
 
 Within one run, by wall clock: the trainer's overhead (batches, gradient norm, telemetry, metrics, and everything else
-in the loop besides forward, loss, backward, optimizer step and projection), the share of validation, peak memory.
+in the loop besides forward, loss, backward, optimizer step and projection), and the share of validation.
 """
 
 import sys
@@ -65,12 +65,10 @@ def measure(fields: dict[str, Any]) -> dict[str, float]:
         runtime = Runtime(out=Path(folder), threads=1, keep_weights=False)
         _, record = trainer.train(resolve("tiny", **fields), runtime, forget_start_up)
     work = sum(WORK.values())
-    assert record.peak_memory_bytes is not None
     return {
         "train_seconds": record.train_seconds,
         "overhead_share": 1 - work / record.train_seconds,
         "validation_share": record.eval_seconds / (record.train_seconds + record.eval_seconds),
-        "peak_memory_mb": record.peak_memory_bytes / 1e6,
         **{f"{name}_share": seconds / record.train_seconds for name, seconds in WORK.items()},
     }
 
@@ -91,7 +89,7 @@ def main() -> None:
 
     rounds = [{name: measure(fields) for name, fields in RUNS.items()} for _ in range(3)]
     results = {}
-    print(f"{'run':34} {'time':>5} overhead validation forward backward  step memory")
+    print(f"{'run':34} {'time':>5} overhead validation forward backward  step")
     for name in RUNS:
         first = next(iter(RUNS))
         for measured in rounds:
@@ -100,8 +98,7 @@ def main() -> None:
         results[name] = row
         print(
             f"{name:34} {row['time_ratio']:5.2f} {row['overhead_share']:8.1%} {row['validation_share']:10.1%} "
-            f"{row['forward_share']:7.1%} {row['backward_share']:8.1%} {row['step_share']:5.1%} "
-            f"{row['peak_memory_mb']:3.0f} MB"
+            f"{row['forward_share']:7.1%} {row['backward_share']:8.1%} {row['step_share']:5.1%}"
         )
     save("trainer_overhead", {"command": "python benchmarks/trainer_overhead.py", "median_of": 3, "rows": results})
 

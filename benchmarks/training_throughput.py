@@ -22,6 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ngpt.machine import wait_without_spinning
+
+wait_without_spinning()  # as in runs; PyTorch reads it when it is loaded
+
 import numpy as np
 import torch
 
@@ -106,6 +110,11 @@ class Arrangement:
         return passes, float(self.config.optim.ns_steps * iteration)
 
 
+def whole_periods(steps: int, every: int) -> int:
+    """Return the number of steps rounded up to a multiple of the period of projection, for a fair share of it."""
+    return -(-steps // every) * every
+
+
 def row_of(name: str, made: Arrangement, parts: list[dict[str, float]], rates: dict[str, float]) -> dict[str, Any]:
     """Return a row of results of one arrangement."""
     seconds = [sum(part.values()) for part in parts]
@@ -165,7 +174,8 @@ def timed(
     """Time arrangements that alternate step by step; return a row of results for each."""
     made = {name: Arrangement(config, vocabulary, device, graphs=graph) for name, (config, graph) in chosen.items()}
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in made}
-    for number in range(rounds):
+    every = max(one.optimizers.projection.every for one in made.values())
+    for number in range(whole_periods(rounds, every)):
         for name in order(list(made), number):
             parts[name].append(made[name].step())
     return [row_of(name, made[name], parts[name], rates) for name in made]
@@ -201,8 +211,10 @@ def against(options: argparse.Namespace, machine: dict[str, Any], rate: float) -
     for preset, (rule, own) in itertools.product(COMPARED, RULES.items()):
         config = resolve(preset, **own)
         names = ["n_layer", "n_embd", "n_head", "seq_len", "alpha", "batch_size"]
+        names += ["lr", "aux_lr", "aux_lr_ratio", "schedule", "adam_beta1", "adam_beta2"]
         names += ["ns_steps"] if config.optim.optimizer == "muon" else []
         fields = own | {name: value for name, value in flatten(config).items() if name in names}
+        fields["logit_scale_init"] = 1.0  # that of checkouts in which it is no setting
         found = compare(options.against, fields, BYTES_VOCAB, threads=options.threads, rounds=options.rounds)
         seconds, tokens = found["seconds"], config.train.batch_size * config.model.seq_len
         row = {"preset": preset, "rule": rule, "tokens_a_step": tokens} | found
@@ -211,10 +223,19 @@ def against(options: argparse.Namespace, machine: dict[str, Any], rate: float) -
         row["tokens_per_second"] = tokens / median(seconds["after"])
         print("{preset:8} {rule:15} {tokens_per_second:9,.0f} tokens/s".format(**row), end="")
         print("  {median:.2f} [{low:.2f}, {high:.2f}] x before".format(**row["speedup"]), end="")
-        print(f"  floor {row['share_of_floor']:4.0%}  same model: {found['same_model']}")
+        print(f"  floor {row['share_of_floor']:4.0%}")
         rows.append(row)
-    command = f"python benchmarks/training_throughput.py --against <checkout of {commit(options.against)}>"
-    return {"command": command, "measured_on": machine, "rate": rate, "rows": rows}
+    return {"command": command_of(options), "measured_on": machine, "rate": rate, "rows": rows}
+
+
+def command_of(options: argparse.Namespace) -> str:
+    """Return the command with all that decides what is measured."""
+    words = {"rounds": options.rounds, "threads": options.threads}
+    if options.against is None:
+        words |= {"preset": options.preset, "batch-size": options.batch_size}
+    flags = "".join(f" --{name} {value}" for name, value in words.items() if value is not None)
+    where = f" --against <checkout of {commit(options.against)}>" if options.against is not None else ""
+    return f"python benchmarks/training_throughput.py{flags}{where}{' --whole-run' * options.whole_run}"
 
 
 def main(arguments: list[str]) -> int:
@@ -223,7 +244,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     parser.add_argument("--preset", help="default: 155m on a GPU, tiny elsewhere")
     parser.add_argument("--batch-size", type=int, help="sequences per step; default: 32,768 tokens on a GPU")
-    parser.add_argument("--rounds", type=int, default=21, help="timed steps per arrangement")
+    parser.add_argument("--rounds", type=int, default=21, help="timed steps of each, in whole periods of projection")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s, as in campaigns)")
     parser.add_argument("--whole-run", action="store_true", help="also make a whole run")
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
@@ -234,7 +255,8 @@ def main(arguments: list[str]) -> int:
     if options.against is not None and not (options.against / "benchmarks/training_throughput.py").is_file():
         parser.error(f"--against {options.against}: no checkout with benchmarks/training_throughput.py")
     device = environment.choose_device(options.device)
-    options.preset = options.preset or ("155m" if device.type == "cuda" else "tiny")
+    usual = "155m" if device.type == "cuda" else "tiny"
+    options.preset = options.preset or usual
     if options.batch_size is None and device.type == "cuda":
         options.batch_size = 2**15 // resolve(options.preset).model.seq_len
     machine = prepare(device, options.threads)
@@ -264,9 +286,8 @@ def main(arguments: list[str]) -> int:
             f"{row['arrangement']:30} {row['tokens_per_second']:11,.0f} tokens/s {row['milliseconds']:9.2f} ms "
             f"{slower:>18} x the first  floor {row['share_of_floor']:4.0%}  {shares}"
         )
-    threads = "" if options.threads == 1 else f" --threads {options.threads}"
     content: dict[str, Any] = {
-        "command": f"python benchmarks/training_throughput.py --preset {options.preset}{threads}",
+        "command": command_of(options),
         "measured_on": machine,
         "rates": rates,
         "rows": rows,
@@ -274,7 +295,8 @@ def main(arguments: list[str]) -> int:
     if options.whole_run:
         content["whole_run"] = whole_run(config, vocabulary, options.threads)
         print(f"a whole run, from its record: {content['whole_run']['tokens_per_second']:,.0f} tokens/s")
-    save(str((options.json or FOLDER / f"training_throughput_{device.type}.json").resolve().with_suffix("")), content)
+    name = f"training_throughput_{device.type}" + f"_{options.preset}" * (options.preset != usual)
+    save(str((options.json or FOLDER / f"{name}.json").resolve().with_suffix("")), content)
     return 0
 
 

@@ -141,3 +141,27 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
     assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
     if given is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
+ASKED = """
+import os
+
+from ngpt.campaign.execution.launchers import LocalLauncher
+
+launcher = LocalLauncher()
+launcher.context.set_forkserver_preload([])
+process = launcher.context.Process(target=os.system, args=("echo $GLIBC_TUNABLES",))
+process.start()
+process.join()
+"""
+
+
+@pytest.mark.parametrize("given", [None, "glibc.malloc.hugetlb=0"])
+def test_runs_of_a_campaign_ask_for_huge_pages_unless_the_user_says_otherwise(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [given or "glibc.malloc.hugetlb=1"]

@@ -81,7 +81,8 @@ def test_rows_of_throughput_add_up() -> None:
     config = resolve("tiny", n_layer=1, n_embd=24, n_head=2, seq_len=16, batch_size=4)
     rates = {"float32": 1e9}
     (row,) = training_throughput.timed({"eager": (config, False)}, 257, CPU, rates, 8)
-    assert len(row["seconds"]) == 8 and row["tokens_a_step"] == 64 and row["engine"] == "eager"
+    assert len(row["seconds"]) == 14, "twice the period of projection"
+    assert row["tokens_a_step"] == 64 and row["engine"] == "eager"
     assert sum(row["share_of_time"].values()) == pytest.approx(1.0)
     assert row["tokens_per_second"] == pytest.approx(64 / np.median(row["seconds"]))
     F = config.model.mlp_hidden  # noqa: N806
@@ -109,6 +110,7 @@ def test_arrangements_begin_with_what_a_gpu_is_to_run() -> None:
 def results(product: float, step: float, tokens: float, share: float) -> gpu.Results:
     gains = {"cuBLAS": {"median": 1.0}, "kernel": {"median": product}, "64x64w4s4": {"median": product / 2}}
     row = {"alternative": "cuBLAS", "times_faster": gains, "share_of_floor": dict.fromkeys(gains, 0.5)}
+    row |= {"tiling": "128x64w8s3", "in_training": "kernel"}
     small_row = {**row, "times_faster": {"cuBLAS": {"median": 1.0}, "kernel": {"median": 0.1}}}
     products = [
         {**(row if size == 2048 else small_row), "kernel": kernel, "shape": [1, size, size]}
@@ -138,7 +140,7 @@ def results(product: float, step: float, tokens: float, share: float) -> gpu.Res
 def test_the_table_says_what_holds() -> None:
     lines, all_hold = gpu.table(results(1.5, 5.0, 400_000, 0.1))
     assert all_hold and len(lines) == 1 + len(gpu.CLAIMS)
-    assert "1x2048x2048, tiling kernel" in lines[1] and "SimpleMuon, CUDA graph at 768 wide" in lines[3]
+    assert "1x2048x2048, tiling 128x64w8s3: floor" in lines[1] and "SimpleMuon, CUDA graph at 768 wide" in lines[3]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_every_contender_has_a_row_at_every_width(result: dict[str, Any]) -> Non
     assert rows == [(width, contender) for width in (16, 24) for contender in HERE]
     assert all(len(row["seconds"]) == 3 and min(row["seconds"]) > 0 for row in result["rows"])
     assert set(result["mathematics"]) == set(HERE)
-    assert result["command"].endswith("--widths 16 24 --steps 3 --threads 1 --device cpu --layers 2 1")
+    assert result["command"].endswith("--widths 16 24 --steps 3 --threads 1 --device cpu --layers 2 1 --json PATH")
     assert result["measured_on"]["threads"] == 1 and result["machine"]["torch"] == torch.__version__
 
 
