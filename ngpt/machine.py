@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 DEVICES = Path("/dev")
 
 GPU_NODES = ("nvidia*", "dxg", "nvhost*", "nvmap", "nvgpu*", "kfd")
@@ -43,10 +44,18 @@ def _quota_of(folder: Path) -> float:
 
 
 def processor() -> str:
-    """Return the processor's name as Linux reports it, or else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    """Return the processor's name as Linux reports it, with its generation, or else its architecture.
+
+    A name alone can be that of several generations ("AMD EPYC"), which differ in speed.
+    """
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    first: dict[str, str] = {}
+    for name, _, value in (line.partition(":") for line in lines):
+        first.setdefault(name.strip(), value.strip())
+    if "model name" not in first:
+        return platform.machine()
+    generation = [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
+    return " ".join([first["model name"], *generation])
 
 
 def wait_without_spinning() -> None:

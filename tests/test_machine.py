@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -143,25 +144,20 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
         monkeypatch.delenv("OMP_WAIT_POLICY")
 
 
-ASKED = """
-import os
-
-from ngpt.campaign.execution.launchers import LocalLauncher
-
-launcher = LocalLauncher()
-launcher.context.set_forkserver_preload([])
-process = launcher.context.Process(target=os.system, args=("echo $GLIBC_TUNABLES",))
-process.start()
-process.join()
-"""
-
-
-@pytest.mark.parametrize("given", [None, "glibc.malloc.hugetlb=0"])
-def test_runs_of_a_campaign_ask_for_huge_pages_unless_the_user_says_otherwise(
-    given: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC family 25 model 17"),
+        ("processor\t: 0\nmodel name\t: ARM: v8\n", "ARM: v8"),
+        ("processor\t: 0\n", platform.machine()),
+        (None, platform.machine()),
+    ],
+)
+def test_a_processor_is_named_with_its_generation(
+    content: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    if given is not None:
-        monkeypatch.setenv("GLIBC_TUNABLES", given)
-    done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [given or "glibc.malloc.hugetlb=1"]
+    """Two generations of one name differ in speed, so they must not be taken for one machine."""
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    if content is not None:
+        machine.CPUINFO.write_text(content)
+    assert machine.processor() == name

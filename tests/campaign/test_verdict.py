@@ -91,6 +91,7 @@ def test_too_few_seeds_decide_nothing() -> None:
     assert all(part in verdict.reason for part in parts)
     verdict = judge(rule(seeds=5), None, n_missing=5)
     assert (verdict.word, verdict.effect, verdict.seeds_needed) == ("undecided", None, 5) and verdict.side == ""
+    assert verdict.reason == f"{verdict.why}." and not verdict.why.endswith("."), "reports end it themselves"
     assert "fewer than 2" in verdict.reason and "runs are missing on 5 seeds" in verdict.reason
     assert judge(rule(None), None).confirmed is None
 

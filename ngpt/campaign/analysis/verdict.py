@@ -98,8 +98,8 @@ def judge(
     missing = f", and {gap}" if n_missing else ""
     unknown = None if rule.predicted is None else False
     if difference is None:
-        reason = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}."
-        return Verdict("undecided", None, reason, reason, rule.seeds, unknown)
+        why = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}"
+        return Verdict("undecided", None, why, f"{why}.", rule.seeds, unknown)
     needed = seeds_to_decide(difference, rule.smallest_effect)
     smallest = f"the {rule.smallest_effect:g} {rule.unit} that matter"
     side = side_of(difference)

@@ -21,9 +21,6 @@ from ngpt.errors import InputError, as_input_error, first_line, require
 from ngpt.training.record import latest_metrics
 from ngpt.training.worker import PROGRESS_SECONDS, Message, StoppedError, carry_out_run, carry_out_task
 
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Environment in which glibc asks Linux for huge pages (madvise(2)): fewer page faults and address translations"""
-
 
 class LocalJob:
     """A run in a process of this machine."""
@@ -59,8 +56,6 @@ class LocalLauncher:
     """
 
     def __init__(self) -> None:
-        for name, value in HUGE_PAGES.items():  # a process reads it when it starts, so for the server, not for this one
-            os.environ.setdefault(name, value)
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         self.context.set_forkserver_preload(["ngpt.training.preload"])
 
@@ -136,8 +131,7 @@ class RayLauncher:
         if address is not None:
             _require_reachable(address)
         root = str(Path(__file__).parents[3])
-        defaults = {"OMP_WAIT_POLICY": "PASSIVE"} | HUGE_PAGES
-        variables = {name: os.environ.get(name, default) for name, default in defaults.items()}
+        variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         variables |= {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         where = "--launcher ray" if address is None else f"--ray-address {address}"
         with as_input_error(where, ConnectionError, RuntimeError, ValueError):
