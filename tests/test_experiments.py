@@ -10,8 +10,11 @@ import pytest
 from experiments import CAMPAIGNS, integration_gates, muon_ablations
 from experiments.first_regime import FIRST_REGIME, is_of_first_regime
 from ngpt.campaign.definition import Campaign, Method
+from ngpt.campaign.execution import known
+from ngpt.campaign.execution.known import known_runs
 from ngpt.campaign.gates.judge import BOTH
 from ngpt.config import Runtime, flatten
+from ngpt.files import read_json
 from ngpt.presets import resolve
 from ngpt.training.trainer import train
 
@@ -130,3 +133,14 @@ def test_the_gates_are_those_of_the_plan() -> None:
     own_text = gates.configure("race", "Muon", 0, ns_steps=5, overrides={"data": "my.txt"}, preset="tiny")
     automata = gates.configure("automata", "Muon", 0, ns_steps=5, overrides={"data": "my.txt"}, preset="tiny")
     assert own_text.data.data == "my.txt" and automata.data.data.startswith("nca")
+
+
+def test_runs_of_campaigns_that_are_not_complete_can_be_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file names the commit with which `--known` takes it; a complete campaign has its data and no such file."""
+    reports = Path(__file__).parents[1] / "reports"
+    for path in sorted((reports / "partial").glob("*.json")):
+        data = read_json(path)
+        assert not (reports / "data" / path.name).exists(), "it is complete"
+        assert all(re.fullmatch("[0-9a-f]{12}", place["commit"]) for place in data["environments"])
+        monkeypatch.setattr(known, "code_digest", lambda found=data["code_digest"]: found)
+        assert known_runs([path], data["data_digest"])
