@@ -34,11 +34,6 @@ def campaign_tables() -> str:
     ]
     for row in throughput["rows"]:
         lines.append(f"| {row['jobs']} | {row['threads']} | {row['dtype']} | {row['ratio']:.2f} |")
-    pairs = len(throughput["huge_pages"][0]["with"])
-    what = f"throughput with huge pages, relative to without, medians of {pairs} pairs"
-    lines += ["", f"| a run for each core | {what} |", "|---|---|"]
-    for row in throughput["huge_pages"]:
-        lines.append(f"| `{row['preset']}` | {{median:.2f}} [{{low:.2f}}, {{high:.2f}}] |".format(**row["ratio"]))
     lines += [
         "",
         f"The parts of a run: {_place(overhead)}, medians of {overhead['median_of']} (`{overhead['command']}`).",
@@ -159,9 +154,11 @@ def against_tables() -> list[str]:
     for path in sorted(FOLDER.glob("training_against_*.json")):
         results = read_json(path)
         machine = results["measured_on"]
+        same = all(row.get("same_model", True) for row in results["rows"])
+        scales = "" if same else " The logit scale started at another value there, which changes no operation."
         lines = [
             f"Training steps, this code against an earlier one's, {machine['threads']} thread: {machine['device']} "
-            f"(`{results['command']}`).",
+            f"(`{results['command']}`).{scales}",
             "",
             "| preset | step | tokens per second relative to before | floor, share of the time |",
             "|---|---|---|---|",
