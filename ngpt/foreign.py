@@ -136,10 +136,9 @@ def _with_imports(file: Path, optimizer: str) -> list[Path]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for top in dict.fromkeys(name.partition(".")[0] for name in names if name):
-                for place in dict.fromkeys((folder, file.parent)):
-                    start = place / top / "__init__.py"
-                    beside = sorted(start.parent.rglob("*.py")) if start.is_file() else [place / f"{top}.py"]
-                    found += [path for path in beside if path.is_file() and path not in found]
+                start = folder / top / "__init__.py"
+                beside = sorted(start.parent.rglob("*.py")) if start.is_file() else [folder / f"{top}.py"]
+                found += [path for path in beside if path.is_file() and path not in found]
     return [file, *sorted(found[1:])]
 
 
@@ -186,15 +185,15 @@ def _module_of(origin: Origin) -> ModuleType:
     """Return the module that the first file makes; what is read again to import it must not have changed."""
     path = origin.files[0]
     top = _package_of(path)[1]
-    folders = [str(folder) for folder in dict.fromkeys((top, path.parent))]
-    sys.path[:0] = folders  # what it imports from there is that, and not a package of the same name
+    sys.path.insert(0, str(top))  # what it imports from there is that, and not a package of the same name
+    if path.parent != top:
+        sys.path.append(str(path.parent))  # last, for its modules may be called like Python's: they are not meant then
     try:
         module = importlib.import_module(origin.module) if origin.module else _alone(path)
     finally:
-        for folder in folders:
-            sys.path.remove(folder)
-            if folder not in sys.path:
-                sys.path.append(folder)  # for what it imports later
+        sys.path.remove(str(top))
+        if str(top) not in sys.path:
+            sys.path.append(str(top))  # for what it imports later
     package = origin.module.partition(".")[0]
     same = not package or Path(module.__file__ or "").resolve() == path
     require(same, f"{path}: another package {package} is loaded already; give its folder another name")

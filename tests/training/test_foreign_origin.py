@@ -76,9 +76,10 @@ def in_package(folder: Path, rule: str, factor: int, beside: int) -> Path:
     for name in ("lib", "lib/rules"):
         (folder / name / "__init__.py").touch()
     (folder / "lib" / "tools.py").write_text(f"FACTOR = {factor}\n")
+    (folder / "lib" / "rules" / "colorsys.py").write_text("raise AssertionError('Python has a module of this name')\n")
     (folder / "beside_lib.py").write_text(f"FACTOR = {beside}\n")
     path = folder / "lib" / "rules" / "good.py"
-    path.write_text(f"import beside_lib\n{rule}\nNUMBER = FACTOR\n{RULES}")
+    path.write_text(f"import beside_lib\nimport colorsys\n{rule}\nNUMBER = FACTOR\n{RULES}")
     return path
 
 
@@ -90,7 +91,7 @@ def test_a_file_of_a_package_is_imported_as_its_module_and_stated_with_the_whole
     paths = [in_package(tmp_path / place, rule, *factors) for place, factors in places.items()]
     first, same, *others = (identity(path) for path in paths)
     assert first == same and len({first, *others}) == 3
-    for module in [name for name in sys.modules if name.partition(".")[0] in ("lib", "beside_lib")]:
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("lib", "beside_lib", "colorsys")]:
         monkeypatch.delitem(sys.modules, module)
     kind = load_class(f"{paths[0]}:Good")
     assert kind.__module__ == "lib.rules.good" and sys.modules[kind.__module__].NUMBER == 1
