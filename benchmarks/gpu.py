@@ -1,8 +1,8 @@
 """Measure everything about a GPU in one call of at most eight minutes: `python benchmarks/gpu.py`.
 
-Runs `kernels.py`, `optimizer_step.py` and `training_throughput.py --whole-run`, each in its own process with its own
-time limit, and prints a table of targets, results and limiting factors. Results are files in `--out`, by default
-`benchmarks/results`. Exit code 1: a part failed or a target was missed. The tilings of the products are chosen
+Runs `kernels.py`, `optimizer_step.py` and `training_throughput.py --profile --whole-run`, each in its own process with
+its own time limit, and prints a table of targets, results and limiting factors. Results are files in `--out`, by
+default `benchmarks/results`. Exit code 1: a part failed or a target was missed. The tilings of the products are chosen
 beforehand, by `kernels.py --tune`.
 
 `--device cpu` goes through the same motions with small sizes. That tests the script and says nothing about speed.
@@ -32,12 +32,12 @@ OPTIONS = {
     "cuda": {
         "kernels": "--rounds 20",
         "optimizer_step": "--widths 768 1024 243",
-        "training_throughput": "--whole-run",
+        "training_throughput": "--profile --whole-run",
     },
     "cpu": {
         "kernels": "--rounds 2",
         "optimizer_step": "--widths 24 16 --layers 1 1 --steps 2",
-        "training_throughput": "--rounds 2 --whole-run",
+        "training_throughput": "--rounds 2 --profile --whole-run",
     },
 }
 
@@ -131,6 +131,11 @@ def carry_out(part: str, device: str, folder: Path, seconds: float) -> str | Non
     return None if done.returncode == 0 else f"{script}: exit code {done.returncode}"
 
 
+def shown(figure: float) -> str:
+    """Return a figure with three digits, or without decimals if it is large."""
+    return f"{figure:,.0f}" if figure > 1000 else f"{figure:.3g}"
+
+
 def table(results: Results) -> tuple[list[str], bool]:
     """Return the lines of the table of claims, and whether all of them hold."""
     lines, all_hold = [f"{'claim':52} {'target':>9} {'reached':>10}  what limits it"], True
@@ -142,8 +147,7 @@ def table(results: Results) -> tuple[list[str], bool]:
             continue
         figure, limit = claim.reached(results[claim.part])
         all_hold &= claim.holds(figure)
-        shown = f"{figure:,.0f}" if figure > 1000 else f"{figure:.3g}"
-        lines.append(f"{claim.what:52} {target:>9} {shown:>10}  {limit}")
+        lines.append(f"{claim.what:52} {target:>9} {shown(figure):>10}  {limit}")
     return lines, all_hold
 
 

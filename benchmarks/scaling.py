@@ -244,26 +244,22 @@ def memory_table(counts: tuple[int, ...] = (1, 2, 8, 64)) -> str:
 
 
 def simulation_tables() -> str:
-    """Return tables of a step's parts by number of ranks, from measured steps or, for unmeasured GPUs, targets."""
+    """Return tables of a step's parts by number of ranks, from measured steps: of this benchmark, and on a GPU."""
     tables = []
     for path in sorted(FOLDER.glob("scaling_*.json")):
         results = read_json(path)
         where = f"measured on {results['measured_on']['device']} by `{results['command']}`"
         from_step = f"From a step of {results['tokens_a_step']:,} tokens {where}"
         tables.append(_simulation(from_step, results["preset"], results["seconds"], NETWORKS[results["device"]]))
-    if not (FOLDER / "scaling_cuda.json").exists():
-        seconds = TARGET_TOKENS / TARGET_RATE
-        parts = {"gradients": (1 - TARGET_SHARE) * seconds, "move": TARGET_SHARE * seconds, "projection": 0.0}
-        from_step = (
-            f"**Not measured:** if a GPU reached this project's target, {TARGET_RATE:,} tokens/s in steps of "
-            f"{TARGET_TOKENS:,} tokens with {TARGET_SHARE:.0%} of the time in the optimizers"
-        )
+    on_gpu = FOLDER / "training_throughput_cuda.json"
+    if on_gpu.exists():
+        results = read_json(on_gpu)
+        row = results["rows"][0]
+        parts = {part: share * row["milliseconds"] / 1e3 for part, share in row["share_of_time"].items()}
+        where = f"measured on {results['measured_on']['device']} by `{results['command']}`"
+        from_step = f"From a step of {row['tokens_a_step']:,} tokens ({row['arrangement']}) {where}"
         tables.append(_simulation(from_step, "155m", parts, NETWORKS["cuda"]))
     return "\n\n".join(tables) + "\n"
-
-
-TARGET_RATE, TARGET_TOKENS, TARGET_SHARE = 400_000, 32_768, 0.1
-"""Target for one GPU with `155m`: tokens per second, tokens per step, and the optimizers' share of the time"""
 
 
 def _simulation(from_step: str, preset: str, seconds: Mapping[str, float], network: Network) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import CLAIMS
+from benchmarks.gpu import CLAIMS, shown
 from benchmarks.saved import FOLDER
 from ngpt.files import read_json
 
@@ -145,7 +145,27 @@ def training_tables() -> list[str]:
             shares = " | ".join(f"{share:.1%}" for share in row["share_of_time"].values())
             lines.append(f"| {row['arrangement']} | {slower} | {row['share_of_floor']:.0%} | {shares} |")
         tables.append("\n".join(lines))
+        if "kernels" in rows[0]:
+            tables.append(profile_table(rows[0]))
     return tables
+
+
+LISTED = 0.02
+"""Least share of a step's time with which a kernel is in the table"""
+
+
+def profile_table(row: dict[str, Any]) -> str:
+    """Return the table of the kernels that take longest in one arrangement of a training step."""
+    lines = [
+        f"Where the time of *{row['arrangement']}* goes: kernels that take {LISTED:.0%} of a step or more.",
+        "",
+        "| kernel | calls per step | share of the time |",
+        "|---|---|---|",
+    ]
+    for kernel in row["kernels"]:
+        if kernel["share"] >= LISTED:
+            lines.append(f"| `{kernel['name']:.80}` | {kernel['calls']:.1f} | {kernel['share']:.1%} |")
+    return "\n".join(lines)
 
 
 def against_tables() -> list[str]:
@@ -271,7 +291,7 @@ def gpu_table() -> str:
     for claim in CLAIMS:
         figure, limit = claim.reached(results[claim.part]) if claim.part in results else (None, "not measured")
         target = f"{'at most' if claim.at_most else 'at least'} {claim.target:,g}"
-        lines.append(f"| {claim.what} | {target} | {'—' if figure is None else f'{figure:,.4g}'} | {limit} |")
+        lines.append(f"| {claim.what} | {target} | {'—' if figure is None else shown(figure)} | {limit} |")
     return "\n".join(lines)
 
 

@@ -3,8 +3,8 @@
 Compares eager and compiled, with and without CUDA graphs, Muon and Adam, on random tokens. Each step is the trainer's
 own (`ngpt.training.step`), with schedule, batch, the host reading loss and norm, and lazy projection. On a CPU, whose
 speed varies, the arrangements alternate step by step; on a GPU they run one after another, each with all the memory.
-`--whole-run` adds the throughput given in the record of a run. `--against CHECKOUT` compares with the code of another
-checkout instead, at several presets.
+`--whole-run` adds the throughput given in the record of a run, `--profile` the time of each kernel (or, on a CPU,
+operation) in a step. `--against CHECKOUT` compares with the code of another checkout instead, at several presets.
 
 The floor: 6 operations per token and weight of a matrix product, 12 n_layer n_embd seq_len per token for attention, and
 Muon's iterations once per step, at the measured rate of large square products.
@@ -28,6 +28,8 @@ wait_without_spinning()  # as in runs; PyTorch reads it when it is loaded
 
 import numpy as np
 import torch
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.checkouts import compare
 from benchmarks.measure import matmul_rate, order, prepare, ratio
@@ -52,6 +54,9 @@ PARTS = ("gradients", "move", "projection")
 
 TOKENS = 2**21
 """Number of random training tokens."""
+
+MOST_KERNELS = 40
+"""Number of kernels that a profile keeps."""
 
 
 class Arrangement:
@@ -170,15 +175,46 @@ def timed(
     device: torch.device,
     rates: dict[str, float],
     rounds: int,
+    *,
+    profiled: bool = False,
 ) -> list[dict[str, Any]]:
-    """Time arrangements that alternate step by step; return a row of results for each."""
+    """Time arrangements that alternate step by step; return a row of results for each.
+
+    profiled: whether rows have the time of each kernel as well, from steps after those that are timed.
+    """
     made = {name: Arrangement(config, vocabulary, device, graphs=graph) for name, (config, graph) in chosen.items()}
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in made}
     every = max(one.optimizers.projection.every for one in made.values())
     for number in range(whole_periods(rounds, every)):
         for name in order(list(made), number):
             parts[name].append(made[name].step())
-    return [row_of(name, made[name], parts[name], rates) for name in made]
+    rows = [row_of(name, made[name], parts[name], rates) for name in made]
+    for row in rows if profiled else ():
+        row["kernels"] = kernel_times(made[row["arrangement"]], whole_periods(1, every))
+    return rows
+
+
+def kernel_times(made: Arrangement, steps: int) -> list[dict[str, Any]]:
+    """Profile some steps; return name, calls and milliseconds per step of the kernels that take longest.
+
+    On a CPU, operations stand for kernels, each without those that it calls.
+    """
+    on_gpu = made.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    with profile(activities=activities) as profiler:
+        for _ in range(steps):
+            made.step()
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    found = [
+        {
+            "name": event.key, "calls": event.count / steps,
+            "milliseconds": (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / steps,
+        }
+        for event in profiler.key_averages() if event.device_type == kind
+    ]  # fmt: skip
+    total = sum(kernel["milliseconds"] for kernel in found)
+    longest = sorted(found, key=lambda kernel: -kernel["milliseconds"])[:MOST_KERNELS]
+    return [kernel | {"share": kernel["milliseconds"] / total} for kernel in longest]
 
 
 def whole_run(config: RunConfig, vocabulary: int, threads: int) -> dict[str, Any]:
@@ -235,7 +271,8 @@ def command_of(options: argparse.Namespace) -> str:
         words |= {"preset": options.preset, "batch-size": options.batch_size}
     flags = "".join(f" --{name} {value}" for name, value in words.items() if value is not None)
     where = f" --against <checkout of {commit(options.against)}>" if options.against is not None else ""
-    return f"python benchmarks/training_throughput.py{flags}{where}{' --whole-run' * options.whole_run}"
+    more = " --profile" * options.profile + " --whole-run" * options.whole_run
+    return f"python benchmarks/training_throughput.py{flags}{where}{more}"
 
 
 def main(arguments: list[str]) -> int:
@@ -247,6 +284,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=21, help="timed steps of each, in whole periods of projection")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s, as in campaigns)")
     parser.add_argument("--whole-run", action="store_true", help="also make a whole run")
+    parser.add_argument("--profile", action="store_true", help="also list the kernels that take longest")
     parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results")
     parser.add_argument("--against", type=Path, help="compare with the code of this checkout, on a CPU")
     options = parser.parse_args(arguments)
@@ -274,7 +312,11 @@ def main(arguments: list[str]) -> int:
     }
 
     at_once = [chosen] if device.type == "cpu" else [{name: chosen[name]} for name in chosen]
-    rows = [row for few in at_once for row in timed(few, vocabulary, device, rates, options.rounds)]
+    rows = [
+        row
+        for few in at_once
+        for row in timed(few, vocabulary, device, rates, options.rounds, profiled=options.profile)
+    ]
     print(f"{options.preset}, {rows[0]['tokens_a_step']:,} tokens per step, {machine['device']}")
     for name, rate in rates.items():
         print(f"{rate / 1e12:,.2f} TFLOP/s in {name}")
@@ -286,6 +328,8 @@ def main(arguments: list[str]) -> int:
             f"{row['arrangement']:30} {row['tokens_per_second']:11,.0f} tokens/s {row['milliseconds']:9.2f} ms "
             f"{slower:>18} x the first  floor {row['share_of_floor']:4.0%}  {shares}"
         )
+        for kernel in row.get("kernels", ()):
+            print("    {share:5.1%} {milliseconds:8.3f} ms {calls:7.1f} calls  {name:.80}".format(**kernel))
     content: dict[str, Any] = {
         "command": command_of(options),
         "measured_on": machine,

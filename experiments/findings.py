@@ -15,6 +15,7 @@ import numpy as np
 from experiments import (
     advanced_features,
     geodesic_muon,
+    muon_at_155m,
     muon_lr_sweep,
     orthogonality,
     projection_frequency,
@@ -52,6 +53,8 @@ ON_ENGLISH, AT_RUNG_2 = (
 )
 """The main contrast of each question on another text and at a larger size"""
 
+AT_155M = CampaignStudy(muon_at_155m.CAMPAIGN).at("155m", "English").experiment
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -62,6 +65,8 @@ class Finding:
     elsewhere: tuple[tuple[Campaign, str, str], ...] = ()
     """campaigns on other texts or at other sizes, each with the contrast whose answer there is named too, and with what
     that compares where it is not what the finding is about"""
+    on_a_gpu: tuple[tuple[Campaign, Words], ...] = ()
+    """campaigns on a GPU, each with the words for its analysis"""
 
 
 def findings_list(reports: Path) -> str:
@@ -82,9 +87,16 @@ def findings_list(reports: Path) -> str:
         others = [(one, there) for one in finding.elsewhere if (there := data_of(one[0], reports)) is not None]
         used += [there for _, there in others]
         analysis = analyze(finding.campaign, data)
+        on_a_gpu = [
+            f"; [at {words.millions(there['parameters'])} parameters, on a GPU](reports/{campaign.report_name}), "
+            + spoken(analyze(campaign, there))
+            for campaign, spoken in finding.on_a_gpu
+            if (there := data_of(campaign, reports)) is not None
+        ]
         own = [part for part in parts if part not in usual]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
         said = finding.words(analysis) + "".join(elsewhere(finding, *one, there) for one, there in others)
+        said += "".join(on_a_gpu)
         bullets.append(f"- {said} ({where}; [report](reports/{finding.campaign.report_name}))")
     alone = all(parts == usual for parts in scopes) and len(used) == len(found)
     intro = introduction(usual, used, alone=alone) + "\n\n" if found else ""
@@ -176,6 +188,13 @@ def muon_against_adam(analysis: Analysis) -> str:
         return f"{text} and does not reach Adam's final loss on every seed"
     steps, time = share_text(muon.speedup), share_text(muon.time_share)
     return f"{text}; it reaches Adam's final loss after {steps} of Adam's steps and {time} of its training time"
+
+
+def adam_at_fixed_rates(analysis: Analysis) -> str:
+    """State how Adam fares against Muon at each of several rates that nobody tuned."""
+    answers = [answer for answer in analysis.answers if not answer.contrast.control]
+    parts = [f"{len(mine)} *{word}*, {words.reach(mine)}" for word, mine in words.groups(answers)]
+    return f"Adam at {len(answers)} fixed rates: {'; '.join(parts)}"
 
 
 def sooner(time_share: Array) -> str:
@@ -304,6 +323,7 @@ FINDINGS = (
             (ON_ENGLISH, "Muon against Adam", "again"),
             (AT_RUNG_2, "Muon against Adam", ""),
         ),
+        ((AT_155M, adam_at_fixed_rates),),
     ),
     Finding(ORTHOGONALITY, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),

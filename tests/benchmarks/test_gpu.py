@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, kernels, measure, training_throughput
+from benchmarks import gpu, kernels, measure, tables, training_throughput
 from ngpt.config import Runtime
 from ngpt.files import read_json, write_json
 from ngpt.presets import resolve
@@ -90,6 +90,18 @@ def test_rows_of_throughput_add_up() -> None:
     iteration = 4 * 2 * 24**2 * 3 * 24 + 3 * 2 * 24**2 * (2 * F + 24)
     assert row["flops"] == 6 * 64 * matrices + 12 * 64 * 24 * 16 + config.optim.ns_steps * iteration
     assert row["floor_seconds"] == pytest.approx(row["flops"] / 1e9)
+
+
+def test_a_profile_lists_the_kernels_of_whole_periods() -> None:
+    config = resolve("tiny", n_layer=1, n_embd=24, n_head=2, seq_len=16, batch_size=4)
+    (row,) = training_throughput.timed({"eager": (config, False)}, 257, CPU, {"float32": 1e9}, 2, profiled=True)
+    kernels = {kernel["name"]: kernel for kernel in row["kernels"]}
+    assert kernels["Optimizer.step#SimpleMuon.step"]["calls"] == 1
+    shares = [kernel["share"] for kernel in row["kernels"]]
+    assert shares == sorted(shares, reverse=True) and len(shares) == training_throughput.MOST_KERNELS
+    assert 0.8 < sum(shares) <= 1 and 0 < sum(k["milliseconds"] for k in kernels.values()) < 50 * row["milliseconds"]
+    table = tables.profile_table(row)
+    assert f"| `{row['kernels'][0]['name']}` | " in table and len(table.splitlines()) < 4 + len(shares)
 
 
 def test_arrangements_begin_with_what_a_gpu_is_to_run() -> None:
