@@ -1,6 +1,6 @@
 """Muon against Adam on gated nGPT: which ends lower, at which learning rate, and how wide each basin is."""
 
-from ngpt.campaign.definition import AtScale, Campaign, Method, Rule
+from ngpt.campaign.definition import AtScale, Campaign, Method, Reading, Rule
 
 CAMPAIGN = Campaign(
     name="muon_lr_sweep",
@@ -54,6 +54,20 @@ CAMPAIGN = Campaign(
             follows=r"""
                 Next is the same comparison at `rung-2`, in `scaling_ladder`, which decides whether the lead goes on
                 shrinking.
+            """,
+        ),
+    },
+    on_texts={
+        ("rung-1", "English"): Reading(
+            reading=r"""
+                Muon leads on English as on Python's standard library, on every seed and by about as much, with all
+                rates tuned anew. So the lead does not depend on the text being code.
+            """,
+            does_not_show=r"""
+                A lead at a larger size, with tokens other than bytes, or in training time: see the speed in the table.
+            """,
+            follows=r"""
+                The main contrasts of the other campaigns on this text are in `scaling_ladder`.
             """,
         ),
     },

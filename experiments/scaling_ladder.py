@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments import advanced_features, geodesic_muon, muon_lr_sweep, projection_frequency
-from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Rule, noise_of, on_other_batches
+from ngpt.campaign.definition import AtScale, Campaign, Contrast, Method, Reading, Rule, noise_of, on_other_batches
 
 RATES: dict[str, tuple[float, ...]] = {"Muon": (0.01, 0.02, 0.04), "Adam": (0.005, 0.01, 0.02)}
 """Hidden rates at `rung-1` of each family"""
@@ -93,6 +93,25 @@ CAMPAIGN = Campaign(
         The forecast for `rung-2` is the effects found here. A closer look at NorMuon needs auxiliary rates that are
         the same for both methods, or several times the seeds.
     """,
+    on_texts={
+        ("rung-1", "English"): Reading(
+            reading=r"""
+                Under Muon everything is as on Python's standard library: geodesic steps, NorMuon and projection every
+                twenty steps make no difference that matters. Muon leads Adam on every seed, by about as much as there.
+                That lead stays undecided by the rule only because Adam's best hidden rate was the lowest tried. The
+                loss at the next rate hardly differs, which speaks against a much better one below. With a wider grid,
+                `muon_lr_sweep` decides it on this text.
+            """,
+            does_not_show=r"""
+                What a grid with lower rates would have given for Adam, and so whether rarer projection costs it nothing
+                at its best rate.
+            """,
+            follows=r"""
+                The forecast for `rung-2` on this text is the effects found here. At larger sizes Adam's grid begins
+                lower, in proportion to the square root of one over the width.
+            """,
+        ),
+    },
     at_scale={
         "rung-2": AtScale(
             lrs={

@@ -88,7 +88,8 @@ class CampaignStudy(Study[Plan]):
         study, usual = CampaignStudy(self.usual), self.usual
         place = f"_at_{preset.replace('-', '_')}" * (preset != usual.preset) + (f"_on_{slug(text)}" if text else "")
         if place:
-            study.experiment = dataclasses.replace(usual.at(preset), name=usual.name + place)
+            there = usual.at(preset).on(text) if text else usual.at(preset)
+            study.experiment = dataclasses.replace(there, name=usual.name + place)
         return study
 
     def wherever_known(self, reports: Path) -> list[Indexed]:

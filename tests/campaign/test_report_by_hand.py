@@ -13,7 +13,7 @@ import pytest
 
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.command import CampaignStudy
-from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
+from ngpt.campaign.definition import Campaign, Contrast, Method, Reading, Rule, noise_of, on_other_batches
 from ngpt.campaign.execution.collect import write_data
 from ngpt.campaign.report.index import known_map, write_index
 from ngpt.campaign.report.markdown import write_report
@@ -107,6 +107,36 @@ def table_after(text: str, heading: str) -> list[str]:
             break
         rows.append(line)
     return rows
+
+
+def test_another_text_has_a_reading_of_its_own_or_none(tmp_path: Path) -> None:
+    """That of the usual text is not shown there, and neither is one while runs are missing."""
+    theirs = Reading(reading="As on the other.", follows="More texts.")
+    campaign = dataclasses.replace(HAND, on_texts={("tiny", "English"): theirs})
+    study = CampaignStudy(campaign)
+    for text, said in (("English", theirs.reading), ("French", None)):
+        there = study.at("tiny", text).experiment
+        assert there.digest == HAND.digest and there.name == f"hand_on_{text.lower()}"
+        for data in (collected(), collected() | {"planned_runs": 99}):
+            write_data(tmp_path, data | {"campaign": there.name, "data": text})
+            write_report(there, tmp_path)
+            report = (tmp_path / there.report_name).read_text()
+            shown = said is not None and data["planned_runs"] != 99
+            assert (theirs.reading in report) == ("**What follows.** More texts." in report) == shown
+            assert HAND.reading not in report and "**What this does not show.**" not in report
+    with pytest.raises(ValueError, match=r"hand: a reading at \['rung-1'\], where nothing is stated"):
+        dataclasses.replace(HAND, on_texts={("rung-1", "English"): theirs})
+
+
+def test_where_nothing_is_tuned_nothing_is_said_of_tuning(tmp_path: Path) -> None:
+    fixed = dataclasses.replace(HAND, methods=tuple(dataclasses.replace(m, lrs=(0.02,)) for m in HAND.methods[:2]),
+                                baselines=("base",), further=())  # fmt: skip
+    rows = [row for row in collected()["runs"] if row["stage"] == "comparison" and row["method"] in ("base", "good")]
+    write_data(tmp_path, collected() | {"definition": fixed.digest, "runs": rows, "planned_runs": len(rows)})
+    write_report(fixed, tmp_path)
+    text = (tmp_path / "HAND_REPORT.md").read_text()
+    assert "; 8 steps a run; 3 seeds, nothing tuned. *Cost.*" in text and "## Tuning" not in text
+    assert "No rate is tuned: each is part of its method. Runs with the same seed" in text
 
 
 def test_the_first_screen(reports: Path) -> None:

@@ -151,6 +151,15 @@ class AtScale:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What results on another text show, as in `Experiment`."""
+
+    reading: str
+    does_not_show: str = ""
+    follows: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Campaign(Experiment):
     """Methods, each tuned over grids of the same size on some seeds and compared at its chosen rates on others.
 
@@ -186,6 +195,8 @@ class Campaign(Experiment):
     """configuration fields of every run at a preset, by its name, beside `fields`"""
     at_scale: Mapping[str, AtScale] = field(default_factory=dict, repr=False)
     """what is stated for other presets, by name; at one without such a statement, all methods and rates are tried"""
+    on_texts: Mapping[tuple[str, str], Reading] = field(default_factory=dict, repr=False)
+    """what the results on texts with a name show, by preset and text"""
     forecast_from: tuple[str, ...] = field(default=(), repr=False)
     """as in `AtScale`"""
     follow_up: Callable[[Mapping[str, NDArray[np.float64]]], str] | None = field(default=None, repr=False)
@@ -224,6 +235,8 @@ class Campaign(Experiment):
         check(not self.aux_lrs or default in self.aux_lrs, why)
         own = [method.name for method in self.methods if self.aux_lrs and "aux_lr" in method.fields]
         check(not own, f"{self.name}: the auxiliary rate is tuned, so {own} cannot state one")
+        elsewhere = [preset for preset, _ in self.on_texts if preset not in (self.preset, *self.at_scale)]
+        check(not elsewhere, f"{self.name}: a reading at {elsewhere}, where nothing is stated")
         for preset, there in self.at_scale.items():
             place = f"{self.name} at {preset}"
             check(preset != self.preset, f"{place}: the usual preset")
@@ -258,6 +271,7 @@ class Campaign(Experiment):
         same = dataclasses.replace(
             self, preset=preset, claim=claim, reading=there.reading, does_not_show=there.does_not_show,
             follows=there.follows, follow_up=None, question=there.question or self.question, at_scale={},
+            on_texts={place: reading for place, reading in self.on_texts.items() if place[0] == preset},
             fields=self.fields if there.fields is None else there.fields, forecast_from=there.forecast_from,
             budget_seconds=there.budget_seconds or self.budget_seconds,
         )  # fmt: skip
@@ -288,6 +302,11 @@ class Campaign(Experiment):
             further=tuple(one for one in same.further if there.lrs.keys() >= one.weights.keys()),
             aux_lrs=there.aux_lrs, comparison_seeds=there.comparison_seeds,
         )  # fmt: skip
+
+    def on(self, text: str) -> "Campaign":
+        """Return the campaign on a text that has a name, which differs in what its results show."""
+        found = self.on_texts.get((self.preset, text), Reading(reading=""))
+        return dataclasses.replace(self, text=text, follow_up=None, on_texts={}, **dataclasses.asdict(found))
 
     def fields_at(self, preset: str) -> dict[str, Any]:
         """Return the configuration fields that all runs at a preset have in common."""

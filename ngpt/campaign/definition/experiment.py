@@ -23,6 +23,8 @@ class Statements:
     preset: str = "tiny"
     fields: Mapping[str, Any] = field(default_factory=dict)
     """configuration fields shared by all runs"""
+    text: str = field(default="", repr=False)
+    """name of the text that the next three are about; empty: that of the runs without --data"""
     reading: str = ""
     """what the results show, written once they were there; a paragraph of markdown without numbers"""
     does_not_show: str = ""

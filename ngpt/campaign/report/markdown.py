@@ -51,6 +51,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
                    for table in (TURNED, LENGTHS)],
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=partial(command_of, data), rates=max(len(method.lrs) for method in campaign.methods),
+        tuned=bool(campaign.aux_lrs) or any(len(method.lrs) > 1 for method in campaign.methods),
         budget=data["training"].get("budget_seconds"),
         tuning_cells={s.method.name: tuning_cell(s) for s in summaries},
         aux_cells={s.method.name: grid_cell(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
@@ -146,7 +147,7 @@ def speaks_of(experiment: Experiment, usual: RunConfig, data: dict[str, Any], *,
     """
     budget, steps = usual.train.time_budget_seconds, usual.train.steps
     training = data.get("training", {"steps": steps, "budget_seconds": budget})
-    stated = (experiment.preset, usual.data.data, usual.data.tokenizer, budget)
+    stated = (experiment.preset, experiment.text or usual.data.data, usual.data.tokenizer, budget)
     own = stated == (data["preset"], data["data"], data["tokenizer"], training.get("budget_seconds"))
     return complete and own and (budget is not None or training["steps"] == steps)
 
