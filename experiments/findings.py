@@ -19,10 +19,10 @@ from experiments import (
     muon_lr_sweep,
     orthogonality,
     projection_frequency,
-    scaling_ladder,
     sphere_finalists,
 )
 from experiments.longer_runs import longer_runs_sentence
+from experiments.pooled import PAGE, data_of, pooled
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
@@ -30,6 +30,7 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report import words
+from ngpt.campaign.report.index import runs_left
 from ngpt.campaign.report.markdown import share_text
 
 Words = Callable[[Analysis], str]
@@ -37,21 +38,11 @@ Words = Callable[[Analysis], str]
 GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 """Where `benchmarks/gpu.py` leaves what it measured, as `*_cuda.json`."""
 
-MUON_AGAINST_ADAM, MUON_AGAINST_ADAM_IN_ENGLISH = (
-    CampaignStudy(muon_lr_sweep.CAMPAIGN).at("rung-1", text).experiment for text in (None, "English")
-)
-"""Where runs are longest, on both texts"""
-
-GEODESIC, PROJECTION, FEATURES, ORTHOGONALITY = (
+MUON_AGAINST_ADAM, GEODESIC, PROJECTION, FEATURES, ORTHOGONALITY = (
     CampaignStudy(one.CAMPAIGN).at("rung-1").experiment
-    for one in (geodesic_muon, projection_frequency, advanced_features, orthogonality)
+    for one in (muon_lr_sweep, geodesic_muon, projection_frequency, advanced_features, orthogonality)
 )
-
-ON_ENGLISH, AT_RUNG_2 = (
-    CampaignStudy(scaling_ladder.CAMPAIGN).at(preset, text).experiment
-    for preset, text in (("rung-1", "English"), ("rung-2", None))
-)
-"""The main contrast of each question on another text and at a larger size"""
+"""Where runs are longest"""
 
 AT_155M = CampaignStudy(muon_at_155m.CAMPAIGN).at("155m", "English").experiment
 
@@ -62,11 +53,11 @@ class Finding:
 
     campaign: Campaign
     words: Words
-    elsewhere: tuple[tuple[Campaign, str, str], ...] = ()
-    """campaigns on other texts or at other sizes, each with the contrast whose answer there is named too, and with what
-    that compares where it is not what the finding is about"""
-    on_a_gpu: tuple[tuple[Campaign, Words], ...] = ()
-    """campaigns on a GPU, each with the words for its analysis"""
+    again: tuple[str, str] | None = None
+    """the comparison of `pooled.COMPARISONS` that repeats it on new seeds, on other texts and at other sizes, and what
+    to call it"""
+    on_a_gpu: tuple[Campaign, Words] | None = None
+    """a campaign on a GPU, with the words for its analysis"""
 
 
 def findings_list(reports: Path) -> str:
@@ -82,70 +73,72 @@ def findings_list(reports: Path) -> str:
             missing.append(f"- No finding on {finding.campaign.name}: its data come from another definition.")
     scopes = [scope(data) for _, data in found]
     usual = [Counter(parts).most_common(1)[0][0] for parts in zip(*scopes, strict=True)]
-    bullets, used = [], [data for _, data in found]
+    bullets, alone = [], all(parts == usual for parts in scopes)
     for (finding, data), parts in zip(found, scopes, strict=True):
-        others = [(one, there) for one in finding.elsewhere if (there := data_of(one[0], reports)) is not None]
-        used += [there for _, there in others]
         analysis = analyze(finding.campaign, data)
-        on_a_gpu = [
-            f"; [at {words.millions(there['parameters'])} parameters, on a GPU](reports/{campaign.report_name}), "
-            + spoken(analyze(campaign, there))
-            for campaign, spoken in finding.on_a_gpu
-            if (there := data_of(campaign, reports)) is not None
-        ]
+        elsewhere = repeated(finding, reports) + on_a_gpu(finding, reports)
+        alone &= not elsewhere
         own = [part for part in parts if part not in usual]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
-        said = finding.words(analysis) + "".join(elsewhere(finding, *one, there) for one, there in others)
-        said += "".join(on_a_gpu)
-        bullets.append(f"- {said} ({where}; [report](reports/{finding.campaign.report_name}))")
-    alone = all(parts == usual for parts in scopes) and len(used) == len(found)
-    intro = introduction(usual, used, alone=alone) + "\n\n" if found else ""
+        report = f"[report](reports/{finding.campaign.report_name})"
+        bullets.append(f"- {finding.words(analysis)}{elsewhere} ({where}; {report})")
+    intro = introduction(usual, [data for _, data in found], alone=alone) + "\n\n" if found else ""
     again = longer_runs_sentence(reports)
     return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n"
 
 
-def data_of(campaign: Campaign, reports: Path) -> dict[str, Any] | None:
-    """Return the collected data of a campaign; None without them, and if they are outdated, which the index says."""
-    try:
-        return read_data(campaign, reports) if data_path(reports, campaign.name).exists() else None
-    except OutdatedDataError:
-        return None
+def repeated(finding: Finding, reports: Path) -> str:
+    """Return what all seeds of a comparison say, on the text of a finding and elsewhere, to go on the finding."""
+    comparison, label = finding.again or ("", "")
+    said: list[str] = []
+    for one in pooled(reports, comparison) if comparison else ():
+        places = [f"at `{one.preset}`"] if one.preset != finding.campaign.preset else []
+        places += [f"on {one.data}"] if one.data not in words.TEXTS else []
+        if places or len(one.parts) > 1:
+            where = f"[{' '.join(places) or f'over all {one.together.n} seeds'}]({PAGE})"
+            what = f"{label} {where}" if label and not said else where
+            said.append(f"; {what} {words.difference(one.together)}" + f", {one.together.n} seeds" * bool(places))
+    return "".join(said)
 
 
-def elsewhere(finding: Finding, campaign: Campaign, contrast: str, compared: str, data: dict[str, Any]) -> str:
-    """Return the answer to a contrast on another text or at another size, to go on a finding.
-
-    compared: as in `Finding.elsewhere`.
-    """
-    answer = named(analyze(campaign, data).answers, contrast)
-    at_another_size = campaign.preset != finding.campaign.preset
-    where = f"at `{campaign.preset}`" if at_another_size else f"on {words.TEXTS.get(data['data'], data['data'])}"
-    what = f"{compared}: " if compared else ""
-    by = f", {difference(answer)}" if answer.verdict.word in ("better", "worse") else ""
-    return f"; [{where}](reports/{campaign.report_name}) {what}*{answer.verdict.word}*{by}"
+def on_a_gpu(finding: Finding, reports: Path) -> str:
+    """Return what a campaign on a GPU says of a finding, to go on it, and whether runs of it are missing."""
+    data = None if finding.on_a_gpu is None else data_of(finding.on_a_gpu[0], reports)
+    if finding.on_a_gpu is None or data is None:
+        return ""
+    campaign, spoken = finding.on_a_gpu
+    done = sum(row["status"] == "done" for row in data["runs"])
+    missing = f" ({done} of {data['planned_runs']} runs)" if runs_left(data) else ""
+    size, steps = words.millions(data["parameters"]), data["training"]["steps"]
+    where = f"at {size} parameters](reports/{campaign.report_name}), after {steps} steps on a GPU{missing}"
+    return f"; [{where}, {spoken(analyze(campaign, data))}"
 
 
 def introduction(usual: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
     """Return what most findings have in common, and that nothing has run on a GPU while that is so.
 
-    collected: the data of all findings, elsewhere too. alone: whether no finding says anything else.
+    collected: the data of all findings. alone: whether no finding says anything else.
     """
     devices = [environment["device"] for data in collected for environment in data["environments"]]
     on_cpus = all(re.search(r"\b\d+ cores\)$", device) for device in devices)
     gpu = "; nothing has run on a GPU yet" if on_cpus and not any(GPU_RESULTS.glob("*_cuda.json")) else ""
     which = "All findings are" if alone else "Unless they say otherwise, findings are"
     scale = f"{which} from {', '.join(usual)}{', on CPUs' if on_cpus else ''}{gpu}. " if usual else ""
-    return f"{scale}Scales larger than stated are untested. Brackets hold 95% intervals over seeds."
+    return (
+        f"{scale}Scales larger than stated are untested. A method ends lower if its final validation loss is. "
+        "Brackets hold 95% intervals over seeds."
+    )
 
 
 def scope(data: dict[str, Any]) -> list[str]:
     """Return what an answer holds for: the model, the text and the length of training."""
     model, training = data["model"], data["training"]
     budget = training.get("budget_seconds")
+    bytes_ = " (bytes)" if data["tokenizer"] == "bytes" else ""
     return [
         f"a {words.millions(data['parameters'])}-parameter {model['arch']}",
         f"one text ({words.TEXTS.get(data['data'], data['data'])})",
-        f"{words.tokens_of(data):,} training tokens" if budget is None else f"{budget:g} s of training per run",
+        f"{words.tokens_of(data):,} training tokens{bytes_}" if budget is None else f"{budget:g} s of training per run",
     ]
 
 
@@ -187,14 +180,17 @@ def muon_against_adam(analysis: Analysis) -> str:
     if np.isinf(muon.speedup).any():
         return f"{text} and does not reach Adam's final loss on every seed"
     steps, time = share_text(muon.speedup), share_text(muon.time_share)
-    return f"{text}; it reaches Adam's final loss after {steps} of Adam's steps and {time} of its training time"
+    return f"{text}; it reaches Adam's final loss after at most {steps} of Adam's steps and {time} of its training time"
 
 
 def adam_at_fixed_rates(analysis: Analysis) -> str:
-    """State how Adam fares against Muon at each of several rates that nobody tuned."""
+    """State how far Muon ends from Adam at each of several rates that nobody tuned."""
     answers = [answer for answer in analysis.answers if not answer.contrast.control]
-    parts = [f"{len(mine)} *{word}*, {words.reach(mine)}" for word, mine in words.groups(answers)]
-    return f"Adam at {len(answers)} fixed rates: {'; '.join(parts)}"
+    means = sorted(answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None)
+    against = f"than Adam at {len(means)} untuned rates"
+    if means[0] > 0:
+        return f"it ends {means[0]:.3f} to {means[-1]:.3f} nats per token lower {against}"
+    return f"it ends {-means[-1]:+.3f} to {-means[0]:+.3f} nats per token higher {against}".replace("-", "−")
 
 
 def sooner(time_share: Array) -> str:
@@ -208,22 +204,9 @@ def sooner(time_share: Array) -> str:
 
 
 def geodesic_against_projection(analysis: Analysis) -> str:
-    """State how many geodesic and tangent steps gain, and what the best of them does."""
+    """State whether a geodesic or tangent step gains over Muon with projection."""
     variants = [answer for answer in analysis.answers if answer.contrast.question == geodesic_muon.CAMPAIGN.question]
-    gain, total = len(words.answers_of(variants, "better")), len(variants)
-    what = f"{matters(variants[0])} over Muon with projection"
-    open_ = len(words.answers_of(variants, "undecided"))
-    if gain:
-        headline = f"Of {total} geodesic and tangent steps, {gain} gain {what}."
-    elif open_:
-        headline = f"No geodesic or tangent step is shown to gain {what} ({open_} of {total} are open)."
-    else:
-        headline = f"No geodesic or tangent step gains {what}."
-    known = [answer for answer in variants if answer.verdict.effect is not None]
-    if not known:
-        return f"**{headline}**"
-    best = min(known, key=lambda answer: answer.verdict.effect.mean if answer.verdict.effect else 0.0)
-    return f"**{headline}** The best, *{best.contrast.name.split(' against ')[0]}*, ends {difference(best)}"
+    return gains(variants, "geodesic and tangent steps", "Muon with projection")
 
 
 def lazy_projection(analysis: Analysis) -> str:
@@ -257,20 +240,20 @@ def lazy_projection(analysis: Analysis) -> str:
 
 
 def singular_vectors(analysis: Analysis) -> str:
-    """State what the singular vectors of Muon's update are worth, and what its even spectrum, at equal angles."""
+    """State what the singular vectors of Muon's update are worth, and what noise in its singular values costs."""
     kaon, adam = (named(analysis.answers, f"{name} against Muon") for name in ("Kaon", "Adam"))
     effects = [answer.verdict.effect.mean for answer in (kaon, adam) if answer.verdict.effect is not None]
     if adam.verdict.word != "worse" or len(effects) < 2 or 2 * effects[0] > effects[1]:
         return "**Whether it is its singular vectors that make Muon's update good is open.**"
-    spectrum: dict[Word, str] = {
-        "better": "and an uneven spectrum is better",
-        "no difference that matters": "not its even spectrum",
-        "worse": "its even spectrum less",
-        "undecided": "perhaps not its even spectrum",
+    noise: dict[Word, str] = {
+        "better": "noise in its singular values helps",
+        "no difference that matters": "noise in its singular values does not",
+        "worse": "noise in its singular values costs less",
+        "undecided": "noise in its singular values perhaps not",
     }
-    headline = f"At equal angles per step, Muon's singular vectors matter, {spectrum[kaon.verdict.word]}."
-    text = f"**{headline}** With random singular values it ends {difference(kaon)}"
-    return f"{text}; Adam, which computes none, ends {difference(adam)}"
+    headline = f"Muon's singular vectors matter; {noise[kaon.verdict.word]}."
+    text = f"**{headline}** With singular values drawn anew in every step it ends {difference(kaon)}"
+    return f"{text}; Adam, which computes none, ends {difference(adam)}, each at its best angle per step"
 
 
 def field_against_muon(analysis: Analysis) -> str:
@@ -278,29 +261,29 @@ def field_against_muon(analysis: Analysis) -> str:
     sent = sphere_finalists.BEST_AT_TINY
     answers = analysis.questions()[sphere_finalists.CAMPAIGN.question]
     answers = [answer for answer in answers if answer.contrast.pair is not None and answer.contrast.pair[0] in sent]
-    return gains(answers, "methods best in short runs", "lower than Muon in longer ones")
+    return gains(answers, "methods best in short runs", "Muon", " in longer ones")
 
 
 def features(analysis: Analysis) -> str:
     """State whether a feature of modded-nanogpt gains on gated nGPT."""
     answers = analysis.questions()[advanced_features.TRANSFER]
-    return gains(answers, "features of modded-nanogpt tried", "lower than plain Muon")
+    return gains(answers, "features of modded-nanogpt tried", "plain Muon")
 
 
-def gains(answers: Sequence[Answer], methods: str, where: str) -> str:
-    """State how many of several methods end lower than one that they are compared with, and by how much they differ.
+def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "") -> str:
+    """State how many of several methods beat a baseline by what matters, and by how much they differ from it.
 
-    methods: what they are, in the plural. where: `lower than` what, and in which runs.
+    methods: what they are, in the plural. where: in which runs, after a space.
     """
     better, open_ = len(words.answers_of(answers, "better")), sum(not answer.verdict.confirmed for answer in answers)
     means = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
-    what = f"{matters(answers[0])} {where}"
+    what = f"{baseline} by {matters(answers[0])}{where}"
     if better:
-        headline = f"Of the {len(answers)} {methods}, {better} {'ends' if better == 1 else 'end'} {what}."
+        headline = f"Of the {len(answers)} {methods}, {better} {'beats' if better == 1 else 'beat'} {what}."
     elif open_:
-        headline = f"None of the {len(answers)} {methods} is shown to end {what}."
+        headline = f"None of the {len(answers)} {methods} is shown to beat {what}."
     else:
-        headline = f"None of the {len(answers)} {methods} ends {what}."
+        headline = f"None of the {len(answers)} {methods} beats {what}."
     if not means:
         return f"**{headline}**"
     low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
@@ -309,26 +292,12 @@ def gains(answers: Sequence[Answer], methods: str, where: str) -> str:
     return f"**{headline}** Mean losses differ by {low} to {high} nats per token{rest}"
 
 
-def on_the_ladder(contrast: str, compared: str) -> tuple[tuple[Campaign, str, str], ...]:
-    """Return a contrast of the ladder on another text and at a larger size, and what it compares."""
-    return tuple((campaign, contrast, compared) for campaign in (ON_ENGLISH, AT_RUNG_2))
-
-
 FINDINGS = (
-    Finding(
-        MUON_AGAINST_ADAM,
-        muon_against_adam,
-        (
-            (MUON_AGAINST_ADAM_IN_ENGLISH, "Muon against Adam", ""),
-            (ON_ENGLISH, "Muon against Adam", "again"),
-            (AT_RUNG_2, "Muon against Adam", ""),
-        ),
-        ((AT_155M, adam_at_fixed_rates),),
-    ),
-    Finding(ORTHOGONALITY, singular_vectors),
+    Finding(MUON_AGAINST_ADAM, muon_against_adam, ("Muon against Adam", ""), (AT_155M, adam_at_fixed_rates)),
+    Finding(ORTHOGONALITY, singular_vectors, ("Kaon against Muon", "such noise")),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
-    Finding(FEATURES, features, on_the_ladder("NorMuon against Muon", "NorMuon")),
-    Finding(GEODESIC, geodesic_against_projection, on_the_ladder("geodesic Muon against Muon", "θ = lr‖u‖")),
-    Finding(PROJECTION, lazy_projection, on_the_ladder("Muon, K = 20 against Muon", "20 steps instead of 7")),
+    Finding(FEATURES, features, ("NorMuon against Muon", "NorMuon")),
+    Finding(GEODESIC, geodesic_against_projection, ("geodesic step, θ = lr‖u‖, against projection", "θ = lr‖u‖")),
+    Finding(PROJECTION, lazy_projection, ("Muon, K = 20 against 7", "20 steps instead of 7")),
 )
 """The findings in README's order."""

@@ -150,10 +150,11 @@ CAMPAIGN = Campaign(
             reading=r"""
                 Where runs are long, no logit scale limits them, and both rates are tuned, it makes no difference that
                 matters whether Muon steps straight and is projected, steps along the tangent part, or rotates by either
-                angle. The lead that the fixed angle had at `tiny` is gone.
+                angle. The small lead that the fixed angle had at `tiny` is not there on average; its interval, the
+                widest of the three, does not exclude it.
 
                 Removing the radial part before the polar factor, and transporting the momentum, do harm here too, on
-                every seed, but less than half as much as in short runs. No run here tells why.
+                every seed of this round, but less than half as much as in short runs. No run here tells why.
             """,
             does_not_show=r"""
                 That these steps are level at a larger size or on another text, or at angles much larger than the best.

@@ -75,16 +75,18 @@ def longer_runs_table(reports: Path) -> str:
 
 
 def longer_runs_sentence(reports: Path) -> str:
-    """Return in a sentence how many differences are smaller and how many are no longer shown; empty without any."""
+    """Return in a sentence how many differences are smaller, too small to matter or not shown; empty without any."""
     found = tried_again(reports)
     if not found:
         return ""
-    gone = sum(not one.same for one in found)
+    small = sum(one.after.verdict.word == "no difference that matters" for one in found)
+    lost = sum(not one.same for one in found) - small
     smaller = sum(abs(_mean(one.after)) < abs(_mean(one.before)) for one in found)
     which = "All" if smaller == len(found) else f"{smaller} of"
+    rest = [f"{small} no longer by what matters"] * bool(small) + [f"{lost} not shown any more"] * bool(lost)
     return (
-        f"**{which} {len(found)} differences found in short runs and retested in longer ones are smaller there; "
-        f"{gone} are no longer shown** ([list]({PAGE}))"
+        f"**{which} {len(found)} comparisons in which methods differed in short runs differ less in longer ones"
+        f"{'; '.join(['', *rest])}** ([list]({PAGE}))"
     )
 
 

@@ -1,4 +1,4 @@
-"""Orthogonal updates against others at equal angles, to see what the even spectrum of Muon's update is worth."""
+"""Orthogonal updates against others, with the angle of a step as the rate, to see what makes Muon's update good."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ ANGLES = (0.0075, 0.015, 0.03, 0.06, 0.12)
 ANGLES_AT_RUNG_1 = (0.007, 0.014, 0.028, 0.056)
 """The same there, where Muon's best rates turn vectors by about 0.02 at first, and Adam's by about 0.03"""
 
-QUESTION = "Are other updates worse than Muon's orthogonal one at equal angles?"
+QUESTION = "Are other updates worse than Muon's orthogonal one, each at its best angle per step?"
 
 WORSE = Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5)
 
@@ -25,13 +25,14 @@ MUON = at_equal_angle("Muon", "muon")
 
 CAMPAIGN = Campaign(
     name="orthogonality",
-    title="Orthogonal updates and others at equal angles on gated nGPT",
+    title="Orthogonal updates and others by the angle of their steps on gated nGPT",
     question=QUESTION,
     claim=r"""
         Muon's update is the polar factor $UV'$ of its momentum $USV'$: all singular values are 1. Here other updates
         are computed from the same momentum ($\mu = 0.95$, with Muon's look-ahead), and each matrix is moved so that its
-        vectors turn by the rate on average (`--match-step angle`). What differs is the direction of the step and how
-        it is spread over vectors, not its size. Projection follows every 7 steps, and AdamW moves everything else.
+        vectors turn by the rate on average (`--match-step angle`). So methods differ in the direction of the step and
+        in how it is spread over vectors, and all choose its size from the same angles. Projection follows every 7
+        steps, and AdamW moves everything else.
 
         - *Kaon*: $URV'$ with R drawn anew in each step, uniform on (0, 1). Its singular vectors are Muon's and its
           spectrum is noise.
@@ -82,10 +83,10 @@ CAMPAIGN = Campaign(
     fields={"schedule": "linear", "aux_lr": 0.005, "aux_lr_ratio": None, "adam_beta1": 0.9},
     at_preset={"tiny": {"steps": 400}},
     reading=r"""
-        What counts at equal angles are the singular vectors. Kaon has Muon's, with a spectrum of noise, and stays close
-        to it; a small cost is likely, and not settled with these seeds. Everything that computes no singular vectors,
-        whether it normalizes vectors, entries, or entries by their history, ends far behind, and all of it about
-        equally far. Adam's second moment gains nothing over the bare sign of the momentum here.
+        What counts are the singular vectors. Kaon has Muon's, with singular values drawn anew in each step, and stays
+        close to it; a small cost is likely, and not settled with these seeds. Everything that computes no singular
+        vectors, whether it normalizes vectors, entries, or entries by their history, ends far behind, and all of it
+        about equally far. Adam's second moment gains nothing over the bare sign of the momentum here.
 
         So the prediction that each of them loses came true for all but Kaon, and the reason is not that Muon's update
         is orthogonal: *random signs* is, and learns next to nothing. Nora, whose vectors all turn by one angle, is not
@@ -96,8 +97,8 @@ CAMPAIGN = Campaign(
         here, and no rule is run with its paper's own momentum.
     """,
     follows=r"""
-        The singular vectors are what an orthogonalizer has to get right; evenness is secondary. Whether Kaon's small
-        cost is real takes more seeds, and the campaign is worth repeating at `rung-1`.
+        The singular vectors are what an orthogonalizer has to get right; noise in the singular values costs little.
+        Whether Kaon's small cost is real takes more seeds, and the campaign is worth repeating at `rung-1`.
     """,
     at_scale={
         "rung-1": AtScale(
@@ -115,18 +116,21 @@ CAMPAIGN = Campaign(
                 its distance at `tiny`. Kaon ends within 0.02 of Muon.
             """,
             reading=r"""
-                All three parts of the prediction came true. Kaon, with Muon's singular vectors and a spectrum of noise,
-                is level with Muon, though its spectrum is drawn anew in each step. Adam, turning the vectors of each
-                matrix by equal angles, is as far behind as it is at rates of its own, so its distance from Muon is one
-                of direction and not of the size of the steps.
+                All three parts of the prediction came true. Kaon, with Muon's singular vectors and singular values
+                drawn anew in each step, is level with Muon. Adam ends about as far behind as when its rate is not an
+                angle. Its best angle is twice Muon's, but in tuning it ended higher at every angle tried, so the size
+                of the steps does not explain its distance.
             """,
             does_not_show=r"""
-                Whether the same holds for updates that are not here (normalized vectors, signs), on another text or at
-                a larger size. Adam differs from Muon in its averages too, not only in its directions.
+                That an even spectrum is worth nothing: Kaon's singular values differ from step to step, and over a few
+                steps their mean is even. A spectrum that stays uneven would be the test. Nor whether the same holds for
+                updates that are not here (normalized vectors, signs), on another text or at a larger size. Adam differs
+                from Muon in its averages too, not only in its directions.
             """,
             follows=r"""
-                An orthogonalizer has to get the singular vectors right; how even the spectrum is matters little, so
-                fewer or rougher iterations may do. `muon_ablations` tries fewer at equal training time.
+                An orthogonalizer has to get the singular vectors right and may be noisy in the singular values. Next
+                is a spectrum that is uneven in the same way in every step, such as that of fewer iterations in
+                `muon_ablations`.
             """,
         ),
     },

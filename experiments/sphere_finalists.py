@@ -79,8 +79,8 @@ CAMPAIGN = Campaign(
         that MuonSphere had at `tiny` is gone. It is level with Muon, and level with Muon at its own momentum. Only
         SOAP stays open: its difference from Muon varies most from seed to seed.
 
-        Kaon is level too. Its singular values are drawn at random in every step, so an even spectrum of the update is
-        worth nothing that shows at this size.
+        Kaon is level too. Its singular values are drawn at random in every step, so noise in them costs nothing that
+        shows at this size.
 
         The forecast came true: every mean lies as close to Muon's as it said.
     """,

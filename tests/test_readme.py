@@ -12,19 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import INDEX, muon_lr_sweep, sphere_finalists
+from experiments import INDEX, muon_lr_sweep, scaling_ladder, sphere_finalists
 from experiments.findings import (
+    AT_155M,
     FEATURES,
-    GEODESIC,
     MUON_AGAINST_ADAM,
-    MUON_AGAINST_ADAM_IN_ENGLISH,
     ORTHOGONALITY,
-    Finding,
-    elsewhere,
     findings_list,
-    muon_against_adam,
 )
 from experiments.longer_runs import longer_runs_sentence, longer_runs_table
+from experiments.pooled import PAGE
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
 from ngpt.campaign.engine import Study
@@ -221,10 +218,10 @@ def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
     assert "**At equal steps, Muon loses to a tuned Adam; " in found and found.startswith("All findings are from")
-    write_data(tmp_path, {**data, "campaign": MUON_AGAINST_ADAM_IN_ENGLISH.name, "data": "English"})
-    english = f"; [on English](reports/{MUON_AGAINST_ADAM_IN_ENGLISH.report_name}) *worse*, {mean:.3f} "
+    write_data(tmp_path, {**data, "campaign": f"{campaign.name}_on_english", "data": "English"})
     both = findings_list(tmp_path)
-    assert english in both and both.startswith("Unless they say otherwise, findings are from")
+    assert f"; [on English]({PAGE}) {mean:.3f} higher [" in both and f"], {len(seeds)} seeds (" in both
+    assert both.startswith("Unless they say otherwise, findings are from")
     assert f"It ends {mean:.3f} nats per token higher" in found
     for row in compared:
         row["final_val_loss"] = losses["Adam", row["seed"]] + (row["method"] == "Muon") * (-1) ** row["seed"]
@@ -233,18 +230,37 @@ def test_findings_follow_the_verdicts_in_the_data(tmp_path: Path) -> None:
     assert "**Whether Muon beats a tuned Adam at equal steps is open; " in found and "[−" in found
 
 
-def test_a_finding_names_the_answers_elsewhere() -> None:
-    """Another size or text is linked; an effect is given where there is one, and what is compared where it differs."""
-    short, reports = Finding(muon_lr_sweep.CAMPAIGN, muon_against_adam), ROOT / "reports"
-    longer = read_data(MUON_AGAINST_ADAM, reports)
-    text = elsewhere(short, MUON_AGAINST_ADAM, "Muon against Adam", "", longer)
-    assert text.startswith(f"; [at `rung-1`](reports/{MUON_AGAINST_ADAM.report_name}) *better*, 0.0")
-    english = {**longer, "data": "English"}
-    here = Finding(MUON_AGAINST_ADAM, muon_against_adam)
-    text = elsewhere(here, MUON_AGAINST_ADAM, "Muon against Adam", "both", english)
-    assert text.startswith("; [on English](reports/MUON_") and ") both: *better*, 0.0" in text
-    level = elsewhere(here, GEODESIC, "geodesic, θ = lr against projection", "θ = lr", read_data(GEODESIC, reports))
-    assert level.endswith("θ = lr: *no difference that matters*")
+def test_a_finding_has_all_seeds_and_what_a_gpu_says(tmp_path: Path) -> None:
+    """Muon minus Adam: 0.1 lower on 8 seeds of one campaign, 0.2 lower on 10 new ones and one seed again of another."""
+    data = read_data(MUON_AGAINST_ADAM, ROOT / "reports")
+    compared = [row for row in data["runs"] if row["stage"] == "comparison"]
+    first = min(row["seed"] for row in compared)
+    for row in compared:
+        row["final_val_loss"] = 1.0 - (row["method"] == "Muon") * (0.1 + 0.01 * (-1) ** row["seed"])
+    write_data(tmp_path, data)
+    ladder = read_data(scaling_ladder.CAMPAIGN, ROOT / "reports")
+    again = [row for row in ladder["runs"] if row["stage"] == "comparison"]
+    for row in again:
+        row["final_val_loss"] = 1.0 - (row["method"] == "Muon") * (0.2 + 0.01 * (-1) ** row["seed"])
+    again += [{**row, "seed": first, "final_val_loss": 9.0} for row in again if row["seed"] == again[0]["seed"]]
+    write_data(tmp_path, ladder | {"runs": ladder["runs"] + again})
+    mean = (8 * 0.1 + 10 * 0.2) / 18
+    half = 2.1199 * 0.01 * (8 / 16 + 10 / 16) ** 0.5 / 18**0.5  # t of 16, around each campaign's own mean
+    found = findings_list(tmp_path)
+    assert f"; [over all 18 seeds]({PAGE}) {mean:.3f} lower [{mean - half:.3f}, {mean + half:.3f}]" in found
+    assert "on a GPU" not in found
+    large = read_data(AT_155M, ROOT / "reports")
+    ended = large["runs"][0]
+    for row in large["runs"]:
+        curves = {name: ended[name] for name in ("telemetry", "val", "train")}
+        row |= curves | {"status": "done", "final_val_loss": {"Muon": 5.0, "Adam, 0.001": 5.1}.get(row["method"], 5.2)}
+    write_data(tmp_path, large)
+    report = f"; [at 155M parameters](reports/{AT_155M.report_name}), after 400 steps on a GPU, it ends "
+    assert f"{report}0.100 to 0.200 nats per token lower than Adam at 4 untuned rates (" in findings_list(tmp_path)
+    large["runs"][0]["status"] = "killed"
+    del large["runs"][0]["final_val_loss"]
+    write_data(tmp_path, large)
+    assert "on a GPU (24 of 25 runs), it ends 0.1" in findings_list(tmp_path)
 
 
 def test_the_finding_on_features_follows_the_verdicts(tmp_path: Path) -> None:
@@ -260,9 +276,9 @@ def test_the_finding_on_features_follows_the_verdicts(tmp_path: Path) -> None:
         write_data(tmp_path, data)
         return findings_list(tmp_path)
 
-    assert "**None of the 3 features of modded-nanogpt tried ends 0.01 nats per token lower than plain" in found(0.0)
+    assert "**None of the 3 features of modded-nanogpt tried beats plain Muon by 0.01 nats per token.**" in found(0.0)
     assert "Mean losses differ by −0.004 to +0.002 nats per token (" in found(-0.004)
-    assert "**Of the 3 features of modded-nanogpt tried, 1 ends 0.01 nats per token lower than plain" in found(-0.03)
+    assert "**Of the 3 features of modded-nanogpt tried, 1 beats plain Muon by 0.01 nats per token.**" in found(-0.03)
 
 
 def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) -> None:
@@ -280,10 +296,10 @@ def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) ->
         write_data(tmp_path, data)
         return findings_list(tmp_path)
 
-    assert "At equal angles per step, Muon's singular vectors matter, not its even spectrum.**" in found(0.005, 0.1)
+    assert "**Muon's singular vectors matter; noise in its singular values does not.**" in found(0.005, 0.1)
     assert "ends 0.005 nats per token higher [0.0" in found(0.005, 0.1)
     assert "; Adam, which computes none, ends 0.100 nats per token higher [0." in found(0.005, 0.1)
-    assert "matter, its even spectrum less.**" in found(0.04, 0.1)
+    assert "matter; noise in its singular values costs less.**" in found(0.04, 0.1)
     assert "**Whether it is its singular vectors that make Muon's update good is open.**" in found(0.06, 0.1)
     assert "is open.**" in found(0.0, 0.01)
 
@@ -303,11 +319,11 @@ def test_the_finding_on_the_field_follows_the_verdicts(tmp_path: Path) -> None:
         return findings_list(tmp_path)
 
     level = found(-0.004, 0.005)
-    assert "**None of the 7 methods best in short runs ends 0.02 nats per token lower than Muon in longer ones" in level
+    assert "**None of the 7 methods best in short runs beats Muon by 0.02 nats per token in longer ones.**" in level
     assert "Mean losses differ by −0.004 to +0.005 nats per token (" in level
-    assert "**Of the 7 methods best in short runs, 1 ends 0.02 nats per token lower" in found(-0.05, 0.0)
+    assert "**Of the 7 methods best in short runs, 1 beats Muon by 0.02 nats per token" in found(-0.05, 0.0)
     assert "; 1 is worse (" in found(0.0, 0.05)
-    assert "methods best in short runs is shown to end 0.02 nats" in found(0.0, 0.0, spread=0.05)
+    assert "methods best in short runs is shown to beat Muon by 0.02 nats" in found(0.0, 0.0, spread=0.05)
 
 
 def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
@@ -325,7 +341,8 @@ def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
             row["final_val_loss"] = losses["Adam", row["seed"]] - (row["method"] == "Muon") * (lead + noise)
         write_data(tmp_path, data)
         said = longer_runs_sentence(tmp_path)
-        assert said.startswith(f"**{smaller} differences") and f"there; {gone} are no longer shown**" in said
+        assert said.startswith(f"**{smaller} comparisons in which methods differed in short runs differ less in longer")
+        assert said.startswith("; 1 no longer by what matters**", said.index("ones") + 4) == bool(gone)
         (row,) = longer_runs_table(tmp_path).splitlines()[2:]
         word = "no difference that matters" if gone else "better"
         assert f"(../reports/{short.report_name}), −0.15" in row

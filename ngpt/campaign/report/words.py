@@ -84,7 +84,8 @@ def difference(
     if effect.t_low < 0 < effect.t_high:  # the interval has both signs
         low, high = (effect.t_low, effect.t_high) if effect.mean > 0 else (-effect.t_high, -effect.t_low)
     side, size = higher if effect.mean > 0 else lower, f"{abs(effect.mean):.3f}"
-    numbers = f"[{low:.3f}, {high:.3f}]".replace("-0.000", "0.000").replace("[-", "[−")
+    digits = 4 if 0 < min(abs(low), abs(high)) < 5e-4 else 3  # or an end would read as zero, whatever its sign
+    numbers = f"[{low:.{digits}f}, {high:.{digits}f}]".replace("[-", "[−")
     return f"{level} {numbers}" if size == "0.000" else f"{size} {unit} {side} {numbers}".replace("  ", " ")
 
 

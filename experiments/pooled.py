@@ -1,0 +1,140 @@
+"""The same comparison in several campaigns, and what all their seeds say together."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import special, stats
+
+from experiments import (
+    advanced_features,
+    geodesic_muon,
+    muon_lr_sweep,
+    orthogonality,
+    projection_frequency,
+    scaling_ladder,
+    sphere_finalists,
+)
+from ngpt.campaign.analysis.statistics import LEVEL, PairedDifference, paired_difference
+from ngpt.campaign.command import CampaignStudy
+from ngpt.campaign.definition import Campaign
+from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
+from ngpt.campaign.report.words import TEXTS, interval_text
+
+Place = tuple[Campaign, str, str]
+"""a campaign, and the two of its methods that are compared, first minus second"""
+
+COMPARISONS: dict[str, tuple[Place, ...]] = {
+    "Muon against Adam": (
+        (muon_lr_sweep.CAMPAIGN, "Muon", "Adam"), (scaling_ladder.CAMPAIGN, "Muon", "Adam"),
+    ),
+    "geodesic step, θ = lr‖u‖, against projection": (
+        (geodesic_muon.CAMPAIGN, "geodesic, θ = lr‖u‖", "projection"),
+        (sphere_finalists.CAMPAIGN, "geodesic Muon", "Muon"), (scaling_ladder.CAMPAIGN, "geodesic Muon", "Muon"),
+    ),
+    "NorMuon against Muon": (
+        (advanced_features.CAMPAIGN, "NorMuon", "Newton-Schulz"), (sphere_finalists.CAMPAIGN, "NorMuon", "Muon"),
+        (scaling_ladder.CAMPAIGN, "NorMuon", "Muon"),
+    ),
+    "Kaon against Muon": (
+        (orthogonality.CAMPAIGN, "Kaon", "Muon"), (sphere_finalists.CAMPAIGN, "Kaon", "Muon"),
+    ),
+    "Muon, K = 20 against 7": (
+        (projection_frequency.CAMPAIGN, "Muon, K = 20", "Muon, K = 7"),
+        (scaling_ladder.CAMPAIGN, "Muon, K = 20", "Muon"),
+    ),
+    "Adam, K = 20 against 7": (
+        (projection_frequency.CAMPAIGN, "Adam, K = 20", "Adam, K = 7"),
+        (scaling_ladder.CAMPAIGN, "Adam, K = 20", "Adam"),
+    ),
+}  # fmt: skip
+
+SCOPES: tuple[tuple[str, str | None], ...] = (("rung-1", None), ("rung-1", "English"), ("rung-2", None))
+"""Presets and texts; None is the usual text"""
+
+PAGE = "docs/reports.md#all-seeds-together"
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A comparison at one size and on one text."""
+
+    preset: str
+    data: str
+    parts: tuple[tuple[Campaign, PairedDifference], ...]
+    """each campaign's effect, on seeds that no earlier one has"""
+    together: PairedDifference
+    """that of all seeds"""
+
+
+def data_of(campaign: Campaign, reports: Path) -> dict[str, Any] | None:
+    """Return the collected data of a campaign; None without them, and if they are outdated, which the index says."""
+    try:
+        return read_data(campaign, reports) if data_path(reports, campaign.name).exists() else None
+    except OutdatedDataError:
+        return None
+
+
+def pooled(reports: Path, comparison: str) -> list[Pooled]:
+    """Return a comparison wherever campaigns have made it. A seed counts once: with it runs begin and read alike."""
+    found = []
+    for preset, text in SCOPES:
+        parts: list[tuple[Campaign, PairedDifference]] = []
+        used: set[int] = set()
+        name = ""
+        for usual, first, second in COMPARISONS[comparison]:
+            campaign = CampaignStudy(usual).at(preset, text).experiment
+            data = data_of(campaign, reports)
+            if data is None:
+                continue
+            name = data["data"]
+            pairs = {seed: values for seed, values in _pairs(data, first, second).items() if seed not in used}
+            used |= pairs.keys()
+            if len(pairs) > 1:
+                parts.append((campaign, paired_difference(*np.array([*pairs.values()]).T)))
+        if parts:
+            found.append(Pooled(preset, name, tuple(parts), together([effect for _, effect in parts])))
+    return found
+
+
+def together(effects: list[PairedDifference]) -> PairedDifference:
+    """Return the effect over all seeds of several campaigns, which may have tuned to different rates.
+
+    Every seed counts the same. The standard deviation is that around each campaign's own mean.
+    """
+    n = sum(effect.n for effect in effects)
+    freedom = n - len(effects)
+    mean = sum(effect.n * effect.mean for effect in effects) / n
+    sd = math.sqrt(sum((effect.n - 1) * effect.sd**2 for effect in effects) / freedom)
+    half = special.stdtrit(freedom, 1 - LEVEL / 2) * sd / math.sqrt(n)
+    p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), freedom) if sd else float(mean == 0)
+    return PairedDifference(mean, sd, n, mean - half, mean + half, float(p))
+
+
+def pooled_table(reports: Path) -> str:
+    """Return the table of all comparisons, with links relative to docs/."""
+    lines = [
+        "| comparison | where | in each campaign: effect (seeds) | all seeds together | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for comparison in COMPARISONS:
+        for one in pooled(reports, comparison):
+            parts = "; ".join(
+                f"[{effect.mean:+.4f}](../reports/{campaign.report_name}) ({effect.n})".replace("[-", "[−")
+                for campaign, effect in one.parts
+            )
+            where = f"`{one.preset}`, {TEXTS.get(one.data, one.data)}"
+            lines.append(f"| {comparison} | {where} | {parts} | {interval_text(one.together)} | {one.together.n} |")
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(data: dict[str, Any], first: str, second: str) -> dict[int, tuple[float, float]]:
+    """Return the final losses of two methods on each comparison seed that both have ended on."""
+    losses: dict[str, dict[int, float]] = {first: {}, second: {}}
+    for row in data["runs"]:
+        if row["stage"] == "comparison" and row["method"] in losses and row.get("final_val_loss") is not None:
+            losses[row["method"]][row["seed"]] = row["final_val_loss"]
+    both = sorted(losses[first].keys() & losses[second].keys())
+    return {seed: (losses[first][seed], losses[second][seed]) for seed in both}
