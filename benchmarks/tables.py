@@ -283,9 +283,9 @@ def gpu_table() -> str:
         )
     devices = " and ".join(dict.fromkeys(part["measured_on"]["device"] for part in results.values()))
     lines = [
-        f"Claims and measurements, by the parts of `python benchmarks/gpu.py`: {devices}.",
+        f"Goals and measurements, by the parts of `python benchmarks/gpu.py`: {devices}.",
         "",
-        "| claim | target | reached | what limits it |",
+        "| goal | target | measured | what limits it |",
         "|---|---|---|---|",
     ]
     for claim in CLAIMS:

@@ -97,7 +97,7 @@ def repeated(finding: Finding, reports: Path) -> str:
         if places or len(one.parts) > 1:
             where = f"[{' '.join(places) or f'over all {one.together.n} seeds'}]({PAGE})"
             what = f"{label} {where}" if label and not said else where
-            said.append(f"; {what} {words.difference(one.together)}" + f", {one.together.n} seeds" * bool(places))
+            said.append(f"; {what} {words.difference(one.together)}")
     return "".join(said)
 
 
@@ -110,7 +110,8 @@ def on_a_gpu(finding: Finding, reports: Path) -> str:
     done = sum(row["status"] == "done" for row in data["runs"])
     missing = f" ({done} of {data['planned_runs']} runs)" if runs_left(data) else ""
     size, steps = words.millions(data["parameters"]), data["training"]["steps"]
-    where = f"at {size} parameters](reports/{campaign.report_name}), after {steps} steps on a GPU{missing}"
+    tokens = {"gpt2": "GPT-2 tokens"}.get(data["tokenizer"], data["tokenizer"])
+    where = f"at {size} parameters](reports/{campaign.report_name}), after {steps} steps of {tokens} on a GPU{missing}"
     return f"; [{where}, {spoken(analyze(campaign, data))}"
 
 
@@ -125,8 +126,8 @@ def introduction(usual: Sequence[str], collected: Sequence[dict[str, Any]], *, a
     which = "All findings are" if alone else "Unless they say otherwise, findings are"
     scale = f"{which} from {', '.join(usual)}{', on CPUs' if on_cpus else ''}{gpu}. " if usual else ""
     return (
-        f"{scale}Scales larger than stated are untested. A method ends lower if its final validation loss is. "
-        "Brackets hold 95% intervals over seeds."
+        f"{scale}Scales larger than stated are untested. Differences are in final validation loss, in nats "
+        "per token. Brackets hold 95% intervals over seeds."
     )
 
 
@@ -148,11 +149,9 @@ def seeds(answers: Sequence[Answer]) -> int:
 
 
 def difference(answer: Answer, lower: str = "lower", higher: str = "higher", level: str = "level") -> str:
-    """Return an effect in words, such as `0.098 nats per token lower [0.078, 0.119]`."""
-    effect, unit = answer.verdict.effect, answer.contrast.rule.unit
-    if effect is None:
-        return f"an unknown number of {unit} apart"
-    return words.difference(effect, lower, higher, unit, level)
+    """Return an effect in words, such as `0.098 lower [0.078, 0.119]`."""
+    effect = answer.verdict.effect
+    return "an unknown distance apart" if effect is None else words.difference(effect, lower, higher, level=level)
 
 
 def named(answers: Sequence[Answer], name: str) -> Answer:
@@ -161,8 +160,8 @@ def named(answers: Sequence[Answer], name: str) -> Answer:
 
 
 def matters(answer: Answer) -> str:
-    """Return the smallest effect that matters, with its unit."""
-    return f"{answer.contrast.rule.smallest_effect:g} {answer.contrast.rule.unit}"
+    """Return the smallest effect that matters."""
+    return f"{answer.contrast.rule.smallest_effect:g}"
 
 
 def muon_against_adam(analysis: Analysis) -> str:
@@ -189,8 +188,8 @@ def adam_at_fixed_rates(analysis: Analysis) -> str:
     means = sorted(answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None)
     against = f"than Adam at {len(means)} untuned rates"
     if means[0] > 0:
-        return f"it ends {means[0]:.3f} to {means[-1]:.3f} nats per token lower {against}"
-    return f"it ends {-means[-1]:+.3f} to {-means[0]:+.3f} nats per token higher {against}".replace("-", "−")
+        return f"it ends {means[0]:.3f} to {means[-1]:.3f} lower {against}"
+    return f"it ends {-means[-1]:+.3f} to {-means[0]:+.3f} higher {against}".replace("-", "−")
 
 
 def sooner(time_share: Array) -> str:
@@ -289,7 +288,7 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
     low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
     worse = len(words.answers_of(answers, "worse"))
     rest = f"; {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
-    return f"**{headline}** Mean losses differ by {low} to {high} nats per token{rest}"
+    return f"**{headline}** Mean losses differ by {low} to {high}{rest}"
 
 
 FINDINGS = (

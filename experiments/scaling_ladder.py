@@ -48,7 +48,7 @@ LESS_OFTEN = Contrast(
 
 CAMPAIGN = Campaign(
     name="scaling_ladder",
-    title="The main contrasts on the ladder of sizes and on another text",
+    title="The main contrasts of other campaigns again, by size and text",
     question="Do the answers of the other campaigns hold on this text and at this size?",
     claim=r"""
         Other campaigns ask their questions up to `rung-1` and nearly all on one text. Here the main contrast of each is

@@ -291,7 +291,7 @@ class TrainConfig(_Section):
     """steps between lines in metrics.jsonl"""
     telemetry_every: int = option(37, NOT_NEGATIVE)
     """steps between measurements of rotation, radial share, drift and orthogonality; 0: never. The default is prime, so
-    that the phase of no shorter --lazy-proj-freq is sampled alone"""
+    that measurements do not always fall at the same point between two projections"""
     max_skipped_in_a_row: int = option(10, POSITIVE)
     """consecutive steps without a finite gradient after which the run ends as diverged, or --nan-fallback acts"""
     dtype: Precision = "float32"

@@ -2,7 +2,8 @@
 
 `x, y` are points (unit vectors), `u, v` tangent vectors, `theta` an angle in radians. *project* maps to the sphere,
 *tangent* to the tangent space, and *retract* moves and then projects. Everything is computed in float32 (float64 stays
-float64) and returned in the input's dtype, so a bfloat16 caller pays for one rounding, not five. Nothing is in place.
+float64). Vectors are returned in the input's dtype, so a bfloat16 caller pays for one rounding, not five; lengths,
+inner products and angles in at least float32. Nothing is in place.
 
 Source of the formulas: N. Boumal, An Introduction to Optimization on Smooth Manifolds (2023), section 3 and ch. 10.
 """

@@ -89,7 +89,10 @@ class CampaignStudy(Study[Plan]):
         place = f"_at_{preset.replace('-', '_')}" * (preset != usual.preset) + (f"_on_{slug(text)}" if text else "")
         if place:
             there = usual.at(preset).on(text) if text else usual.at(preset)
-            study.experiment = dataclasses.replace(there, name=usual.name + place)
+            where = [f"at `{preset}`"] * (preset != usual.preset) + [f"on {text}"] * bool(text)
+            study.experiment = dataclasses.replace(
+                there, name=usual.name + place, title=f"{usual.title}: {' '.join(where)}"
+            )
         return study
 
     def wherever_known(self, reports: Path) -> list[Indexed]:
@@ -135,7 +138,8 @@ class CampaignStudy(Study[Plan]):
         require(sound, f"--comparison-seeds must be {least} to {MAX_SEEDS}: {asked}")
         if self._by_cpu_clock(given.device):
             overrides["clock"] = "cpu"
-        first = campaign.configure(campaign.arms()[0], 0, overrides, given.preset)
+        one_each = campaign.with_lent_rates({arm.method: arm for arm in campaign.arms()}).values()
+        first, *_ = [campaign.configure(arm, 0, overrides, given.preset) for arm in one_each]  # any may be refused
         seeds, digest = asked or max(campaign.comparison_seeds, given.seeds), identify(first.data)
         reports = options.reports_folder(given)
         path = data_path(reports, campaign.name)

@@ -88,10 +88,16 @@ class Study(Indexed, Generic[PlanT]):
 def main(name: str, studies: Sequence[Study[Any]]) -> None:
     """Run the experiment `name` as the command line says, list its answers with those of all `studies`, and exit."""
     raise_at_interrupt()
-    study = next(study for study in studies if study.runner == name)
-    if not study.measures_speed:
-        wait_without_spinning()  # in the processes of the runs
-    sys.exit(exit_code_of(lambda: carry_out(study, sys.argv[1:], studies)))
+
+    def run() -> int:
+        study = next((study for study in studies if study.runner == name), None)
+        if study is None:
+            raise InputError(f"{name}: not in INDEX of experiments/__init__.py")
+        if not study.measures_speed:
+            wait_without_spinning()  # in the processes of the runs
+        return carry_out(study, sys.argv[1:], studies)
+
+    sys.exit(exit_code_of(run))
 
 
 def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed] = ()) -> int:

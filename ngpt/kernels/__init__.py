@@ -1,6 +1,7 @@
 """Triton kernels where they pay off, and a torch twin of each that runs on every device.
 
-`products` returns the module that computes matrix products: `symmetric` or its `twins`. `elementwise_runs` tells
+`products` returns the module that computes the polar factor's products: `symmetric` (Triton), its `twins` (torch), or
+`dense` (oneDNN, float32 on a CPU with AVX512). `elementwise_runs` tells
 whether a tensor goes to the elementwise kernels of `fused` (from `momentum`, `vectors` and `residual`). Each step that
 has a kernel makes this choice itself; `project_` and `residual_step` make it here.
 """
@@ -18,8 +19,8 @@ from ngpt.kernels import dense, twins
 
 FROM_ROWS, TILE, FROM_TILES = 768, 128, 512
 """Fewest rows, side of a tile, and fewest tiles of a batch, those of the triangle alone, with which the symmetric
-kernels run: the least measured on an H100 with which they gain (docs/speed.md). `A A'` is as fast as cuBLAS's or up to
-1.4 times as fast, and `b A + c A A` 1.3 to 1.5 times. Below were measured only 36 and 136 tiles, where `A A'` lost."""
+kernels run: the least measured on an H100 with which they gain (docs/speed.md). `A A'` is 0.95 to 1.4 times as fast as
+cuBLAS's, and `b A + c A A` 1.2 to 1.5 times. Fewer tiles were measured only at 36 and 136, where both were slower."""
 
 ALONE_FROM_ROWS = 512
 """Matrices with at least this many rows keep a CPU busy by themselves. A batched product takes 1.00 to 1.19 times as

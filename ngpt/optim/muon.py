@@ -33,7 +33,7 @@ class SimpleMuon(torch.optim.Optimizer):
     Arguments of torch.optim.Muon, in its order:
 
     params: matrices, or groups of them.
-    lr: learning rate; where O has rows of length 1 along unit vectors, radians per step to first order.
+    lr: learning rate; where the unit vectors are rows and the rows of O have length 1, radians per step to first order.
     weight_decay: decoupled decay; a step multiplies W by 1 - lr * weight_decay.
     momentum: mu in [0, 1), an exponential moving average of the gradients.
     nesterov: feed the polar factor (1 - mu) G + mu M instead of M.
@@ -58,7 +58,7 @@ class SimpleMuon(torch.optim.Optimizer):
     momentum_transport: carry the momentum along with the vectors: "project", "parallel", "rotate" or "none".
     normuon: NorMuon's variance reduction over the shorter side ("short-axis") or over rows ("rows"); None.
     beta2: decay of NorMuon's second moment, in [0, 1).
-    cautious_wd: decay only entries that the update does not already lengthen.
+    cautious_wd: decay only the entries that the update does not move away from zero.
     max_angle: rotate no unit vector by more than this many radians in a step; None.
 
     Those from `orthogonalizer` on are the step options of `ngpt.config.OptimConfig`; SimpleMuon accepts every option

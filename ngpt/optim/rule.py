@@ -10,14 +10,15 @@
     apply           8  shape factor         f = `adjust_lr_fn`; with match "angle" O is scaled instead
                     9  tangent, after       O loses its part along each unit vector
                    10  decay                W <- W (1 - lr wd), with `cautious_wd` only where O W >= 0; with
-                                            `geodesic` O gains wd W at those entries instead
+                                            `geodesic` f O gains wd W at those entries instead
                    11  move                 W <- W - lr f O, or with `geodesic` each unit vector rotates by an angle;
                                             none by more than `max_angle`
                    12  momentum transport   M follows the unit vectors to the new W
 
-Each line of the functions below is one of these steps: a pure function of `ngpt.optim.steps` or `ngpt.sphere`. W, O, M
-and X are stacks (..., m, n) of matrices of one shape, and `o` is a group of SimpleMuon, whose options are read at every
-step. Lazy projection comes after step 12, every K steps, and is `ngpt.optim.projection`.
+`before_polar`, `refine` and `apply` are the functions below; SimpleMuon calls the polar factor between the first two.
+Each of their lines is one of these steps, a function of `ngpt.optim.steps` or `ngpt.sphere`. W, O, M and X are stacks
+(..., m, n) of matrices of one shape, and `o` is a group of SimpleMuon, whose options are read at every step. Lazy
+projection comes after step 12, every K steps, and is `ngpt.optim.projection`.
 
 For sharded matrices (`ngpt.optim.sharded_stack`), `look_ahead` and a plain `apply`, which act on single entries, run on
 the shards. Everything else runs on gathered matrices.

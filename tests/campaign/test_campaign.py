@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ngpt.campaign import engine
+from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Method
 from ngpt.campaign.definition.plan import Plan
 from ngpt.campaign.execution import options
@@ -215,6 +217,23 @@ def test_two_arms_of_one_configuration_are_refused() -> None:
         InputError, match="two arms are the same configuration: 'Muon, lr 0.01' and 'Muon again, lr 0.01'"
     ):
         plan.tuning_runs()
+
+
+@pytest.mark.parametrize("lrs", [(0.1,), ()], ids=["a rate that is not tuned", "rates of another"])
+def test_what_no_tuning_run_tries_is_refused_before_any_run(tmp_path: Path, text: Path, lrs: tuple[float, ...]) -> None:
+    wrong = Method(name="wrong", fields={"optimizer": "muon", "lazy_projfreq": 1}, lrs=lrs,
+                   at_rates_of="" if lrs else CAMPAIGN.methods[0].name)  # fmt: skip
+    study = CampaignStudy(dataclasses.replace(CAMPAIGN, methods=(*CAMPAIGN.methods, wrong)))
+    given = study.parser().parse_args(["--data", str(text), "--out", str(tmp_path)])
+    with pytest.raises(InputError, match="lazy_projfreq"):
+        study.plan(given)
+
+
+def test_a_runner_without_an_experiment_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        engine.main("mine", [CampaignStudy(CAMPAIGN)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: mine: not in INDEX of experiments/__init__.py\n"
 
 
 @pytest.mark.parametrize(

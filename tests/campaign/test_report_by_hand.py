@@ -309,7 +309,7 @@ def test_answers_are_listed_once_no_run_is_left(tmp_path: Path) -> None:
     for unfinished in (data | {"planned_runs": 31}, data | {"runs": rows}):
         write_data(tmp_path, unfinished)
         write_index([CampaignStudy(HAND)], tmp_path)
-        note = "Not listed, because runs are left to do: HAND_REPORT.md (`python runners/hand.py` continues it)."
+        note = "because runs are left to do: [HAND_REPORT.md](HAND_REPORT.md) (`python runners/hand.py` continues it)."
         assert note in (tmp_path / "README.md").read_text() and not (tmp_path / "verdicts.jsonl").read_text()
     rows[-1]["status"] = "failed"
     write_data(tmp_path, data | {"runs": rows})

@@ -1,8 +1,8 @@
 """Statistics of one campaign: pure functions on a (seed x arm) table, with an explicit random generator.
 
 A `table` is float64 of shape (S seeds, K arms) and holds one metric in its own unit. Arms are paired by seed: one row
-has the same initialization and batches in every arm, so the effect of the seed cancels in every difference. An entry
-that is not finite is a missing run: never started, diverged, or (for steps to a target) never reached.
+has the same initialization and batches in every arm, so what a seed does to all arms alike cancels in differences. An
+entry that is not finite is a missing run: never started, diverged, or (for steps to a target) never reached.
 """
 
 import math

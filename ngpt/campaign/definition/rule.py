@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 Prediction = Literal["lower", "higher", "not lower", "not higher", "level"]
 
+Metric = Literal["final_val_loss", "final_val_bpb"]
+
 Word = Literal["better", "worse", "no difference that matters", "undecided"]
 """the four answers to a contrast; a lower metric is better"""
 
@@ -20,8 +22,8 @@ def check(condition: object, message: str) -> None:
 class Rule:
     """A prediction for a contrast, and what settles it."""
 
-    metric: str
-    """field of the run record that decides, such as `final_val_loss`"""
+    metric: Metric
+    """field of the run record that decides"""
     predicted: Prediction | None
     """how the contrast is predicted to end, by the smallest effect that matters; `level` means within it on either
     side, None that nothing is predicted"""
@@ -33,6 +35,7 @@ class Rule:
     """complete pairs required for any decision, at least 2"""
 
     def __post_init__(self) -> None:
+        check(self.metric in get_args(Metric), f"metric must be one of {get_args(Metric)}, got {self.metric!r}")
         known = get_args(Prediction)
         sound = self.predicted is None or self.predicted in known
         check(sound, f"predicted must be one of {known} or None, got {self.predicted!r}")
