@@ -109,8 +109,8 @@ def move_share(results: dict[str, Any]) -> tuple[float, str]:
 
 
 CLAIMS = (
-    Claim(f"A A' against cuBLAS where used, from {LARGE:,} rows", "kernels", 1.5, slowest_product("xxt")),
-    Claim(f"b A + c A A against cuBLAS where used, from {LARGE:,} rows", "kernels", 1.5, slowest_product("ba_plus_cAA")),
+    Claim(f"A A' against cuBLAS where used, {LARGE:,} rows", "kernels", 1.5, slowest_product("xxt")),
+    Claim(f"b A + c A A against cuBLAS where used, {LARGE:,} rows", "kernels", 1.5, slowest_product("ba_plus_cAA")),
     Claim("optimizer step against torch.optim.Muon, 155M model", "optimizer_step", 5.0, step_gain),
     Claim("tokens/s, 155m with Muon", "training_throughput", 400_000, throughput),
     Claim("the optimizers' share of a step of 32,768 tokens", "training_throughput", 0.1, move_share, at_most=True),

@@ -54,8 +54,8 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
     "docs/campaigns.md": {"ladder": lambda _: ladder_table(), "batch": lambda _: batch_tables()},
     "docs/method.md": {"order": lambda _: order_of_steps(), "rules": lambda _: rules_table()},
     "docs/reports.md": {
-        "results": lambda reports: known_map(INDEX, reports, "../reports/"), "longer": longer_runs_table,
-        "pooled": pooled_table,
+        "results": lambda reports: known_map(INDEX, reports, "../reports/"), "pooled": pooled_table,
+        "longer": longer_runs_table,
     },
     "docs/speed.md": {"speed": lambda _: speed_tables()},
     "docs/scaling.md": {

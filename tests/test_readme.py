@@ -255,8 +255,8 @@ def test_a_finding_has_all_seeds_and_what_a_gpu_says(tmp_path: Path) -> None:
         curves = {name: ended[name] for name in ("telemetry", "val", "train")}
         row |= curves | {"status": "done", "final_val_loss": {"Muon": 5.0, "Adam, 0.001": 5.1}.get(row["method"], 5.2)}
     write_data(tmp_path, large)
-    report = f"; [at 155M parameters](reports/{AT_155M.report_name}), after 400 steps of GPT-2 tokens on a GPU, it ends "
-    assert f"{report}0.100 to 0.200 lower than Adam at 4 untuned rates (" in findings_list(tmp_path)
+    report = f"; [at 155M parameters](reports/{AT_155M.report_name}), after 400 steps of GPT-2 tokens on a GPU, "
+    assert f"{report}it ends 0.100 to 0.200 lower than Adam at 4 untuned rates (" in findings_list(tmp_path)
     large["runs"][0]["status"] = "killed"
     del large["runs"][0]["final_val_loss"]
     write_data(tmp_path, large)
