@@ -124,12 +124,12 @@ def pack_state(
 
 def unpack_state(
     path: Path, tensors: Tensors, parameters: Tensors, optimizers: Optimizers,
-    others: Mapping[str, Tensors] = {}, *, finite: bool = True,
+    others: Mapping[str, Tensors] = {},
 ) -> None:  # fmt: skip
     """Load what `pack_state` returned, in place.
 
-    Raises InputError, naming the file, unless names, shapes and dtypes all fit and, with `finite`, every number is
-    finite. Only between a step that broke the weights and the fallback from it some are not.
+    Raises InputError, naming the file, unless names, shapes and dtypes all fit. Numbers may be infinite: a run whose
+    weights have just been broken by a step goes on to its fallback or its end.
     """
     weights = _weights(parameters, others)
     names = {parameter: name for name, parameter in parameters.items()}
@@ -142,7 +142,6 @@ def unpack_state(
     for name in (*expected, *tensors):
         fits, part = name in tensors and tensor_type(tensors[name]) == expected.get(name), name.partition(".")[0]
         require(fits, f"{path}: {name} does not fit the {parts.get(part, 'model')} of this run")
-        require(not finite or bool(tensors[name].isfinite().all()), f"{path}: {name} is not finite")
     with torch.no_grad():
         for name, weight in weights.items():
             copy_full_(weight, tensors[name])

@@ -223,7 +223,7 @@ class Run:
                 self.average.begin()
             checkpoint.unpack_state(
                 self.folder / CHECKPOINT, self.sharding.owned_tensors(tensors), self.sharding.owned,
-                self.optimizers.built_in, self._other_weights(), finite=not self.skipped_in_a_row,
+                self.optimizers.built_in, self._other_weights(),
             )  # fmt: skip
             drift = {Role(role): torch.tensor(value) for role, value in state.seen_drift.items()}
             self.optimizers.projection.seen_drift = drift

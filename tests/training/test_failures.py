@@ -225,23 +225,26 @@ def test_an_armed_fallback_that_is_not_needed_changes_nothing(data: str, undistu
     assert armed == plain
 
 
-@pytest.mark.parametrize("at", [4, 7, 9, 13], ids=["before", "while broken", "after it fell back", "long after"])
+@pytest.mark.parametrize(
+    ("breaks", "at"), [(5, 4), (5, 7), (6, 7), (5, 9), (5, 13)],
+    ids=["before", "while broken", "just broken", "after it fell back", "long after"],
+)  # fmt: skip
 def test_a_run_killed_around_its_fallback_resumes_to_the_same_bits(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: int, at: int
 ) -> None:
     """Checkpoints after every third step: 3, 6 (with broken weights), 9 and 12 (NorMuon's)."""
     config = small(data, **FALLING)
     with monkeypatch.context() as patch:
-        break_muon(patch, 5)
+        break_muon(patch, breaks)
         folder, _ = start(config, tmp_path / "undisturbed")
         whole = outcome(folder)
     with monkeypatch.context() as patch:
-        break_muon(patch, 5)
+        break_muon(patch, breaks)
         killed(config, tmp_path / "killed", at=at)
     with monkeypatch.context() as patch:
         break_muon(patch, 5 - 3 if at == 4 else 1)
         folder, record = start(config, tmp_path / "killed", resume=True)
-    assert outcome(folder) == whole and record.fell_back_at_step == 7
+    assert outcome(folder) == whole and record.fell_back_at_step == breaks + 2
 
 
 def test_a_checkpoint_without_the_weights_to_fall_back_to_is_refused(
