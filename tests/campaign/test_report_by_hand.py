@@ -18,6 +18,7 @@ from ngpt.campaign.execution.collect import write_data
 from ngpt.campaign.report.index import known_map, write_index
 from ngpt.campaign.report.markdown import write_report
 from ngpt.campaign.report.words import headline, prediction, reach
+from ngpt.errors import InputError
 
 LRS = (0.01, 0.02, 0.04)
 BASE, GOOD = Method(name="base", fields={"lr": 1}, lrs=LRS), Method(name="good", fields={"lr": 2}, lrs=LRS)
@@ -274,6 +275,31 @@ def test_the_index_and_the_verdicts(reports: Path) -> None:
     assert (lines[1]["answer"], lines[1]["confirmed"], lines[1]["effect"]) == ("undecided", False, 0.41)
     assert (lines[2]["answer"], lines[2]["confirmed"], lines[2]["control"]) == (None, None, True)
     assert (lines[2]["effect"], lines[2]["agreeing"], len(lines)) == (0.01, 2, 3)
+
+
+def test_answers_of_campaigns_that_nobody_lists_any_more_are_kept(tmp_path: Path) -> None:
+    """As of an optimizer that was tried before another one; not without its report, and never twice."""
+    once, again = (dataclasses.replace(HAND, name=name) for name in ("first", "second"))
+    for campaign in (once, again):
+        write_data(tmp_path, collected() | {"campaign": campaign.name})
+        write_report(campaign, tmp_path)
+        write_index([CampaignStudy(campaign)], tmp_path)
+    write_index([CampaignStudy(again)], tmp_path)
+    campaigns = [json.loads(line)["campaign"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert campaigns == ["second"] * 3 + ["first"] * 3
+    index = (tmp_path / "README.md").read_text()
+    assert table_after(index, "### [FIRST_REPORT.md](FIRST_REPORT.md)\n\n`tiny` (0.25M), stdlib; 2026-01-31.\n") == [
+        "| comparison | answer | effect [95% interval] | seeds |",
+        "| good against base | better | −0.1100 [−0.1348, −0.0852] nats per token | 3 of 3 |",
+        "| bad against base | undecided | +0.4100 [+0.3852, +0.4348] nats per token | 3 of 3 |",
+        "| base, other batches against base | control | +0.0100 [−0.0397, +0.0597] nats per token | 2 of 3 |",
+    ]
+    (tmp_path / "FIRST_REPORT.md").unlink()
+    write_index([CampaignStudy(again)], tmp_path)
+    assert "FIRST" not in (tmp_path / "README.md").read_text()
+    (tmp_path / "verdicts.jsonl").write_text("{")
+    with pytest.raises(InputError, match="verdicts.jsonl: damaged; remove it"):
+        write_index([CampaignStudy(again)], tmp_path)
 
 
 def test_what_an_effect_is_worth_in_training() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import ENDED
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
-from ngpt.campaign.report.words import millions
+from ngpt.campaign.report.words import millions, signed
+from ngpt.errors import as_input_error
 from ngpt.files import write_text
 
 VERDICTS = "verdicts.jsonl"
@@ -154,9 +155,14 @@ def known_map(studies: Sequence[Indexed], reports: Path, link: str) -> str:
 
 
 def write_index(studies: Sequence[Indexed], reports: Path) -> None:
-    """Write `README.md` and `verdicts.jsonl` in `reports`, from the experiments that have data there."""
+    """Write `README.md` and `verdicts.jsonl` in `reports`, from the experiments that have data there.
+
+    Optimizers of the user's that were tried before keep their lines, as nothing here knows their campaigns any more.
+    """
     found, _ = _collected(studies, reports)
     lines = [asdict(line) for study, data in found for line in study.verdicts(data)]
+    others = _of_others(studies, reports)
+    lines += others
     write_text(reports / VERDICTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     parts = [INTRODUCTION, _how_often(lines), known_map(studies, reports, ""), "## Every answer\n"]
     for study, data in found:
@@ -166,9 +172,35 @@ def write_index(studies: Sequence[Indexed], reports: Path) -> None:
         for question in dict.fromkeys(one.question for one in listed):
             rows = [f"| {one.contrast} | {one.answer} | {one.effect} | {one.seeds} |"
                     for one in listed if one.question == question]  # fmt: skip
-            head = "| comparison | answer | effect [95% interval] | seeds |\n|---|---|---|---|\n"
-            parts.append(f"{question}\n\n{head}" + "\n".join(rows) + "\n")
+            parts.append(f"{question}\n\n{HEAD}" + "\n".join(rows) + "\n")
+    for report in dict.fromkeys(line["report"] for line in others):
+        mine = [line for line in others if line["report"] == report]
+        scope = Scope(mine[0]["parameters"] or 0, mine[0]["preset"], mine[0]["data"])
+        parts.append(f"### [{report}]({report})\n\n{scope.name}; {mine[0]['date'] or '–'}.\n")
+        parts.append(HEAD + "\n".join(map(_row_of, mine)) + "\n")
     write_text(reports / "README.md", "\n".join(parts))
+
+
+HEAD = "| comparison | answer | effect [95% interval] | seeds |\n|---|---|---|---|\n"
+
+
+def _of_others(studies: Sequence[Indexed], reports: Path) -> list[dict[str, Any]]:
+    """Return the lines of the last `verdicts.jsonl` whose reports are there and are of none of these experiments."""
+    path = reports / VERDICTS
+    if not path.exists():
+        return []
+    with as_input_error(f"{path}: damaged; remove it", ValueError):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    own = {name for study in studies for name in (study.name, study.runner)}
+    return [line for line in lines if line["campaign"] not in own and (reports / line["report"]).exists()]
+
+
+def _row_of(line: dict[str, Any]) -> str:
+    """Return a row of a table of answers for a line of `verdicts.jsonl`."""
+    effect = "–" if line["effect"] is None else f"{signed(line['effect'])} {line['unit']}"
+    if line["low"] is not None:
+        effect = f"{signed(line['effect'])} [{signed(line['low'])}, {signed(line['high'])}] {line['unit']}"
+    return f"| {line['contrast']} | {line['answer'] or 'control'} | {effect} | {line['agreeing']} of {line['seeds']} |"
 
 
 INTRODUCTION = """# Reports
