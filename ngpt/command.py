@@ -63,7 +63,7 @@ def add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
         text = f"{field_docs(kind)[field.name]} (default: {default})".replace("%", "%%")
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         hint = hints[field.name]
-        choices = field.metadata.get("choices") or choices_of(hint)
+        choices = choices_of(hint)
         if hint is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif choices and None in choices:  # the bare flag is the first choice

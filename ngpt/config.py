@@ -47,14 +47,6 @@ Schedule = Literal["constant", "cosine", "linear", "wsd", "sqrt", "power", "log"
 MUON = {"optimizer": ("muon",)}
 
 
-class _EveryOptimizer:
-    """All values of --optimizer, classes that the user names included."""
-
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, str)
-
-
-EVERY_OPTIMIZER = _EveryOptimizer()
 ON_SPHERE = {"arch": ("gated-ngpt", "ngpt", "gated-literal")}
 DECAYING = {"schedule": tuple(one for one in typing.get_args(Schedule) if one != "constant")}
 
@@ -63,7 +55,6 @@ def option(
     default: Any,
     *bounds: Bound,
     needs: Mapping[str, Any] | None = None,
-    choices: tuple[str, ...] | None = None,
     step: bool = False,
     argument: str | None = None,
     reads_weights: bool | tuple[Any, ...] = True,
@@ -73,7 +64,7 @@ def option(
     """Declare a field of a configuration dataclass, as `dataclasses.field` does; `ngpt.refusals` reads the rest.
 
     bounds: on values other than None. needs: other fields, each with the values (or GIVEN) without which giving this
-    one has no effect and is refused. choices: where the type does not list them.
+    one has no effect and is refused; a step option needs Muon too, unless this is {}.
 
     step: whether it is a step option, a keyword argument of SimpleMuon, called `argument` there if not as the field.
     reads_weights: the values of a step option at which the step depends on the weights; True: all but the default. At
@@ -85,7 +76,8 @@ def option(
     def reads(value: Any) -> bool:
         return value in reads_weights if isinstance(reads_weights, tuple) else reads_weights and bool(value != default)
 
-    facts = {"bounds": bounds, "needs": (MUON if step else {}) | dict(needs or {}), "choices": choices, "step": step}
+    of_muon = MUON if step and needs != {} else {}
+    facts = {"bounds": bounds, "needs": of_muon | dict(needs or {}), "step": step}
     return dataclasses.field(
         default=default,
         metadata=facts | {"argument": argument, "reads": reads, "unit_vectors": unit_vectors, "words": words},
@@ -189,7 +181,7 @@ class OptimConfig(_Section):
     adjust_lr_fn: Literal["none", "original", "match_rms_adamw"] = option("original", needs=MUON)
     """factor on Muon's step for an m x n matrix; original: sqrt(max(1, m/n)); match_rms_adamw: 0.2 sqrt(max(m, n))"""
     match_step: Literal["none", "rms", "angle"] = option(
-        "none", step=True, reads_weights=("angle",), unit_vectors=True, needs={"optimizer": EVERY_OPTIMIZER}
+        "none", step=True, needs={}, reads_weights=("angle",), unit_vectors=True
     )
     """rescale the step, Muon's before cautious decay; angle, with any optimizer: to a mean rotation of --lr radians in
     each matrix; rms, with Muon: to the Frobenius norm of an exact polar factor"""

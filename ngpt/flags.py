@@ -1,17 +1,19 @@
 """A configuration as command-line flags: their help, the shortest command line, notes for its user. No torch."""
 
 import ast
+import dataclasses
 import functools
 import inspect
 import textwrap
 from typing import Any
 
-from ngpt.config import RunConfig, flatten
+from ngpt.config import SECTIONS, RunConfig, flatten
 from ngpt.foreign import is_class
 from ngpt.presets import resolve
 from ngpt.refusals import flag_name
 
-WORDS = {"optimizer_args"}
+WORDS = {field.name for section in SECTIONS.values() for field in dataclasses.fields(section)
+         if field.metadata.get("words")}  # fmt: skip
 """fields whose flags take several words"""
 
 

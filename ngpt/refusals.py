@@ -2,7 +2,7 @@
 
 A refusal is a condition on named options and a reason. It applies wherever all the options it reads are known: within
 one section of the configuration, in a whole run, or in a parameter group of SimpleMuon. What single fields declare
-(`ngpt.config.option`: bounds, choices, needs) becomes refusals of the same form; `REFUSALS` holds the rest.
+(`ngpt.config.option`: bounds, needs) becomes refusals of the same form; `REFUSALS` holds the rest.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ def _declared(kind: type) -> Iterator[Refusal]:
     for field in dataclasses.fields(kind):
         name, facts = field.name, field.metadata
         bounds = list(facts.get("bounds", ()))
-        if choices := facts.get("choices") or choices_of(hints[name]):
+        if choices := choices_of(hints[name]):
             bounds.append((choices.__contains__, f"must be one of {', '.join(map(str, choices))}"))
         for within, text in bounds:
 

@@ -1,4 +1,4 @@
-"""The optimizers of the hidden matrices by name: how each is built, its defaults by preset, its state. No torch.
+"""The optimizers of the hidden matrices by name: how each is built, and its defaults by preset. No torch.
 
 To add one, write its factory and list it here; `--optimizer` then accepts its name.
 """
@@ -22,13 +22,8 @@ def load(entry_point: str) -> Any:
 class OptimizerEntry:
     """An optimizer as the trainer needs to know it. Entry points are "package.module:name", imported at first use."""
 
-    kind: str
-    """entry point of its class"""
     factory: str
     """entry point of a function (groups of matrices with their `sphere_dim`, OptimConfig, device) -> optimizer"""
-    state_types: str
-    """entry point of a function optimizer -> {parameter: {key: (shape, dtype)}}: the state that a step leaves; none for
-    classes that the user names, whose state is what their state_dict() holds"""
     defaults: Mapping[str, Mapping[str, float]]
     """configuration fields by preset, where they are not given: the rate of the hidden matrices, lr, and what else the
     optimizer wants different"""
@@ -42,9 +37,7 @@ RUNGS = ("rung-1", "rung-2", "rung-3", "rung-4")
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     "adam": OptimizerEntry(
-        kind="torch.optim:AdamW",
         factory="ngpt.optim.build:adam",
-        state_types="ngpt.optim.build:adam_state_types",
         defaults={
             "tiny": {"lr": 0.01},
             **dict.fromkeys(RUNGS, {"lr": 0.01, "adam_beta1": 0.7}),
@@ -56,9 +49,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         stays_on_sphere=lambda optim: False,
     ),
     "muon": OptimizerEntry(
-        kind="ngpt.optim.muon:SimpleMuon",
         factory="ngpt.optim.build:muon",
-        state_types="ngpt.optim.muon:SimpleMuon.state_types",
         defaults={
             "tiny": {"lr": 0.03},
             **dict.fromkeys(RUNGS, {"lr": 0.02}),
@@ -73,9 +64,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
 
 
 FOREIGN = OptimizerEntry(
-    kind="torch.optim:Optimizer",
     factory="ngpt.optim.foreign:build",
-    state_types="",
     defaults={},
     stays_on_sphere=lambda optim: optim.match_step == "none" and claims(optim.optimizer, "stays_on_sphere"),
     capturable=False,
@@ -83,17 +72,8 @@ FOREIGN = OptimizerEntry(
 """The entry of every class that --optimizer names"""
 
 
-VOCAB_RULES = {
-    "rmnp": OptimizerEntry(
-        kind="ngpt.rules.rmnp:RMNP",
-        factory="ngpt.optim.build:rmnp",
-        state_types="ngpt.rules.base:momentum_types",
-        defaults={},
-        stays_on_sphere=lambda optim: False,
-        capturable=False,
-    ),
-}
-"""Optimizers of embedding and head other than AdamW, by the value of --vocab-rule"""
+VOCAB_RULES = {"rmnp": "ngpt.optim.build:rmnp"}
+"""Factories of optimizers of embedding and head other than AdamW, by the value of --vocab-rule"""
 
 
 def is_optimizer(value: str) -> bool:
@@ -104,9 +84,3 @@ def is_optimizer(value: str) -> bool:
 def entry(optimizer: str) -> OptimizerEntry:
     """Return the entry of what --optimizer names: an optimizer listed here, or a class."""
     return OPTIMIZERS.get(optimizer, FOREIGN)
-
-
-def entry_of(optimizer: Any) -> OptimizerEntry:
-    """Return the entry of an optimizer that the registry has built."""
-    known = (*OPTIMIZERS.values(), *VOCAB_RULES.values())
-    return next(entry for entry in known if load(entry.kind) is type(optimizer))

@@ -16,7 +16,7 @@ from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
 from ngpt.optim.sharded import shard_layout
-from ngpt.registry import FOREIGN, VOCAB_RULES, entry, entry_of, load
+from ngpt.registry import FOREIGN, VOCAB_RULES, entry, load
 
 Group = dict[str, Any]
 
@@ -158,7 +158,7 @@ def build_optimizers(model: nn.Module, config: RunConfig, owned: Mapping[str, Te
     vocab = None
     if optim.vocab_rule != "adamw":
         of_vocab = {W: dim for name, W in trained.items() if (dim := _vocab_dim(specs[name])) is not None}
-        vocab = load(VOCAB_RULES[optim.vocab_rule].factory)(of_vocab, optim, device)
+        vocab = load(VOCAB_RULES[optim.vocab_rule])(of_vocab, optim, device)
         others = [parameter for parameter in others if parameter not in of_vocab]
     aux = adamw(others, optim, device, lr=optim.resolved_aux_lr, weight_decay=0.0)
     leaving = {role for role in Role if role != Role.HIDDEN or not chosen.stays_on_sphere(optim)}
@@ -223,7 +223,7 @@ def rmnp(dims: Mapping[Tensor, int], optim: OptimConfig, device: torch.device) -
     """Build RMNP for embedding and head. dims: the dimension of the vectors of each matrix."""
     require(all(shard_layout(W) is None for W in dims), f"--vocab-rule {optim.vocab_rule} needs whole matrices")
     groups = [{"params": [W], "sphere_dim": dim} for W, dim in dims.items()] or [{"params": [], "sphere_dim": -1}]
-    kind = load(VOCAB_RULES["rmnp"].kind)
+    kind = load("ngpt.rules.rmnp:RMNP")
     made: torch.optim.Optimizer = kind(groups, lr=_rate(optim.vocab_lr, device), skip_zero_grad=True)
     return made
 
@@ -253,13 +253,10 @@ StateTypes = dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]
 
 
 def state_types(optimizer: torch.optim.Optimizer) -> StateTypes:
-    """Return the types of the state that a step of `optimizer` leaves, by the registry."""
-    types: StateTypes = load(entry_of(optimizer).state_types)(optimizer)
-    return types
-
-
-def adam_state_types(optimizer: torch.optim.AdamW) -> StateTypes:
-    """Return the types of AdamW's state."""
+    """Return the types of the state that a step of an optimizer that this file builds leaves."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        own: StateTypes = optimizer.state_types()  # type: ignore[attr-defined]  # SimpleMuon or RMNP
+        return own
     return {
         p: {"step": ((), torch.float32), "exp_avg": (tuple(p.shape), p.dtype), "exp_avg_sq": (tuple(p.shape), p.dtype)}
         for group in optimizer.param_groups

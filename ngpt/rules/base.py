@@ -63,11 +63,10 @@ class MatrixRule(torch.optim.Optimizer, ABC):
         """Move W in place."""
         W.sub_(group["lr"] * D)
 
-
-def momentum_types(optimizer: MatrixRule) -> dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
-    """Return shape and dtype of the momentum, by parameter and key."""
-    parameters = [W for group in optimizer.param_groups for W in group["params"]]
-    return {W: {"momentum_buffer": (tuple(W.shape), W.dtype)} for W in parameters}
+    def state_types(self) -> dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
+        """Return shape and dtype of the state that a step leaves, by parameter and key; for embedding and head only."""
+        parameters = [W for group in self.param_groups for W in group["params"]]
+        return {W: {"momentum_buffer": (tuple(W.shape), W.dtype)} for W in parameters}
 
 
 def require(condition: bool | Tensor, message: str) -> None:
