@@ -22,7 +22,7 @@ from experiments import (
     sphere_finalists,
 )
 from experiments.longer_runs import longer_runs_sentence
-from experiments.pooled import PAGE, data_of, pooled
+from experiments.pooled import PAGE, data_of, pooled, soon
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
@@ -56,6 +56,8 @@ class Finding:
     again: tuple[str, str] | None = None
     """the comparison of `pooled.COMPARISONS` that repeats it on new seeds, on other texts and at other sizes, and what
     to call it"""
+    more: Callable[[Path], str] | None = None
+    """what else to say, from the folder of reports"""
     on_a_gpu: tuple[Campaign, Words] | None = None
     """a campaign on a GPU, with the words for its analysis"""
 
@@ -76,7 +78,8 @@ def findings_list(reports: Path) -> str:
     bullets, alone = [], all(parts == usual for parts in scopes)
     for (finding, data), parts in zip(found, scopes, strict=True):
         analysis = analyze(finding.campaign, data)
-        elsewhere = repeated(finding, reports) + on_a_gpu(finding, reports)
+        more = finding.more(reports) if finding.more is not None else ""
+        elsewhere = more + repeated(finding, reports) + on_a_gpu(finding, reports)
         alone &= not elsewhere
         own = [part for part in parts if part not in usual]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
@@ -192,6 +195,16 @@ def adam_at_fixed_rates(analysis: Analysis) -> str:
     return f"it ends {-means[-1]:+.3f} to {-means[0]:+.3f} higher {against}".replace("-", "−")
 
 
+def time_in_all_campaigns(reports: Path) -> str:
+    """Return the range of Muon's share of Adam's training time over all campaigns; nothing for fewer than two.
+
+    Where Muon does not reach Adam's final loss on some seed, a campaign has no such share.
+    """
+    means = sorted(float(np.mean(muon.time_share)) for _, _, muon in soon(reports))
+    means = [mean for mean in means if np.isfinite(mean)]
+    return f" ({means[0]:.0%} to {means[-1]:.0%} in {len(means)} campaigns)" if len(means) > 1 else ""
+
+
 def sooner(time_share: Array) -> str:
     """Return in words whether shares of a baseline's training time lie below 100%, by their interval."""
     interval = None if np.isinf(time_share).any() else sample_mean(time_share)
@@ -292,7 +305,10 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
 
 
 FINDINGS = (
-    Finding(MUON_AGAINST_ADAM, muon_against_adam, ("Muon against Adam", ""), (AT_155M, adam_at_fixed_rates)),
+    Finding(
+        MUON_AGAINST_ADAM, muon_against_adam, ("Muon against Adam", ""), time_in_all_campaigns,
+        (AT_155M, adam_at_fixed_rates),
+    ),
     Finding(ORTHOGONALITY, singular_vectors, ("Kaon against Muon", "such noise")),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(FEATURES, features, ("NorMuon against Muon", "NorMuon")),

@@ -17,11 +17,14 @@ from experiments import (
     scaling_ladder,
     sphere_finalists,
 )
+from ngpt.campaign.analysis.analyze import MethodSummary, analyze
 from ngpt.campaign.analysis.statistics import LEVEL, PairedDifference, paired_difference
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
-from ngpt.campaign.report.words import TEXTS, interval_text
+from ngpt.campaign.report.index import runs_left
+from ngpt.campaign.report.markdown import share_text
+from ngpt.campaign.report.words import TEXTS, interval_text, number
 
 Place = tuple[Campaign, str, str]
 """a campaign, and the two of its methods that are compared, first minus second"""
@@ -127,6 +130,33 @@ def pooled_table(reports: Path) -> str:
             )
             where = f"`{one.preset}`, {TEXTS.get(one.data, one.data)}"
             lines.append(f"| {comparison} | {where} | {parts} | {interval_text(one.together)} | {one.together.n} |")
+    return "\n".join(lines) + "\n"
+
+
+def soon(reports: Path) -> list[tuple[Campaign, dict[str, Any], MethodSummary]]:
+    """Return how soon Muon reaches Adam's final loss wherever a campaign compares them: its summary there."""
+    found = []
+    for preset, text in SCOPES:
+        for usual, muon, _ in COMPARISONS["Muon against Adam"]:
+            campaign = CampaignStudy(usual).at(preset, text).experiment
+            data = data_of(campaign, reports)
+            if data is not None and not runs_left(data):
+                summaries = analyze(campaign, data).summaries
+                found.append((campaign, data, next(one for one in summaries if one.method.name == muon)))
+    return found
+
+
+def soon_table(reports: Path) -> str:
+    """Return the table of how soon Muon reaches Adam's final loss, with links relative to docs/."""
+    lines = [
+        "| campaign | where | share of Adam's steps | of its training time | Muon's speed relative to Adam's |",
+        "|---|---|---|---|---|",
+    ]
+    for campaign, data, muon in soon(reports):
+        where = f"`{data['preset']}`, {TEXTS.get(data['data'], data['data'])}"
+        speed = number(muon.tokens_per_second_ratio, 2)
+        shares = f"{share_text(muon.speedup)} | {share_text(muon.time_share)} | {speed}"
+        lines.append(f"| [{campaign.name}](../reports/{campaign.report_name}) | {where} | {shares} |")
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ from experiments.findings import (
     MUON_AGAINST_ADAM,
     ORTHOGONALITY,
     findings_list,
+    time_in_all_campaigns,
 )
 from experiments.longer_runs import longer_runs_sentence, longer_runs_table
 from experiments.pooled import PAGE
@@ -256,6 +257,8 @@ def test_a_finding_has_all_seeds_and_what_a_gpu_says(tmp_path: Path) -> None:
     mean = (8 * 0.1 + 10 * 0.2) / 18
     half = 2.1199 * 0.01 * (8 / 16 + 10 / 16) ** 0.5 / 18**0.5  # t of 16, around each campaign's own mean
     found = findings_list(tmp_path)
+    assert time_in_all_campaigns(tmp_path) == "", "Muon does not reach Adam's loss in curves that fit another end"
+    assert re.fullmatch(r" \(\d+% to \d+% in [2-9] campaigns\)", time_in_all_campaigns(ROOT / "reports"))
     assert f"; [over all 18 seeds]({PAGE}) {mean:.3f} lower [{mean - half:.3f}, {mean + half:.3f}]" in found
     assert "on a GPU" not in found
     large = read_data(AT_155M, ROOT / "reports")
