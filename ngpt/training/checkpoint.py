@@ -40,6 +40,8 @@ class CheckpointState:
     """by role, as in `LazyProjection`"""
     logit_scale: dict[str, float]
     """as in `ngpt.training.telemetry.LogitScale`"""
+    finite: bool
+    """whether all its numbers are finite; a step that has just been made may have broken the weights"""
     foreign: Any
     """state of an optimizer of the user's, beside its tensors (`ngpt.optim.foreign`); None without one"""
 
@@ -54,7 +56,9 @@ def parse_checkpoint_state(state: dict[str, Any], path: Path) -> CheckpointState
     scale = state["logit_scale"]
     if not is_a(scale, dict[str, float]) or not set(scale) <= LogitScale.STATE:
         raise InputError(f"{path}: not the checkpoint of a run: logit scale {scale!r:.60}")
-    return CheckpointState(record_of(state["record"], str(path)), skipped, drift, scale, state["foreign"])
+    finite = state["finite"]
+    require(is_a(finite, bool), f"{path}: not the checkpoint of a run: finite {finite!r:.60}")
+    return CheckpointState(record_of(state["record"], str(path)), skipped, drift, scale, finite, state["foreign"])
 
 
 def tensors_sha256(tensors: Tensors) -> str:
@@ -124,12 +128,12 @@ def pack_state(
 
 def unpack_state(
     path: Path, tensors: Tensors, parameters: Tensors, optimizers: Optimizers,
-    others: Mapping[str, Tensors] = {},
+    others: Mapping[str, Tensors] = {}, *, finite: bool = True,
 ) -> None:  # fmt: skip
     """Load what `pack_state` returned, in place.
 
-    Raises InputError, naming the file, unless names, shapes and dtypes all fit. Numbers may be infinite: a run whose
-    weights have just been broken by a step goes on to its fallback or its end.
+    Raises InputError, naming the file, unless names, shapes and dtypes all fit and, with `finite`, every number is
+    finite. Between a step that broke the weights and the fallback from it, or the end of the run, some are not.
     """
     weights = _weights(parameters, others)
     names = {parameter: name for name, parameter in parameters.items()}
@@ -142,6 +146,7 @@ def unpack_state(
     for name in (*expected, *tensors):
         fits, part = name in tensors and tensor_type(tensors[name]) == expected.get(name), name.partition(".")[0]
         require(fits, f"{path}: {name} does not fit the {parts.get(part, 'model')} of this run")
+        require(not finite or bool(tensors[name].isfinite().all()), f"{path}: {name} is not finite")
     with torch.no_grad():
         for name, weight in weights.items():
             copy_full_(weight, tensors[name])

@@ -223,7 +223,7 @@ class Run:
                 self.average.begin()
             checkpoint.unpack_state(
                 self.folder / CHECKPOINT, self.sharding.owned_tensors(tensors), self.sharding.owned,
-                self.optimizers.built_in, self._other_weights(),
+                self.optimizers.built_in, self._other_weights(), finite=state.finite,
             )  # fmt: skip
             drift = {Role(role): torch.tensor(value) for role, value in state.seen_drift.items()}
             self.optimizers.projection.seen_drift = drift
@@ -266,9 +266,10 @@ class Run:
         packed = checkpoint.pack_state(self.sharding.owned, self.optimizers.built_in, self._other_weights())
         of_foreign, foreign = checkpoint.pack_foreign(self.optimizers.foreign)
         drift = self.telemetry.seen_drift()
-        state = CheckpointState(self.record, self.skipped_in_a_row, drift, scale, foreign)
         tensors = self.sharding.gather(packed | of_foreign)
         if self.ranks.is_first:
+            finite = all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+            state = CheckpointState(self.record, self.skipped_in_a_row, drift, scale, finite, foreign)
             write_tensors(self.folder / CHECKPOINT, tensors, dataclasses.asdict(state))
         self._write_record()
 
