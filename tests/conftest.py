@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     half = len(others) // 2
     begin, go_on = ([item for item in campaigns if (item.path in first) == here] for here in (True, False))
     items[:] = [*begin, *others[:half], *go_on, *others[half:]]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures of reports that are made in this process undrawn, which takes most of a report's time."""
+    from ngpt.campaign.report import style  # imported late, as few tests need it
+
+    save, ours = style.save, [module for name, module in sys.modules.items() if name.startswith("ngpt.campaign.")]
+    for module in [module for module in ours if vars(module).get("save") is save]:
+        monkeypatch.setattr(module, "save", lambda figure, path: None)
 
 
 @pytest.fixture

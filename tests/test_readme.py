@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from ngpt import runs, sample
 from ngpt.campaign.engine import Study
 from ngpt.campaign.entrant import EntrantStudy
 from ngpt.campaign.execution.collect import read_data, write_data
-from ngpt.campaign.report import style
 from ngpt.campaign.report.index import write_index
 from ngpt.campaign.report.words import millions
 from ngpt.command import build_parser, parse
@@ -173,13 +171,9 @@ def test_each_campaign_has_experiment_runner_and_report(study: Study[Any]) -> No
 
 
 @pytest.mark.parametrize("study", PLACES, ids=lambda study: study.name)
-def test_published_reports_are_what_their_data_give(
-    study: Study[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At every size and on every text; figures are not drawn to the end, which takes most of the time."""
-    save, ours = style.save, [module for name, module in sys.modules.items() if name.startswith("ngpt.campaign.")]
-    for module in [module for module in ours if vars(module).get("save") is save]:
-        monkeypatch.setattr(module, "save", lambda figure, path: None)
+@pytest.mark.usefixtures("undrawn")
+def test_published_reports_are_what_their_data_give(study: Study[Any], tmp_path: Path) -> None:
+    """At every size and on every text."""
     (tmp_path / "data").mkdir()
     name = f"data/{study.name}.json"
     (tmp_path / name).write_bytes((ROOT / "reports" / name).read_bytes())
