@@ -152,7 +152,7 @@ class AtScale:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What results on another text show, as in `Experiment`."""
+    """Statements after the runs on another text, as in `Experiment`."""
 
     reading: str
     does_not_show: str = ""
