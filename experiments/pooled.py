@@ -90,7 +90,7 @@ def pooled(reports: Path, comparison: str) -> list[Pooled]:
         for usual, first, second in COMPARISONS[comparison]:
             campaign = CampaignStudy(usual).at(preset, text).experiment
             data = data_of(campaign, reports)
-            if data is None:
+            if data is None or runs_left(data):
                 continue
             name = data["data"]
             pairs = {seed: values for seed, values in _pairs(data, first, second).items() if seed not in used}

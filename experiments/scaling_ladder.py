@@ -128,8 +128,8 @@ CAMPAIGN = Campaign(
                 operations of one at `rung-1`.
 
                 A fourth rate was added below each grid while the first three were being tuned, before any comparison:
-                on both tuning seeds of Adam that had ended, its lowest rate was the best. The forecast does not depend
-                on the rates and is that written before the first run.
+                on Python's standard library, Adam's lowest rate was the best on both tuning seeds that had ended. The
+                forecast does not depend on the rates and is that written before the first run.
             """,
         ),
         "rung-3": AtScale(
