@@ -33,7 +33,7 @@ class Worker:
             [sys.executable, __file__], cwd=checkout, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        self.description = self._ask({"fields": fields, "vocabulary": vocabulary, "threads": threads})
+        self.losses: list[float] = self._ask({"fields": fields, "vocabulary": vocabulary, "threads": threads})
 
     def seconds(self, steps: int) -> list[float]:
         """Take `steps` steps; return the seconds of each."""
@@ -55,21 +55,21 @@ class Worker:
         self.process.communicate()
 
 
-def compare(before: Path, fields: Fields, vocabulary: int, *, threads: int, rounds: int) -> dict[str, Any]:
-    """Return the seconds of a step of the code in `before` and of this checkout's, round by round, and its operations.
+def compare(before: Path, fields: Fields, vocabulary: int, *, threads: int, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of a step of the code in `before` and of that "after", in this checkout, round by round.
 
     A round is about a quarter of a second of steps of each, and gives their median. Raises InputError if they do not
     train the same model.
     """
     with Worker(before, fields, vocabulary, threads) as old, Worker(HERE, fields, vocabulary, threads) as new:
-        require_same_losses(old.description["losses"], new.description["losses"])
+        require_same_losses(old.losses, new.losses)
         steps = max(2, round(0.25 / median(new.seconds(5))))
         seconds: dict[str, list[float]] = {"before": [], "after": []}
         for number in range(rounds):
             pair = [("before", old), ("after", new)]
             for name, worker in pair[:: -1 if number % 2 else 1]:
                 seconds[name].append(median(worker.seconds(steps)))
-        return {"seconds": seconds, "flops": new.description["flops"]}
+        return seconds
 
 
 def require_same_losses(before: list[float], after: list[float]) -> None:
@@ -93,7 +93,7 @@ def serve() -> None:
     environment.prepare(device, asked["threads"])
     fields = {name: value for name, value in asked["fields"].items() if name in flatten(resolve("tiny"))}
     made = Arrangement(resolve("tiny", **fields), asked["vocabulary"], device, graphs=False)
-    answer({"flops": made.flops(), "losses": made.losses})
+    answer(made.losses)
     for line in sys.stdin:
         answer([sum(made.step().values()) for _ in range(json.loads(line))])
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from benchmarks.measure import bandwidth, floor_seconds, interleaved, matmul_rate, prepare, ratio
 from benchmarks.saved import FOLDER, save
 from ngpt.config import ModelConfig
+from ngpt.cost import iteration_operations
 from ngpt.errors import exit_code_of
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
@@ -235,12 +236,6 @@ def hidden_matrices(width: int, layers: int, device: torch.device) -> tuple[list
     return weights, dims
 
 
-def flops(weights: list[Tensor]) -> int:
-    """Return the FLOP of one iteration: X X', then b A + c A A, then a X + B X."""
-    sides = [sorted(W.shape) for W in weights]
-    return sum(2 * short**2 * (2 * long + short) for short, long in sides)
-
-
 def difference(moved: list[nn.Parameter], reference: list[nn.Parameter], start: list[Tensor]) -> float:
     """Return the distance between two steps from `start`, over all matrices, relative to the reference step."""
 
@@ -288,7 +283,7 @@ def race(
     seconds = interleaved(steps, repetitions=rounds, device=device, before=fresh_gradients)
     numbers, rows = sum(W.numel() for W in weights), []
     for contender in field:
-        work = contender.iterations * flops(weights)
+        work = contender.iterations * iteration_operations(W.shape for W in weights)
         traffic = 4 * contender.numbers_moved * numbers
         dtype, taken = str(contender.dtype).removeprefix("torch."), seconds[contender.name]
         floor = floor_seconds(work, rates.flops_per_second[dtype], traffic, rates.bytes_per_second)
@@ -376,8 +371,9 @@ def main(arguments: list[str]) -> int:
 
     rows = []
     for width, layers in zip(options.widths, options.layers, strict=True):
+        iteration = iteration_operations(W.shape for W in hidden_matrices(width, layers, device)[0])
         seconds = (options.steps + 2) * sum(
-            contender.iterations * flops(hidden_matrices(width, layers, device)[0])
+            contender.iterations * iteration
             / rates.flops_per_second[str(contender.dtype).removeprefix("torch.")]
             for contender in field
         )  # fmt: skip

@@ -35,12 +35,13 @@ from benchmarks.checkouts import compare
 from benchmarks.measure import matmul_rate, order, prepare, ratio
 from benchmarks.saved import FOLDER, save
 from ngpt.config import RunConfig, Runtime, flatten
+from ngpt.cost import pass_operations, polar_operations
 from ngpt.data.batches import Batches, Windows
 from ngpt.data.shards import write_shard
 from ngpt.data.tokenizers import BYTES_VOCAB, GPT2_VOCAB
 from ngpt.errors import exit_code_of
 from ngpt.model import build_model
-from ngpt.model.roles import Role, parameter_specs
+from ngpt.model.roles import parameter_specs
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
 from ngpt.training import environment
@@ -65,7 +66,7 @@ class Arrangement:
     def __init__(self, config: RunConfig, vocabulary: int, device: torch.device, *, graphs: bool) -> None:
         """Build model, optimizers and batches, and take three steps: one eager, two like all that follow."""
         tokens = np.random.default_rng(0).integers(0, vocabulary, TOKENS).astype(np.uint16)
-        self.config, self.device = config, device
+        self.config, self.vocabulary, self.device = config, vocabulary, device
         self.model = build_model(config.model, vocabulary, seed=0).to(device)
         self.optimizers = build_optimizers(self.model, config)
         batches = Batches(Windows(tokens, config.model.seq_len), batch_size=config.train.batch_size, seed=0)
@@ -100,20 +101,6 @@ class Arrangement:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def flops(self) -> tuple[float, float]:
-        """Return the operations of a step's forward and backward pass, and of Muon's iterations."""
-        model, train = self.config.model, self.config.train
-        tokens = train.batch_size * model.seq_len
-        roles = {name: spec.role for name, spec in parameter_specs(self.model).items()}
-        matrices = [(p, roles[n]) for n, p in self.model.named_parameters() if roles[n] in (Role.HIDDEN, Role.HEAD)]
-        weights = sum(p.numel() for p, _ in matrices if p.ndim == 2)
-        passes = 6.0 * tokens * weights + 12.0 * tokens * model.n_layer * model.n_embd * model.seq_len
-        if self.config.optim.optimizer != "muon":
-            return passes, 0.0
-        sides = [sorted(p.shape) for p, role in matrices if role is Role.HIDDEN]
-        iteration = sum(2 * short**2 * (2 * long + short) for short, long in sides)
-        return passes, float(self.config.optim.ns_steps * iteration)
-
 
 def whole_periods(steps: int, every: int) -> int:
     """Return the number of steps rounded up to a multiple of the period of projection, for a fair share of it."""
@@ -124,7 +111,7 @@ def row_of(name: str, made: Arrangement, parts: list[dict[str, float]], rates: d
     """Return a row of results of one arrangement."""
     seconds = [sum(part.values()) for part in parts]
     tokens = made.config.train.batch_size * made.config.model.seq_len
-    passes, iterations = made.flops()
+    passes, iterations = pass_operations(made.config, made.vocabulary), polar_operations(made.config)
     floor = passes / rates[made.config.train.dtype]
     if iterations:
         floor += iterations / rates[made.config.optim.polar_dtype]
@@ -251,11 +238,12 @@ def against(options: argparse.Namespace, machine: dict[str, Any], rate: float) -
         names += ["ns_steps"] if config.optim.optimizer == "muon" else []
         fields = own | {name: value for name, value in flatten(config).items() if name in names}
         fields["logit_scale_init"] = 1.0  # that of checkouts in which it is no setting
-        found = compare(options.against, fields, BYTES_VOCAB, threads=options.threads, rounds=options.rounds)
-        seconds, tokens = found["seconds"], config.train.batch_size * config.model.seq_len
-        row = {"preset": preset, "rule": rule, "tokens_a_step": tokens} | found
+        seconds = compare(options.against, fields, BYTES_VOCAB, threads=options.threads, rounds=options.rounds)
+        flops = [pass_operations(config, BYTES_VOCAB), polar_operations(config)]
+        tokens = config.train.batch_size * config.model.seq_len
+        row = {"preset": preset, "rule": rule, "tokens_a_step": tokens, "seconds": seconds, "flops": flops}
         row["speedup"] = dataclasses.asdict(ratio(seconds["before"], seconds["after"]))
-        row["share_of_floor"] = sum(found["flops"]) / rate / median(seconds["after"])
+        row["share_of_floor"] = sum(flops) / rate / median(seconds["after"])
         row["tokens_per_second"] = tokens / median(seconds["after"])
         print("{preset:8} {rule:15} {tokens_per_second:9,.0f} tokens/s".format(**row), end="")
         print("  {median:.2f} [{low:.2f}, {high:.2f}] x before".format(**row["speedup"]), end="")

@@ -1,5 +1,7 @@
 """The floating-point operations of a training step, counted from its configuration, and times in words. No torch."""
 
+from collections.abc import Iterable, Sequence
+
 from ngpt.config import ModelConfig, RunConfig
 
 
@@ -37,11 +39,19 @@ def pass_operations(config: RunConfig, vocab_size: int) -> float:
 
 
 def polar_operations(config: RunConfig) -> float:
-    """Return the operations of Muon's orthogonalizer in one step: 2 m m (2 n + m) per iteration and matrix."""
+    """Return the operations of Muon's orthogonalizer in one step."""
     if config.optim.optimizer != "muon":
         return 0.0
-    layer = sum(2 * m * m * (2 * n + m) for m, n in hidden_shapes(config.model))
-    return float(config.model.n_layer * config.optim.ns_steps * layer)
+    return float(config.model.n_layer * config.optim.ns_steps * iteration_operations(hidden_shapes(config.model)))
+
+
+def iteration_operations(shapes: Iterable[Sequence[int]]) -> int:
+    """Return the operations of one iteration of the orthogonalizer on matrices (m, n): 2 m m (2 n + m) where m <= n.
+
+    A = X X', then B = b A + c A A, then a X + B X, with no use made of symmetry.
+    """
+    sides = (sorted(shape) for shape in shapes)
+    return sum(2 * m * m * (2 * n + m) for m, n in sides)
 
 
 def duration(seconds: float) -> str:

@@ -29,7 +29,6 @@ RATES = ("lr", "weight_decay", "momentum")
 FROM_TORCH = (*RATES, "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
 """The options of torch.optim.Muon, in its order"""
 
-STATE = ("momentum_buffer", "second_momentum_buffer")
 WITHOUT_EFFECT = {"foreach", "fused", "capturable"}
 """Options of torch's other optimizers that change how a step is computed, not what"""
 
@@ -229,12 +228,9 @@ def fitting(content: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, An
 
 def _check_loaded(parameter: Tensor, state: Mapping[str, Any], group: Group) -> None:
     """Raise ValueError unless the saved state of a parameter is empty or what its group needs."""
-    if other := sorted(str(key) for key in state if key not in STATE):
+    if other := sorted(str(key) for key in state if key not in steps.STATE):
         raise ValueError(f"the state dict is that of another optimizer: its state is {', '.join(other)}")
-    needed = {"momentum_buffer": tuple(parameter.shape)} if state else {}
-    if state and group["normuon"] is not None:
-        needed["second_momentum_buffer"] = steps.second_moment_shape(parameter.shape, group["normuon"])
-    for key, shape in needed.items():
+    for key, (shape, _) in (steps.state_types(parameter, group) if state else {}).items():
         value = state.get(key)
         if not isinstance(value, Tensor):
             raise ValueError(f"the state dict has no {key} for {_named(parameter)}; start without its state")
@@ -243,7 +239,7 @@ def _check_loaded(parameter: Tensor, state: Mapping[str, Any], group: Group) -> 
                 f"the state dict has a {key} of shape {tuple(value.shape)} and dtype {value.dtype} for "
                 f"{_named(parameter)}, which needs {shape}; it was saved with other parameters or options"
             )
-        if key == "momentum_buffer" and sharded.local_of(value).shape != sharded.local_of(parameter).shape:
+        if shape == tuple(parameter.shape) and sharded.local_of(value).shape != sharded.local_of(parameter).shape:
             raise ValueError(f"the state dict has a {key} that is not sharded as {_named(parameter)} is")
 
 

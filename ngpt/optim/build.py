@@ -16,6 +16,7 @@ from ngpt.optim.muon import SimpleMuon
 from ngpt.optim.projection import LazyProjection
 from ngpt.optim.schedules import lr_factor, momentum_at
 from ngpt.optim.sharded import shard_layout
+from ngpt.optim.steps import StateTypes
 from ngpt.registry import FOREIGN, VOCAB_RULES, entry, load
 
 Group = dict[str, Any]
@@ -248,14 +249,11 @@ def _rate(value: float, device: torch.device) -> float | Tensor:
 
 # --- state -----------------------------------------------------------------------------------------------------------
 
-StateTypes = dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]
-"""Shape and dtype of each tensor that an optimizer keeps, by parameter and key"""
 
-
-def state_types(optimizer: torch.optim.Optimizer) -> StateTypes:
+def state_types(optimizer: torch.optim.Optimizer) -> dict[Tensor, StateTypes]:
     """Return the types of the state that a step of an optimizer that this file builds leaves."""
     if not isinstance(optimizer, torch.optim.AdamW):
-        own: StateTypes = optimizer.state_types()  # type: ignore[attr-defined]  # SimpleMuon or RMNP
+        own: dict[Tensor, StateTypes] = optimizer.state_types()  # type: ignore[attr-defined]  # SimpleMuon or RMNP
         return own
     return {
         p: {"step": ((), torch.float32), "exp_avg": (tuple(p.shape), p.dtype), "exp_avg_sq": (tuple(p.shape), p.dtype)}

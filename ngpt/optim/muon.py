@@ -180,19 +180,12 @@ class SimpleMuon(torch.optim.Optimizer):
             stack.finish()
         return loss
 
-    def state_types(self) -> dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
+    def state_types(self) -> dict[Tensor, steps.StateTypes]:
         """Return the shape and dtype of each state tensor that a step keeps, by parameter and key.
 
         For gradients of their parameters' dtype.
         """
-        types: dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
-        for group in self.param_groups:
-            for W in group["params"]:
-                types[W] = {"momentum_buffer": (tuple(W.shape), W.dtype)}
-                if group["normuon"] is not None:
-                    shape = steps.second_moment_shape(W.shape, group["normuon"])
-                    types[W]["second_momentum_buffer"] = shape, torch.promote_types(W.dtype, torch.float32)
-        return types
+        return {W: steps.state_types(W, group) for group in self.param_groups for W in group["params"]}
 
     def _batches(self) -> list[list[Stack | ShardedStack]]:
         """Return the matrices that have a gradient as stacks, grouped by the settings of their polar factor.
@@ -227,18 +220,12 @@ class SimpleMuon(torch.optim.Optimizer):
         """Return the state of a parameter, zero at first; raise ValueError if it does not fit the parameter."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter, dtype=gradient.dtype)
-        admission.check_state(parameter, "momentum_buffer", state["momentum_buffer"], parameter.shape)
-        if state["momentum_buffer"].dtype != gradient.dtype:
-            state["momentum_buffer"] = state["momentum_buffer"].to(gradient.dtype)
-        if group["normuon"] is not None:
-            shape = steps.second_moment_shape(parameter.shape, group["normuon"])
-            if "second_momentum_buffer" not in state:
-                dtype = torch.promote_types(parameter.dtype, torch.float32)
-                whole = torch.zeros(shape, dtype=dtype, device=parameter.device)
-                state["second_momentum_buffer"] = sharded.shard_like(whole, parameter)
-            admission.check_state(parameter, "second_momentum_buffer", state["second_momentum_buffer"], shape)
+        for key, (shape, dtype) in steps.state_types(parameter, group, gradient=gradient.dtype).items():
+            if key not in state:
+                state[key] = sharded.zeros_like(parameter, shape, dtype)
+            admission.check_state(parameter, key, state[key], shape)
+            if state[key].dtype != dtype:
+                state[key] = state[key].to(dtype)
         return state
 
 

@@ -77,6 +77,13 @@ def placed_like(gradient: Tensor, parameter: Tensor) -> Tensor:
     return gradient.redistribute(placements=parameter.placements)
 
 
+def zeros_like(parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a state of zeros of a given shape, sharded if the parameter is."""
+    if shape == tuple(parameter.shape):
+        return torch.zeros_like(parameter, dtype=dtype)
+    return shard_like(torch.zeros(shape, dtype=dtype, device=parameter.device), parameter)
+
+
 def shard_like(whole: Tensor, like: Tensor) -> Tensor:
     """Shard `whole`, which every rank has, if `like` is sharded; a 0-dimensional state stays whole.
 

@@ -43,8 +43,7 @@ class ShardedStack:
         )
         self.parameters, self.shape = self.shards.parameters, parameters[0].shape
         self.reads_weights = bool(steps.reading_weights(group))
-        self.carried = ["second_momentum_buffer"] * (group["normuon"] is not None)
-        self.carried += ["momentum_buffer"] * (group["momentum_transport"] != "none")
+        self.carried = steps.state_after_polar(group)
         self.input_dtype = gradients[0].dtype
         if steps.may_round_input(group) and self.input_dtype == torch.float32:
             self.input_dtype = steps.polar_dtype(group)

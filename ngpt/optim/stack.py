@@ -67,19 +67,19 @@ class Stack:
                 rule.apply(W_i[None], O_i[None], {key: value[None] for key, value in state_i.items()}, self.group)
             return
         W = torch.stack(self.parameters)
-        with self._stacked("momentum_buffer", needed=self.group["momentum_transport"] != "none") as state:
+        with self._stacked("momentum_buffer") as state:
             rule.apply(W, O, state, self.group)
         torch._foreach_copy_(self.parameters, list(W))
 
     def refine(self, O: Tensor) -> Tensor:
         """Apply the steps that do not read the weights and return the new O; write the second moments."""
-        with self._stacked("second_momentum_buffer", needed=self.group["normuon"] is not None) as state:
+        with self._stacked("second_momentum_buffer") as state:
             return rule.refine(O, state, self.group)
 
     @contextmanager
-    def _stacked(self, key: str, *, needed: bool) -> Iterator[dict[str, Tensor]]:
-        """Hold the states of all matrices under `key` as one tensor and write it back; an empty state if not needed."""
-        if not needed:
+    def _stacked(self, key: str) -> Iterator[dict[str, Tensor]]:
+        """Hold the states of all matrices under `key` as one tensor and write it back; empty if no step reads it."""
+        if key not in steps.state_after_polar(self.group):
             yield {}
             return
         values = [state[key] for state in self.states]

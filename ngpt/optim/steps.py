@@ -19,6 +19,12 @@ from ngpt.config import GeodesicAngle, NorMuonAxis, Transport, step_options
 
 AdjustLr = Literal["none", "original", "match_rms_adamw"]
 
+StateTypes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and dtype of each tensor that an optimizer keeps for a parameter, by key"""
+
+STATE = ("momentum_buffer", "second_momentum_buffer")
+"""Keys of the tensors that SimpleMuon may keep for a matrix, `state_types` says which and of what type"""
+
 VARIANCE_FLOOR = 1e-10
 """Smallest second moment that NorMuon divides by, as in modded-nanogpt; a polar factor's is 1 / max(m, n)."""
 
@@ -227,6 +233,24 @@ def transport(M: Tensor, W_before: Tensor, W_after: Tensor, how: Transport, *, d
 
 
 # --- what a group's options need -------------------------------------------------------------------------------------
+
+
+def state_types(W: Tensor, o: Mapping[str, Any], *, gradient: torch.dtype | None = None) -> StateTypes:
+    """Return the shape and dtype of each state tensor of a matrix W (m, n).
+
+    gradient: dtype of its gradients; None: that of W.
+    """
+    types: StateTypes = {"momentum_buffer": (tuple(W.shape), gradient or W.dtype)}
+    if o["normuon"] is not None:
+        shape = second_moment_shape(W.shape, o["normuon"])
+        types["second_momentum_buffer"] = shape, torch.promote_types(W.dtype, torch.float32)
+    return types
+
+
+def state_after_polar(o: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the state that the steps after the polar factor read and write."""
+    read = {"momentum_buffer": o["momentum_transport"] != "none", "second_momentum_buffer": o["normuon"] is not None}
+    return [key for key in STATE if read[key]]
 
 
 def reading_weights(o: Mapping[str, Any]) -> set[str]:

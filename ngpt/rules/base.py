@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ngpt.optim.steps import StateTypes
+
 Axis = Literal["vectors", "rows"]
 """Vectors that a rule treats separately: the unit vectors of nGPT, or rows, which are output neurons in most papers.
 They differ in the two output projections, whose unit vectors are columns."""
@@ -63,7 +65,7 @@ class MatrixRule(torch.optim.Optimizer, ABC):
         """Move W in place."""
         W.sub_(group["lr"] * D)
 
-    def state_types(self) -> dict[Tensor, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
+    def state_types(self) -> dict[Tensor, StateTypes]:
         """Return shape and dtype of the state that a step leaves, by parameter and key; for embedding and head only."""
         parameters = [W for group in self.param_groups for W in group["params"]]
         return {W: {"momentum_buffer": (tuple(W.shape), W.dtype)} for W in parameters}
