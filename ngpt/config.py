@@ -46,8 +46,8 @@ Schedule = Literal["constant", "cosine", "linear", "wsd", "sqrt", "power", "log"
 
 MUON = {"optimizer": ("muon",)}
 
-
-ON_SPHERE = {"arch": ("gated-ngpt", "ngpt", "gated-literal")}
+NORMALIZED = {"arch": ("gated-ngpt", "ngpt")}
+ON_SPHERE = {"arch": (*NORMALIZED["arch"], "gated-literal")}
 DECAYING = {"schedule": tuple(one for one in typing.get_args(Schedule) if one != "constant")}
 
 
@@ -109,9 +109,7 @@ class ModelConfig(_Section):
     """initial step size of the residual updates: a scalar in the gated models; one per channel in ngpt, there 0.05"""
     gate_init: float = option(0.0, needs={"arch": ("gated-ngpt", "gated-literal")})
     """initial logit of the per-channel gates; the gate is its sigmoid"""
-    logit_scale_init: float | Literal["sqrt-d"] = option(
-        "sqrt-d", or_word("sqrt-d", POSITIVE), needs={"arch": ("gated-ngpt", "ngpt")}
-    )
+    logit_scale_init: float | Literal["sqrt-d"] = option("sqrt-d", or_word("sqrt-d", POSITIVE), needs=NORMALIZED)
     """initial value of the learned scale of the logits; sqrt-d: the square root of the width; in ngpt 1, as in the
     paper. AdamW moves it by at most --aux-lr times this times sqrt(d) a step"""
 

@@ -21,10 +21,13 @@ def hidden_entries(model: ModelConfig) -> int:
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
     """Return the number of all parameters, frozen ones included."""
     D, hidden = model.n_embd, model.mlp_hidden
-    of_layer = {"gated-ngpt": 2 * (D + 1) + D + 2 * hidden, "ngpt": 2 * D + D + 2 * hidden, "gpt": 2 * D}
-    outside = {"gated-ngpt": vocab_size, "ngpt": vocab_size, "gpt": D, "gated-literal": model.seq_len * D + 1}
-    small = model.n_layer * of_layer.get(model.arch, 2 * (D + 1)) + outside[model.arch]
-    return hidden_entries(model) + 2 * vocab_size * D + small
+    of_layer, outside = {
+        "gated-ngpt": (2 * (D + 1) + D + 2 * hidden, vocab_size),
+        "ngpt": (2 * D + D + 2 * hidden, vocab_size),
+        "gpt": (2 * D, D),
+        "gated-literal": (2 * (D + 1), model.seq_len * D + 1),
+    }[model.arch]  # scales, gates and gains of a layer, and those outside the layers
+    return hidden_entries(model) + 2 * vocab_size * D + model.n_layer * of_layer + outside
 
 
 def pass_operations(config: RunConfig, vocab_size: int) -> float:

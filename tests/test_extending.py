@@ -27,11 +27,29 @@ FIELD = '''    clip_entries: float | None = option(None, step=True)
 '''
 METHOD = '''        Method(name="clipped", fields={"optimizer": "muon", "clip_entries": 0.05}, lrs=MUON_RATES),
 '''
+RESIDUAL = '''
+
+class UngatedResidual(nn.Module):
+    """h <- N(h + a * (N(f) - h)), a a scalar that starts at alpha."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.width = config.n_embd
+        self.a = Scale(init=config.alpha, stored=config.alpha)
+
+    def step_size(self) -> Tensor:
+        """Return a, (D,)."""
+        return self.a().expand(self.width)
+
+    def forward(self, h_BTD: Tensor, f_BTD: Tensor) -> Tensor:
+        """Step from h towards f, both (B, T, D); h is unit along D before and after."""
+        return kernels.residual_step(h_BTD, f_BTD, self.step_size())
+'''
 
 
-def section(title: str) -> str:
-    """The text of a section of the README."""
-    found = re.search(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", README, re.S | re.M)
+def section(title: str, page: str = README) -> str:
+    """The text of a section of a page."""
+    found = re.search(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", page, re.S | re.M)
     assert found is not None, title
     return found.group(1)
 
@@ -49,11 +67,22 @@ def run(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def copy_of_the_repository(folder: Path) -> Path:
+    root = folder / "ngpt"
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".git", ".*", "runs", "__pycache__"))
+    return root
+
+
+def changed_files(copy: Path) -> set[str]:
+    files = [path for folder in ("ngpt", "tests", "experiments", "runners") for path in (ROOT / folder).rglob("*.*")]
+    names = [path.relative_to(ROOT).as_posix() for path in files if path.is_file() and "__pycache__" not in path.parts]
+    return {name for name in names if (ROOT / name).read_bytes() != (copy / name).read_bytes()}
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository with a new step option, made by the recipe."""
-    root = tmp_path_factory.mktemp("copy") / "ngpt"
-    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".git", ".*", "runs", "__pycache__"))
+    root = copy_of_the_repository(tmp_path_factory.mktemp("copy"))
     steps, rule, config = (f"ngpt/{name}.py" for name in ("optim/steps", "optim/rule", "config"))
     recipe = section("Add a step option")
     assert all(name in recipe for name in (steps, rule, config))
@@ -68,9 +97,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_recipe_names_every_file_that_changed(copy: Path) -> None:
-    files = [path for folder in ("ngpt", "tests", "experiments", "runners") for path in (ROOT / folder).rglob("*.*")]
-    names = [path.relative_to(ROOT).as_posix() for path in files if path.is_file() and "__pycache__" not in path.parts]
-    changed = {name for name in names if (ROOT / name).read_bytes() != (copy / name).read_bytes()}
+    changed = changed_files(copy)
     assert len(changed) == 5 and all(name in section("Add a step option") for name in changed), changed
     checks = ["tests/test_command.py::test_the_flags_are_the_frozen_ones", "tests/test_refusals.py"]
     checks += ["tests/test_identity.py::test_a_run_has_the_same_id_on_every_version_of_python"]
@@ -111,6 +138,31 @@ def test_a_new_method_is_a_line_of_an_experiment(copy: Path) -> None:
     insert(copy / experiment, before.group(0), METHOD.replace("MUON_RATES", rates.group(1)))
     plan = run(copy, "runners/muon_lr_sweep.py", "--dry-run")
     assert "comparison  5 seeds of clipped" in plan and plan.count("clipped, lr") == 3 * 6
+
+
+def test_a_new_model_is_a_flag_and_passes_the_tests_of_every_model(tmp_path: Path) -> None:
+    root = copy_of_the_repository(tmp_path)
+    with (root / "ngpt/model/layers.py").open("a", encoding="utf-8") as file:
+        file.write(RESIDUAL)
+    names = "model/sphere_transformer", "model/build", "cost"
+    transformer, build, cost = (root / f"ngpt/{name}.py" for name in names)
+    insert(transformer, ', "ngpt": PaperResidual}', ', "ungated": UngatedResidual')
+    insert(transformer, "\n\nRESIDUALS", "\nfrom ngpt.model.layers import UngatedResidual")
+    insert(build, '    "gpt": ControlTransformer,\n', '    "ungated": SphereTransformer,\n')
+    insert(root / "ngpt/config.py", '"gpt", "gated-literal"]', '"ungated", ')
+    insert(root / "ngpt/config.py", ')}\nON_SPHERE', ', "ungated"')
+    insert(cost, '        "gpt": (2 * D, D),\n', '        "ungated": (2 + D + 2 * hidden, vocab_size),\n')
+    run(root, "tests/test_command.py")
+    recipe = section("Adding a model", (ROOT / "docs/method.md").read_text(encoding="utf-8"))
+    changed = changed_files(root)
+    assert len(changed) == 6 and all(name in recipe for name in changed), changed
+    suites = re.findall(r"\(\.\./(tests/[^)]*)\)", recipe)
+    assert len(suites) == 2
+    assert "passed" in run(root, "-m", "pytest", "-n", "0", "-k", "ungated", *suites)
+    fixed = "--steps 2 --eval-tokens 512 --device cpu --threads 1 --no-progress".split()
+    run(root, "train_architectural.py", "--arch", "ungated", *fixed, "--out", str(tmp_path / "runs"))
+    (record,) = (tmp_path / "runs").glob("*/record.json")
+    assert json.loads(record.read_text())["config"]["model"]["arch"] == "ungated"
 
 
 def test_the_package_exports_its_optimizer_and_imports_torch_only_then() -> None:

@@ -4,11 +4,18 @@ import torch
 from torch import nn
 
 from ngpt import sphere
-from ngpt.config import ModelConfig
+from ngpt.config import Arch, ModelConfig
 from ngpt.model.control import ControlTransformer
 from ngpt.model.literal import LiteralTransformer
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.model.sphere_transformer import SphereTransformer
+
+MODELS: dict[Arch, type[nn.Module]] = {
+    "gated-ngpt": SphereTransformer,
+    "ngpt": SphereTransformer,
+    "gpt": ControlTransformer,
+    "gated-literal": LiteralTransformer,
+}
 
 CONTROL_STD = 0.02
 """Initial standard deviation of the control's matrices (GPT-2's)."""
@@ -22,8 +29,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> nn.Module
     0.02 / sqrt(2 n_layer). Those of gated-literal are drawn as PyTorch's own layers do, uniform in +-1 / sqrt(n_in),
     embeddings normal, and not projected.
     """
-    kinds = {"gpt": ControlTransformer, "gated-literal": LiteralTransformer}
-    model = kinds.get(config.arch, SphereTransformer)(config, vocab_size)
+    model = MODELS[config.arch](config, vocab_size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for (name, parameter), spec in zip(model.named_parameters(), parameter_specs(model).values(), strict=True):

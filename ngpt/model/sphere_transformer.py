@@ -2,9 +2,11 @@
 
 from torch import Tensor, nn
 
-from ngpt.config import ModelConfig
+from ngpt.config import Arch, ModelConfig
 from ngpt.model.layers import Attention, Embedding, GatedResidual, Linear, PaperResidual, Scale, SwiGLU
 from ngpt.model.roles import Role
+
+RESIDUALS: dict[Arch, type[nn.Module]] = {"gated-ngpt": GatedResidual, "ngpt": PaperResidual}
 
 
 class SphereBlock(nn.Module):
@@ -12,7 +14,7 @@ class SphereBlock(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        residual = PaperResidual if config.arch == "ngpt" else GatedResidual
+        residual = RESIDUALS[config.arch]
         self.attention = Attention(config, normalized=True)
         self.attention_step = residual(config)
         self.mlp = SwiGLU(config, normalized=True)

@@ -1,7 +1,7 @@
 """The table of the paper: shapes, axes, scales and their initial values; and what every architecture must be."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ngpt.config import ModelConfig
+from ngpt.config import Arch, ModelConfig
 from ngpt.model import build_model
 from ngpt.model.control import ControlTransformer
 from ngpt.model.layers import Linear
@@ -19,7 +19,7 @@ from ngpt.model.sphere_transformer import SphereTransformer
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import PRESETS, resolve
 
-ARCHS = ["ngpt", "gated-ngpt", "gated-literal", "gpt"]
+ARCHS = get_args(Arch)
 GPT2_VOCAB = 50_257
 VOCAB, D, T = 17, 24, 8
 EPS32 = torch.finfo(torch.float32).eps

@@ -1,7 +1,7 @@
 """What a run announces before its first step, and the operations that it is computed from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ngpt import polar
 from ngpt.command import main
+from ngpt.config import Arch
 from ngpt.cost import duration, hidden_entries, hidden_shapes, parameter_count, pass_operations, polar_operations
 from ngpt.data.corpus import load_corpus
 from ngpt.errors import InputError
@@ -25,7 +26,7 @@ from ngpt.training.preflight import announcement, outlook, product_rate
 VOCAB = 300
 
 
-@pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gpt", "gated-literal"])
+@pytest.mark.parametrize("arch", get_args(Arch))
 def test_the_operations_are_those_that_pytorch_counts(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With attention as plain products, causal half included, and none by oneDNN: those are what PyTorch counts."""
     monkeypatch.setattr(dense, "onednn_runs", lambda: False)
@@ -38,7 +39,7 @@ def test_the_operations_are_those_that_pytorch_counts(arch: str, monkeypatch: py
     assert counter.get_total_flops() == pass_operations(config, VOCAB)
 
 
-@pytest.mark.parametrize("arch", ["gated-ngpt", "ngpt", "gpt", "gated-literal"])
+@pytest.mark.parametrize("arch", get_args(Arch))
 def test_the_parameters_are_those_of_the_model(arch: str) -> None:
     config = resolve(arch=arch, n_embd=40, n_head=4, n_layer=2, seq_len=32).model
     model = build_model(config, VOCAB, seed=0)
