@@ -16,7 +16,7 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Reading, Rule, noise_of, on_other_batches
 from ngpt.campaign.execution.collect import write_data
 from ngpt.campaign.report.index import known_map, write_index
-from ngpt.campaign.report.markdown import write_report
+from ngpt.campaign.report.markdown import settings_of, write_report
 from ngpt.campaign.report.words import headline, prediction, reach
 from ngpt.errors import InputError
 
@@ -180,6 +180,18 @@ def test_what_differs(reports: Path) -> None:
     part = text[text.index("## What differs") : text.index("## Tuning")]
     assert "- *good* against base: `--good 1 2`\n- *bad* against base: `--lr 0.01` instead of `0.02`\n" in part
     assert "base, other batches" not in part, "it is the baseline of its own family"
+
+
+def test_what_differs_includes_what_the_preset_implies() -> None:
+    data = {"preset": "rung-1", "training": {"aux_lr": 0.005}}
+    adam = settings_of("python train_architectural.py --preset rung-1 --optimizer adam --aux-lr 0.01 --seed 3", data)
+    assert adam == {
+        "--preset": "rung-1", "--optimizer": "adam", "--aux-lr": "0.01", "--lr": "0.01", "--adam-beta1": "0.7"
+    }  # fmt: skip
+    muon = settings_of("python train_architectural.py --preset rung-1 --lr 0.03", data)
+    assert muon == {
+        "--preset": "rung-1", "--optimizer": "muon", "--aux-lr": "0.005", "--lr": "0.03", "--adam-beta1": "0.9"
+    }  # fmt: skip
 
 
 def test_tuning(reports: Path) -> None:

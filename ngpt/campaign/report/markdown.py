@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from inspect import cleandoc
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from ngpt.campaign.report import words
 from ngpt.campaign.report.figures import draw_figures
 from ngpt.campaign.report.forecast import forecasts_of
 from ngpt.campaign.report.words import mean_sd, percent, signed
-from ngpt.config import RunConfig
+from ngpt.config import OptimConfig, RunConfig
 from ngpt.files import write_text
+from ngpt.registry import OPTIMIZERS, entry
 
 TURNED = {
     "rotation_hidden_rad": "rotation, hidden", "rotation_spread_hidden": "its spread",
@@ -158,9 +160,9 @@ def seeds_of(data: dict[str, Any]) -> list[int]:
 
 
 def differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> dict[str, str]:
-    """Return by method how its command differs from that of its baseline, at the chosen rates of both."""
+    """Return by method how its settings differ from those of its baseline, at the chosen rates of both."""
     compared = [summary for summary in analysis.summaries if summary.chosen_lr is not None]
-    flags = {summary.method.name: _flags(command_of(data, summary)) for summary in compared}
+    flags = {summary.method.name: settings_of(command_of(data, summary), data) for summary in compared}
     found = {}
     for summary in analysis.summaries:
         name, baseline = summary.method.name, campaign.baseline_of(summary.method)
@@ -186,6 +188,17 @@ def worth_of(campaign: Campaign, analysis: Analysis, summary: MethodSummary) -> 
 
 def _code(flag: str, value: str) -> str:
     return f"`{flag} {value}`" if value else f"`{flag}`"
+
+
+def settings_of(command: str, data: dict[str, Any]) -> dict[str, str]:
+    """Return the flags of a run's command by name, and those that preset and optimizer imply and may differ."""
+    given = {"--optimizer": OptimConfig.optimizer} | _flags(command)
+    by_preset = [one.defaults.get(data["preset"], {}) for one in OPTIMIZERS.values()]
+    implied = {name: getattr(OptimConfig, name) for name in chain.from_iterable(by_preset)}
+    implied |= {"aux_lr": data["training"].get("aux_lr")}
+    implied |= entry(given["--optimizer"]).defaults.get(data["preset"], {})
+    flags = {"--" + name.replace("_", "-"): f"{value:g}" for name, value in implied.items() if value is not None}
+    return given | {flag: value for flag, value in flags.items() if flag not in given}
 
 
 def _flags(command: str) -> dict[str, str]:
