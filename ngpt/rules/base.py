@@ -1,7 +1,7 @@
 """Parts that the rules share: momentum, a direction, a straight step. A rule overrides what it changes."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,13 @@ class MatrixRule(torch.optim.Optimizer, ABC):
     A subclass writes `direction`. It overrides `update_momentum` if it averages otherwise, and `move` if its step is
     not straight. State goes to `self.state[W]`, as tensors and plain values.
     """
+
+    stays_on_sphere: ClassVar[bool] = False
+    """whether a step keeps unit vectors, which are then not projected"""
+    keeps_norm: ClassVar[bool] = False
+    """whether it keeps a norm of the matrix instead of unit vectors; needs --constraint none"""
+    keeps_position: ClassVar[bool] = False
+    """whether its state holds places of the weights, so that its moves cannot be rescaled"""
 
     def __init__(self, params: Any, lr: float | Tensor, *, momentum: float, nesterov: bool, **options: Any) -> None:
         """Take matrices, or groups of them with the dimension of their unit vectors as `sphere_dim`.
