@@ -61,7 +61,7 @@ class CampaignStudy(Study[Plan]):
 
     reports_partial_results = True
 
-    seeds_help = "seeds per arm to choose rates (%(default)s); to compare: at least {}"
+    seeds_help = "seeds on which each method chooses its rates (%(default)s); to compare: at least {}"
     """help of --seeds, where {} stands for the number of comparison seeds"""
 
     by_preset = True

@@ -21,7 +21,10 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Rule, noise_of, on_other_batches
 from ngpt.campaign.definition.experiment import slug
 from ngpt.campaign.definition.plan import Plan, PlannedRun
+from ngpt.campaign.engine import try_classes
 from ngpt.campaign.execution.collect import data_path
+from ngpt.campaign.execution.execute import Outcome
+from ngpt.campaign.execution.known import is_finished
 from ngpt.campaign.execution.options import add_campaign_flags, common_parser, device_settings, overrides_of
 from ngpt.command import Parser
 from ngpt.config import Constraint, RunConfig
@@ -249,12 +252,12 @@ class EntrantStudy(CampaignStudy):
         text = "Train with an optimizer of your own and with tuned opponents, and judge whether it ends lower."
         parser = common_parser(text, preset="tiny", seeds=TUNING_SEEDS, seeds_help=self.seeds_help.format(SEEDS))
         parser.add_argument("optimizer", metavar="CLASS", help="path/file.py:Class or package.module:Class")
-        parser.add_argument("--optimizer-args", nargs="*", default=[], metavar="KEY=VALUE", help="its arguments")
+        parser.add_argument("--optimizer-args", nargs="*", default=[], metavar="KEY=VALUE", help="arguments of CLASS")
         parser.add_argument("--name", help="name in the report; default: that of the class")
-        text = f"{len(FACTORS)} hidden rates; default: those at which it turns vectors as far as Muon does at its own"
+        text = f"{len(FACTORS)} hidden rates; default: around the one at which CLASS turns vectors as far as Muon does"
         parser.add_argument("--lrs", nargs=len(FACTORS), type=float, metavar="X", help=text)
-        text = f"opponents, the baseline first: {', '.join(OPPONENTS)}, or classes (%(default)s); with arguments as in "
-        text += "'module:Class key=value'"
+        text = f"opponents, the baseline first: {', '.join(OPPONENTS)}, or classes (default: muon adam); with "
+        text += "arguments as in 'module:Class key=value'"
         parser.add_argument("--against", nargs="+", default=["muon", "adam"], metavar="NAME", help=text)
         text = "what projection fixes in the hidden matrices under CLASS, as in train_architectural.py (%(default)s)"
         parser.add_argument("--constraint", choices=get_args(Constraint), default="vectors", help=text)
@@ -311,6 +314,11 @@ class EntrantStudy(CampaignStudy):
             entrant, name, lrs, of_opponents, angle, given.preset, fields, settings, given.text
         )
         return super().plan(given)
+
+    def show(self, plan: Plan, jobs: int) -> None:
+        batch, _ = next(self.stages(plan, Outcome()))
+        try_classes([run for run in batch if not is_finished(plan, run)])
+        super().show(plan, jobs)
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:
         found = {"along_the_gradient": self.along_the_gradient, "measured": self.measured}

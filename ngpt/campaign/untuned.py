@@ -38,7 +38,7 @@ class UntunedStudy(CampaignStudy, Generic[StatementsT]):
     """
 
     by_preset = by_text = False
-    seeds_help = "seeds of every arm, at least {}; another number takes other seeds"
+    seeds_help = "seeds of every method, at least {}; another number takes other seeds"
 
     def __init__(self, study: StatementsT) -> None:
         super().__init__(study.at(study.preset))

@@ -5,6 +5,7 @@ every number is what a `Stack` of whole matrices gives, wherever a shard ends.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class ShardedStack:
         )
         self.parameters, self.shape = self.shards.parameters, parameters[0].shape
         self.reads_weights = bool(steps.reading_weights(group))
-        self.carried = steps.state_after_polar(group)
+        self.carried = list(chain(*steps.state_after_polar(group)))
         self.input_dtype = gradients[0].dtype
         if steps.may_round_input(group) and self.input_dtype == torch.float32:
             self.input_dtype = steps.polar_dtype(group)

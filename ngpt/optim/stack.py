@@ -4,7 +4,7 @@
 middle two it orthogonalizes all stacks of a shape as one batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,25 +67,25 @@ class Stack:
                 rule.apply(W_i[None], O_i[None], {key: value[None] for key, value in state_i.items()}, self.group)
             return
         W = torch.stack(self.parameters)
-        with self._stacked("momentum_buffer") as state:
+        _, applied = steps.state_after_polar(self.group)
+        with self._stacked(applied) as state:
             rule.apply(W, O, state, self.group)
         torch._foreach_copy_(self.parameters, list(W))
 
     def refine(self, O: Tensor) -> Tensor:
         """Apply the steps that do not read the weights and return the new O; write the second moments."""
-        with self._stacked("second_momentum_buffer") as state:
+        refined, _ = steps.state_after_polar(self.group)
+        with self._stacked(refined) as state:
             return rule.refine(O, state, self.group)
 
     @contextmanager
-    def _stacked(self, key: str) -> Iterator[dict[str, Tensor]]:
-        """Hold the states of all matrices under `key` as one tensor and write it back; empty if no step reads it."""
-        if key not in steps.state_after_polar(self.group):
-            yield {}
-            return
-        values = [state[key] for state in self.states]
-        stacked = torch.stack(values)
-        yield {key: stacked}
-        torch._foreach_copy_(values, list(stacked))
+    def _stacked(self, keys: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Hold the states of all matrices under each key as one tensor, and write it back."""
+        values = {key: [state[key] for state in self.states] for key in keys}
+        stacked = {key: torch.stack(of) for key, of in values.items()}
+        yield stacked
+        for key, of in values.items():
+            torch._foreach_copy_(of, list(stacked[key]))
 
     def finish(self) -> None:
         """Do nothing: no transfer is in flight."""

@@ -23,7 +23,7 @@ StateTypes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of each tensor that an optimizer keeps for a parameter, by key"""
 
 STATE = ("momentum_buffer", "second_momentum_buffer")
-"""Keys of the tensors that SimpleMuon may keep for a matrix, `state_types` says which and of what type"""
+"""Keys of the tensors that SimpleMuon may keep for a matrix; `state_types` says which, and of what type"""
 
 VARIANCE_FLOOR = 1e-10
 """Smallest second moment that NorMuon divides by, as in modded-nanogpt; a polar factor's is 1 / max(m, n)."""
@@ -247,10 +247,11 @@ def state_types(W: Tensor, o: Mapping[str, Any], *, gradient: torch.dtype | None
     return types
 
 
-def state_after_polar(o: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the state that the steps after the polar factor read and write."""
-    read = {"momentum_buffer": o["momentum_transport"] != "none", "second_momentum_buffer": o["normuon"] is not None}
-    return [key for key in STATE if read[key]]
+def state_after_polar(o: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the keys of the state that `rule.refine` reads and writes, and of the state that `rule.apply` does."""
+    refined = ["second_momentum_buffer"] if o["normuon"] is not None else []
+    applied = ["momentum_buffer"] if o["momentum_transport"] != "none" else []
+    return refined, applied
 
 
 def reading_weights(o: Mapping[str, Any]) -> set[str]:

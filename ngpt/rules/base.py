@@ -31,7 +31,7 @@ class MatrixRule(torch.optim.Optimizer, ABC):
     keeps_norm: ClassVar[bool] = False
     """whether it keeps a norm of the matrix instead of unit vectors; needs --constraint none"""
     keeps_position: ClassVar[bool] = False
-    """whether its state holds places of the weights, so that its moves cannot be rescaled"""
+    """whether its state holds earlier weights or averages of them, so that its moves cannot be rescaled"""
 
     def __init__(self, params: Any, lr: float | Tensor, *, momentum: float, nesterov: bool, **options: Any) -> None:
         """Take matrices, or groups of them with the dimension of their unit vectors as `sphere_dim`.

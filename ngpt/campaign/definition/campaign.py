@@ -186,7 +186,7 @@ class Campaign(Experiment):
     """grid of --aux-lr, the auxiliary rate, for every method, increasing; contains `fields["aux_lr"]`. Empty: that rate
     is not tuned"""
     tuning_seeds: int = 3
-    """seeds per arm on which each method's rates are chosen"""
+    """seeds on which each method chooses its rates"""
     comparison_seeds: int = 5
     """further seeds on which the methods are compared, each at its chosen rate; at least `rule.seeds`"""
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)

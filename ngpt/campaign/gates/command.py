@@ -88,7 +88,7 @@ class GatesStudy(Study[GatePlan]):
     def parser(self) -> Parser:
         return common_parser(
             self.experiment.question, preset=self.experiment.preset, seeds=self.experiment.seeds["race"],
-            seeds_help=f"seeds of the race, at least {self.min_seeds} (%(default)s)",
+            seeds_help=f"seeds on which Muon and AdamW race, at least {self.min_seeds} (%(default)s)",
         )  # fmt: skip
 
     def plan(self, given: argparse.Namespace) -> GatePlan:

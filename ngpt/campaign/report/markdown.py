@@ -17,13 +17,14 @@ from ngpt.campaign.analysis.statistics import sample_mean
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import key_of
-from ngpt.campaign.execution.collect import read_data
+from ngpt.campaign.execution.collect import data_path, read_data
+from ngpt.campaign.execution.options import PUBLISHED
 from ngpt.campaign.report import words
 from ngpt.campaign.report.figures import draw_figures
 from ngpt.campaign.report.forecast import forecasts_of
 from ngpt.campaign.report.words import mean_sd, percent, signed
 from ngpt.config import OptimConfig, RunConfig
-from ngpt.files import write_text
+from ngpt.files import read_json, write_text
 from ngpt.registry import OPTIMIZERS, entry
 
 TURNED = {
@@ -145,8 +146,11 @@ def ways_to_be_surer(analysis: Analysis, data: dict[str, Any]) -> list[str]:
 def speaks_of(experiment: Experiment, usual: RunConfig, data: dict[str, Any], *, complete: bool) -> bool:
     """Return whether what an experiment's file says of its results is about these: all of its own runs.
 
-    usual: configuration of a run of it without flags.
+    usual: configuration of a run of it without flags. A text with the digest of the published one counts as its own.
     """
+    known = data_path(PUBLISHED, experiment.name)
+    if known.exists() and read_json(known).get("data_digest") != data.get("data_digest"):
+        return False
     budget, steps = usual.train.time_budget_seconds, usual.train.steps
     training = data.get("training", {"steps": steps, "budget_seconds": budget})
     stated = (experiment.preset, experiment.text or usual.data.data, usual.data.tokenizer, budget)
