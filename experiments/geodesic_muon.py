@@ -154,7 +154,7 @@ CAMPAIGN = Campaign(
                 widest of the three, does not exclude it.
 
                 Removing the radial part before the polar factor, and transporting the momentum, do harm here too, on
-                every seed of this round, but less than half as much as in short runs. No run here tells why.
+                every seed of this round, but on average less than half as much as in short runs. No run here tells why.
             """,
             does_not_show=r"""
                 That these steps are level at a larger size or on another text, or at angles much larger than the best.

@@ -86,7 +86,7 @@ def longer_runs_sentence(reports: Path) -> str:
     rest = [f"{small} no longer by what matters"] * bool(small) + [f"{lost} not shown any more"] * bool(lost)
     return (
         f"**{which} {len(found)} comparisons in which methods differed in short runs differ less in longer ones"
-        f"{'; '.join(['', *rest])}** ([list]({PAGE}))"
+        f"{'; '.join(['', *rest])}**; they overlap, and more than length changed ([list]({PAGE}))"
     )
 
 

@@ -19,6 +19,7 @@ from experiments import (
 )
 from ngpt.campaign.analysis.analyze import MethodSummary, analyze
 from ngpt.campaign.analysis.statistics import LEVEL, PairedDifference, paired_difference
+from ngpt.campaign.analysis.verdict import rates_at_edges
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
@@ -71,6 +72,16 @@ class Pooled:
     together: PairedDifference
     """that of all seeds"""
 
+    @property
+    def p_equal(self) -> float | None:
+        """Return the p-value of the F-test that all campaigns have one effect; None for a single campaign."""
+        effects = [effect for _, effect in self.parts]
+        if len(effects) < 2 or not self.together.sd:
+            return None
+        freedoms = len(effects) - 1, self.together.n - len(effects)
+        between = sum(effect.n * (effect.mean - self.together.mean) ** 2 for effect in effects) / freedoms[0]
+        return float(stats.f.sf(between / self.together.sd**2, *freedoms))
+
 
 def data_of(campaign: Campaign, reports: Path) -> dict[str, Any] | None:
     """Return the collected data of a campaign; None without them, and if they are outdated, which the index says."""
@@ -80,8 +91,21 @@ def data_of(campaign: Campaign, reports: Path) -> dict[str, Any] | None:
         return None
 
 
+def edges(campaign: Campaign, data: dict[str, Any], *methods: str) -> list[str]:
+    """Return which of the rates that methods have chosen are at the edge of their grid, in words."""
+    summaries = analyze(campaign, data).summaries
+    hidden = {one.method.name: one.chosen_lr for one in summaries}
+    auxiliary = {one.method.name: one.chosen_aux_lr for one in summaries}
+    found = rates_at_edges(campaign, hidden, auxiliary)
+    lent = [one.method.at_rates_of for one in summaries if one.method.name in methods]
+    return [text for name in dict.fromkeys((*methods, *filter(None, lent))) for text in found[name]]
+
+
 def pooled(reports: Path, comparison: str) -> list[Pooled]:
-    """Return a comparison wherever campaigns have made it. A seed counts once: with it runs begin and read alike."""
+    """Return a comparison wherever campaigns have made it with rates inside their grids.
+
+    A seed counts once: with it runs begin and read alike.
+    """
     found = []
     for preset, text in SCOPES:
         parts: list[tuple[Campaign, PairedDifference]] = []
@@ -90,7 +114,7 @@ def pooled(reports: Path, comparison: str) -> list[Pooled]:
         for usual, first, second in COMPARISONS[comparison]:
             campaign = CampaignStudy(usual).at(preset, text).experiment
             data = data_of(campaign, reports)
-            if data is None or runs_left(data):
+            if data is None or runs_left(data) or edges(campaign, data, first, second):
                 continue
             name = data["data"]
             pairs = {seed: values for seed, values in _pairs(data, first, second).items() if seed not in used}
@@ -119,8 +143,8 @@ def together(effects: list[PairedDifference]) -> PairedDifference:
 def pooled_table(reports: Path) -> str:
     """Return the table of all comparisons, with links relative to docs/."""
     lines = [
-        "| comparison | where | in each campaign: effect (seeds) | all seeds together | seeds |",
-        "|---|---|---|---|---|",
+        "| comparison | where | in each campaign: effect (seeds) | p, if all are one | all seeds together | seeds |",
+        "|---|---|---|---|---|---|",
     ]
     for comparison in COMPARISONS:
         for one in pooled(reports, comparison):
@@ -129,18 +153,20 @@ def pooled_table(reports: Path) -> str:
                 for campaign, effect in one.parts
             )
             where = f"`{one.preset}`, {TEXTS.get(one.data, one.data)}"
-            lines.append(f"| {comparison} | {where} | {parts} | {interval_text(one.together)} | {one.together.n} |")
+            p = number(one.p_equal, 2)
+            together = f"{interval_text(one.together)} | {one.together.n}"
+            lines.append(f"| {comparison} | {where} | {parts} | {p} | {together} |")
     return "\n".join(lines) + "\n"
 
 
 def soon(reports: Path) -> list[tuple[Campaign, dict[str, Any], MethodSummary]]:
-    """Return how soon Muon reaches Adam's final loss wherever a campaign compares them: its summary there."""
+    """Return how soon Muon reaches Adam's final loss wherever a campaign compares them inside their grids of rates."""
     found = []
     for preset, text in SCOPES:
-        for usual, muon, _ in COMPARISONS["Muon against Adam"]:
+        for usual, muon, adam in COMPARISONS["Muon against Adam"]:
             campaign = CampaignStudy(usual).at(preset, text).experiment
             data = data_of(campaign, reports)
-            if data is not None and not runs_left(data):
+            if data is not None and not runs_left(data) and not edges(campaign, data, muon, adam):
                 summaries = analyze(campaign, data).summaries
                 found.append((campaign, data, next(one for one in summaries if one.method.name == muon)))
     return found

@@ -172,7 +172,7 @@ def one_spread(table: Array) -> int | None:
 
 def moderated(table: Array) -> Array:
     arms = table.shape[1]
-    return moderated_p_values(table @ against(arms).T, np.full(arms - 1, 2.0), arms)
+    return moderated_p_values(table @ against(arms).T, np.full(arms - 1, 2.0), arms - 1)
 
 
 def first_below(table: Array, p: Array) -> int | None:

@@ -14,7 +14,14 @@ from experiments.sensitivity import STUDY
 from ngpt.campaign import engine
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.definition import Rule
-from ngpt.campaign.sensitivity.analysis import Findings, Scan, compromise, cost_of_sharing, find
+from ngpt.campaign.sensitivity.analysis import (
+    Findings,
+    Scan,
+    chosen_without_each_seed,
+    compromise,
+    cost_of_sharing,
+    find,
+)
 from ngpt.campaign.sensitivity.command import SensitivityStudy
 from ngpt.campaign.sensitivity.definition import Knob, Point, Sensitivity
 from ngpt.campaign.sensitivity.report import write_sensitivity_report
@@ -245,6 +252,13 @@ def test_the_cost_of_sharing_by_hand() -> None:
     assert cost_of_sharing(tables)[:, [0, 2]] == pytest.approx(np.array([[3.0] * 2, [0.0] * 2]))
     tables[1, 2, 0] = np.nan
     assert np.isnan(cost_of_sharing(tables)).all()
+
+
+def test_the_compromise_may_hang_on_one_seed() -> None:
+    """Without the third seed, where the last value is far better, the first is the compromise of one method."""
+    tables = np.array([[[0.0, 1.0], [0.0, 1.0], [9.0, 0.0]]])
+    assert compromise(tables) == 1
+    assert chosen_without_each_seed(tables) == [1, 1, 0]
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

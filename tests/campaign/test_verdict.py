@@ -82,6 +82,21 @@ def test_the_reason_is_a_sentence_with_the_numbers() -> None:
     )
     never = judge(rule(), around(-0.0099999, 0.04))
     assert never.seeds_needed is None and never.reason.endswith("not even 10,000 seeds would decide.")
+    limit = judge(rule(), around(0.0099999, 0.006))
+    assert limit.seeds_needed is None and limit.why == (
+        "higher, but perhaps by less than the 0.01 nats that matter; so close to that limit that more seeds would "
+        "decide one way as likely as the other"
+    )
+
+
+@pytest.mark.parametrize("mean, half", [(0.004, 0.01), (0.0, 0.004)], ids=["undecided", "level"])
+def test_a_doubt_about_a_gain_leaves_it_open_whether_there_is_none(mean: float, half: float) -> None:
+    """A method whose best rate is at the edge of its grid might gain at a better one, however wide the interval."""
+    doubts: dict[Word, list[str]] = {"worse": ["an edge"], "no difference that matters": ["an edge"]}
+    assert judge(rule("not lower"), around(mean, half)).confirmed is True
+    assert judge(rule("not lower"), around(mean, half), doubts=doubts).confirmed is False
+    other: dict[Word, list[str]] = {"better": ["an edge of the baseline's"]}
+    assert judge(rule("not lower"), around(mean, half), doubts=other).confirmed is True
 
 
 def test_too_few_seeds_decide_nothing() -> None:

@@ -24,11 +24,13 @@ def extrapolate(sizes: Sequence[float], effects: Sequence[PairedDifference], siz
     """Forecast the mean effect at a size, measured on so many seeds, by a straight line in the logarithm of size.
 
         mean = sum_i w_i m_i,  w_i = 1/k + (x_i - mean x) (x - mean x) / sum_j (x_j - mean x)^2,  x = log size
-        band = mean +- t sqrt(sum_i w_i^2 s_i^2 / n_i + s^2 / seeds)
+        band = mean +- t sqrt(sum_i w_i^2 s_i^2 / n_i + s^2 / seeds) = mean +- t sqrt(sum_i a_i s_i^2)
 
     sizes: k different positive numbers; with one, the effect is taken for constant. m_i, s_i, n_i: mean, standard
-    deviation and seeds of the effects; s: their pooled standard deviation. t: Student's quantile at Welch and
-    Satterthwaite's degrees of freedom. The band is that of the noise over seeds: it holds if the effects lie on a line.
+    deviation and seeds of the effects; s: their pooled standard deviation, so that the same s_i^2 are in both terms. t:
+    Student's quantile at Welch and Satterthwaite's degrees of freedom, (sum_i a_i s_i^2)^2 / sum_i (a_i s_i^2)^2 /
+    (n_i - 1). The band is that of the noise over seeds: it holds if the effects lie on a line. What a new choice of
+    rates adds at that size is not in it.
     """
     different = len({*sizes}) == len(sizes) == len(effects) > 0
     sound = different and min(*sizes, size, seeds) > 0
@@ -39,12 +41,11 @@ def extrapolate(sizes: Sequence[float], effects: Sequence[PairedDifference], siz
     weights = 1 / len(x) + lever
     freedoms = np.array([effect.n - 1 for effect in effects], dtype=np.float64)
     variances = np.array([effect.sd**2 for effect in effects])
-    pooled = float((freedoms * variances).sum() / freedoms.sum())
-    terms = [*(weights**2 * variances / (freedoms + 1)), pooled / seeds]
+    terms = (weights**2 / (freedoms + 1) + freedoms / (freedoms.sum() * seeds)) * variances
     total = math.fsum(terms)
     mean = float(weights @ np.array([effect.mean for effect in effects]))
     if not total:
         return Band(mean=mean, low=mean, high=mean)
-    degrees = total**2 / math.fsum(term**2 / f for term, f in zip(terms, [*freedoms, freedoms.sum()], strict=True))
+    degrees = total**2 / math.fsum(terms**2 / freedoms)
     half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * math.sqrt(total)
     return Band(mean=mean, low=mean - half, high=mean + half)

@@ -141,14 +141,14 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
-def moderated_p_values(values: Array, scale: ArrayLike, arms: int) -> Array:
+def moderated_p_values(values: Array, scale: ArrayLike, rank: int) -> Array:
     """Test each contrast's mean against zero, two-sided, with its variance moderated by those of the others.
 
         s_c^2 = var(values_c) / scale_c,  d = n - 1,  prior: d_0 s_0^2 / sigma_c^2 ~ chi^2 with d_0 degrees of freedom
-        s'^2 = (d_0 s_0^2 + d s_c^2) / (d_0 + d),  t_c = mean_c / sqrt(s'^2 scale_c / n),  min(d_0 + d, d (arms - 1)) df
+        s'^2 = (d_0 s_0^2 + d s_c^2) / (d_0 + d),  t_c = mean_c / sqrt(s'^2 scale_c / n),  min(d_0 + d, d rank) df
 
     values: (n seeds, C contrasts), finite. scale: (C,), sum of squared weights of each, so that contrasts of equally
-    noisy arms have equal variances. arms: number of distinct arms, which bounds the degrees of freedom. The prior is
+    noisy arms have equal variances. rank: of the matrix of weights, which bounds the degrees of freedom. The prior is
     fitted to the log variances by moments: equal variances give d_0 = inf, an outlier gives a small d_0, so that each
     contrast then stands on its own. With fewer than three positive variances there is no prior, only the paired t-test.
     Returns p-values (C,). Raises ValueError for fewer than two seeds.
@@ -168,7 +168,7 @@ def moderated_p_values(values: Array, scale: ArrayLike, arms: int) -> Array:
         prior, prior_df = _inverse_chi_square_prior(noisy, df)
         share = df / (prior_df + df)
         variance = (1 - share) * prior + share * variance
-        df = min(prior_df + df, df * (arms - 1))
+        df = min(prior_df + df, df * rank)
     return _two_sided_p(values[0] + centered.mean(axis=0), np.sqrt(variance * scale / n), df)
 
 
@@ -203,8 +203,8 @@ def compare(table: Array, contrasts: Array) -> list[Comparison]:
     whole = [c for c in range(len(contrasts)) if len(table) >= 2 and complete[:, c].all()]
     moderated: dict[int, float] = {}
     if whole:
-        arms = int(np.any(contrasts[whole] != 0, axis=0).sum())
-        p = moderated_p_values(values[:, whole], (contrasts[whole] ** 2).sum(axis=1), arms)
+        rank = int(np.linalg.matrix_rank(contrasts[whole]))
+        p = moderated_p_values(values[:, whole], (contrasts[whole] ** 2).sum(axis=1), rank)
         moderated = dict(zip(whole, p.tolist(), strict=True))
     adjusted = holm([moderated.get(c, 1.0) for c in range(len(contrasts))]).tolist()
     return [
@@ -332,6 +332,16 @@ def seeds_to_decide(difference: PairedDifference, smallest_effect: float) -> int
     enough = halves < magnitude if magnitude >= smallest_effect else halves <= smallest_effect - magnitude
     deciding = np.flatnonzero(enough[difference.n - 1 :])
     return difference.n + 1 + int(deciding[0]) if deciding.size else None
+
+
+def seeds_to_halve(seeds: int) -> int:
+    """Return the number of seeds whose t interval is at most half as wide as that of `seeds`, at the same sd.
+
+    >>> seeds_to_halve(5), seeds_to_halve(9)
+    (13, 29)
+    """
+    widths = _HALF_WIDTHS_PER_SD[seeds - 2 : 4 * seeds]
+    return seeds + int(np.argmax(widths <= widths[0] / 2))
 
 
 def _two_sided_p(estimate: ArrayLike, standard_error: ArrayLike, df: float) -> Array:

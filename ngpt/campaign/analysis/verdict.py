@@ -87,7 +87,7 @@ def judge(
 
     A missing run is a doubt about every word but "worse", and no prediction is confirmed while one is missing. That a
     loss is not lower, or not higher, is confirmed by an interval that excludes a gain, or a loss, of smallest_effect,
-    whatever the word.
+    whatever the word, unless there is a doubt that a better rate would bring one.
 
     difference: mean of the contrast over seeds, in `rule.unit`; None with fewer than two pairs. n_missing: seeds on
     which a run of the contrast has no result, so that its noise is not estimated with that of the others.
@@ -113,8 +113,12 @@ def judge(
         if reasons := [*(doubts or {}).get(word, ()), *lost]:
             why = f"the numbers say {word}, but {' and '.join(reasons)}"
             return Verdict("undecided", difference, why, f"{reason} But: {why}.", None, unknown, doubted=word)
-        bounds = {"not lower": -difference.t_low, "not higher": difference.t_high}
-        excluded = difference.n >= rule.seeds and bounds.get(rule.predicted or "", np.inf) < rule.smallest_effect
+        bounds: dict[str, tuple[float, Word]] = {
+            "not lower": (-difference.t_low, "worse"), "not higher": (difference.t_high, "better")
+        }  # fmt: skip
+        bound, side_excluded = bounds.get(rule.predicted or "", (np.inf, word))
+        sound = difference.n >= rule.seeds and not (doubts or {}).get(side_excluded)
+        excluded = sound and bound < rule.smallest_effect
         came_true = word in rule.confirming or excluded
         confirmed = None if rule.predicted is None else came_true and not n_missing
         return Verdict(word, difference, why, reason, seeds_needed, confirmed)
@@ -131,12 +135,31 @@ def judge(
         return verdict("no difference that matters", f"{side + ', but ' if side else ''}within {smallest}")
     advice = f"about {needed:,} seeds would decide" if needed else f"not even {MOST_SEEDS:,} seeds would decide"
     if side:
+        if needed is None:
+            advice = "so close to that limit that more seeds would decide one way as likely as the other"
         return verdict("undecided", f"{side}, but perhaps by less than {smallest}; {advice}", needed)
     return verdict("undecided", f"the interval contains zero and more than {smallest}; {advice}", needed)
 
 
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def rates_at_edges(
+    campaign: Campaign, rates: Mapping[str, float | None], aux_rates: Mapping[str, float | None]
+) -> dict[str, list[str]]:
+    """Return for each method which of its chosen rates are at the edge of their grid, in words."""
+    return {
+        method.name: [
+            f"the best {kind}rate of {method.name} is at the edge of its grid"
+            for grid, chosen, kind in (
+                (method.lrs, rates.get(method.name), ""),
+                (campaign.aux_lrs, aux_rates.get(method.name), "auxiliary "),
+            )
+            if len(grid) > 1 and chosen in (grid[0], grid[-1])
+        ]
+        for method in campaign.methods
+    }
 
 
 def judge_campaign(
@@ -156,17 +179,7 @@ def judge_campaign(
     method, tuning runs that did not end by themselves.
     """
     contrasts = campaign.contrasts()
-    hidden = {
-        method.name: [
-            f"the best {kind}rate of {method.name} is at the edge of its grid"
-            for grid, chosen, kind in (
-                (method.lrs, rates.get(method.name), ""),
-                (campaign.aux_lrs, (aux_rates or {}).get(method.name), "auxiliary "),
-            )
-            if len(grid) > 1 and chosen in (grid[0], grid[-1])
-        ]
-        for method in campaign.methods
-    }
+    hidden = rates_at_edges(campaign, rates, aux_rates or {})
     for name, number in (lost_in_tuning or {}).items():
         if number:
             hidden[name].append(f"{number} of the runs that tune {name} {_are(number)} missing")

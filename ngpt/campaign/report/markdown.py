@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay
-from ngpt.campaign.analysis.statistics import sample_mean
+from ngpt.campaign.analysis.statistics import sample_mean, seeds_to_halve
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import key_of
@@ -129,10 +129,10 @@ def ways_to_be_surer(analysis: Analysis, data: dict[str, Any]) -> list[str]:
     Another number of comparison seeds takes other seeds, so all of them are new; tuning is not repeated.
     """
     seeds = seeds_of(data)
-    if not seeds:
+    if len(seeds) < 2:
         return []
     hours = hours_of([row for row in data["runs"] if row["seed"] in seeds]) / len(seeds)
-    number = 4 * len(seeds)
+    number = seeds_to_halve(len(seeds))
     ways = [f"intervals half as wide take {number} new seeds (`--comparison-seeds {number}`), "
             f"{number * hours:.2g} {hours_unit(data)}"]  # fmt: skip
     undecided = [answer for answer in analysis.answers if answer.verdict.seeds_needed and not answer.contrast.control]

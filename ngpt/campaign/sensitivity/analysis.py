@@ -84,6 +84,8 @@ class Compromise:
     knob: Knob
     value: float | None
     """the value whose largest cost over the methods is smallest; None if a run is missing, or if none serves all"""
+    without_a_seed: tuple[float, ...]
+    """those chosen without each seed in turn, whose costs `verdicts` judges"""
     of_all: bool
     """whether all methods share the knob"""
     verdicts: dict[str, Verdict]
@@ -159,6 +161,11 @@ def cost_of_sharing(tables: Array) -> Array:
     return costs
 
 
+def chosen_without_each_seed(tables: Array) -> list[int]:
+    """Return the index of the compromise without each seed in turn; tables as in `compromise`."""
+    return [compromise(np.delete(tables, s, axis=1)) for s in range(tables.shape[1])]
+
+
 def find(study: Sensitivity, analysis: Analysis, data: dict[str, Any]) -> Findings:
     """Compute a study's numbers from its collected data and its campaign's analysis of them."""
     preset = data["preset"]
@@ -217,6 +224,9 @@ def _compromises(rule: Rule, scans: list[Scan], methods: int) -> list[Compromise
         Compromise(
             knob=group[0].knobs[0], rule=as_cost, of_all=len(group) == methods,
             value=None if np.isnan(rows).any() or none else group[0].grids[0][compromise(table)], none_serves=none,
+            without_a_seed=() if np.isnan(rows).any() or none else tuple(
+                group[0].grids[0][index] for index in chosen_without_each_seed(table)
+            ),
             verdicts={
                 scan.method: judge(
                     as_cost, sample_mean(cost), n_missing=int(np.isnan(cost).sum()),

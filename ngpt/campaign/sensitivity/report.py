@@ -15,7 +15,7 @@ from ngpt.campaign.report.figures.marks import headline, plain, zero_and_band
 from ngpt.campaign.report.markdown import command_of, speaks_of, write_markdown
 from ngpt.campaign.report.style import BLACK, WIDTH, Axes, Figure, Line2D, save, style, subplots
 from ngpt.campaign.report.words import effect_of, signed
-from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Findings, Moved, Scan, find
+from ngpt.campaign.sensitivity.analysis import TUNING_QUESTION, Compromise, Findings, Moved, Scan, find
 from ngpt.campaign.sensitivity.definition import Knob, Sensitivity
 
 CUT = 3.0
@@ -46,7 +46,7 @@ def write_sensitivity_report(
         scan_cells=[(scan, _cells(scan), _state(scan)) for scan in findings.scans],
         surface_cells=[(scan, _place(scan.best), _state(scan)) for scan in findings.surfaces],
         most_values=max(len(scan.grids[0]) for scan in findings.scans),
-        cost=_cost, judged_costs=sum(len(one.verdicts) for one in findings.compromises),
+        cost=_cost, chosen=_chosen, judged_costs=sum(len(one.verdicts) for one in findings.compromises),
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         ends_with_decay=ends_with_decay(data["training"]), command_of=partial(command_of, data),
         at_defaults=[summary for summary in analysis.summaries if summary.method.name in campaign.baselines],
@@ -77,6 +77,15 @@ def _state(scan: Scan) -> str:
         return f"**{scan.state}**"
     values = ", ".join(f"{value:.6g}" for value in scan.best.values)
     return f"**off**: {values}" + (" or beyond" if scan.at_edge(scan.best) else "")
+
+
+def _chosen(one: Compromise) -> str:
+    """Return the compromise, and in parentheses those chosen without one seed if they are not all the same."""
+    if one.value is None:
+        return "–"
+    others = sorted({*one.without_a_seed} - {one.value})
+    kept = f"{one.value:.6g}"
+    return f"{kept} ({', '.join(f'{value:.6g}' for value in others)})".replace("(-", "(−") if others else kept
 
 
 def _cost(verdict: Verdict | None) -> str:
