@@ -42,19 +42,21 @@ def pass_operations(config: RunConfig, vocab_size: int) -> float:
 
 
 def polar_operations(config: RunConfig) -> float:
-    """Return the operations of Muon's orthogonalizer in one step."""
+    """Return the operations of Muon's orthogonalizer in one step; "svd", which takes more, as if it iterated."""
     if config.optim.optimizer != "muon":
         return 0.0
-    return float(config.model.n_layer * config.optim.ns_steps * iteration_operations(hidden_shapes(config.model)))
+    cubic = "cubic" in config.optim.orthogonalizer or "literal" in config.optim.orthogonalizer
+    layer = iteration_operations(hidden_shapes(config.model), cubic=cubic)
+    return float(config.model.n_layer * config.optim.ns_steps * layer)
 
 
-def iteration_operations(shapes: Iterable[Sequence[int]]) -> int:
+def iteration_operations(shapes: Iterable[Sequence[int]], *, cubic: bool = False) -> int:
     """Return the operations of one iteration of the orthogonalizer on matrices (m, n): 2 m m (2 n + m) where m <= n.
 
-    A = X X', then B = b A + c A A, then a X + B X, with no use made of symmetry.
+    A = X X', then B = b A + c A A, then a X + B X, with no use made of symmetry. A cubic has no A A: 4 m m n.
     """
     sides = (sorted(shape) for shape in shapes)
-    return sum(2 * m * m * (2 * n + m) for m, n in sides)
+    return sum(4 * m * m * n if cubic else 2 * m * m * (2 * n + m) for m, n in sides)
 
 
 def duration(seconds: float) -> str:

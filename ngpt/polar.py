@@ -7,8 +7,10 @@ Five steps do not orthogonalize exactly. They map singular values in [0.01, 1] a
 (reproduced in tests/test_polar.py):
 
     newton-schulz  0.68 - 1.14      polar-express        0.87 - 1.13
-    you            0.97 - 1.04      newton-schulz-cubic  0.07 - 1.00, so it shortens the step about 4x
+    you            0.97 - 1.04      newton-schulz-cubic  0.07 - 1.00
                                     newton-schulz-literal  0.06 - 1.00, the same from a norm 1.1 times too large
+
+The cubics so shorten the step: on Gaussian matrices 1.5 times at 64 x 64, 3.8 times at 768 x 768.
 """
 
 import math
@@ -148,7 +150,8 @@ def _squares_fit(norm: Tensor) -> bool:
 def polynomial_polar(X: Tensor, rows: Sequence[Row]) -> Tensor:
     """Apply p(s) = a s + b s^3 + c s^5, row by row, to the singular values of X (..., m, n); not in place.
 
-    Works on the Gram matrix of the shorter side: 2 min(m, n)^2 (2 max(m, n) + min(m, n)) flops per row.
+    Works on the Gram matrix of the shorter side: 2 min(m, n)^2 (2 max(m, n) + min(m, n)) flops per row, and
+    4 min(m, n)^2 max(m, n) where c is zero.
     """
     if not X.numel():  # a rank may own no matrix of a batch
         return X
@@ -180,12 +183,15 @@ def _iterated(X: Tensor, rows: Sequence[Row]) -> Tensor:
 def exact_polar(G: Tensor) -> Tensor:
     """Return U V' in float64 by singular value decomposition in float64: slow, the reference for the approximations.
 
-    Directions that are null to float32 rounding (to float64 rounding if G is float64) give zero instead of noise.
+    Directions that are null to float32 rounding (to float64 rounding if G is float64) give zero instead of noise. A
+    matrix with an entry that is not finite gives NaN.
     """
+    finite = G.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    G = torch.where(finite, G, 0.0)
     eps = torch.finfo(torch.float64 if G.dtype == torch.float64 else torch.float32).eps
     U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
     rank = S > S.amax(dim=-1, keepdim=True) * max(G.shape[-2:]) * eps
-    return (U * rank.unsqueeze(-2)) @ Vh
+    return torch.where(finite, (U * rank.unsqueeze(-2)) @ Vh, math.nan)
 
 
 def orthogonality_error(O: Tensor) -> Tensor:

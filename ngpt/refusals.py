@@ -223,7 +223,7 @@ REFUSALS: tuple[Refusal, ...] = (
     _muon(lambda cautious_wd, weight_decay: cautious_wd and not weight_decay,
           "{cautious_wd} has no effect without {weight_decay}"),
     _muon(lambda match_step, orthogonalizer: match_step == "rms" and orthogonalizer == "svd",
-          "{match_step=} has no effect with {orthogonalizer=}: an exact polar factor has that norm"),
+          "{match_step=} has no effect with {orthogonalizer=}: an exact polar factor of full rank has that norm"),
     _muon(lambda momentum_transport, tangent: momentum_transport == "rotate" and tangent in ("before", "both"),
           "{momentum_transport=} has no effect of its own with {tangent=}, which drops what it keeps: "
           "{momentum_transport=parallel} is the same step"),

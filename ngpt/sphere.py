@@ -43,7 +43,10 @@ def inner(x: Tensor, y: Tensor, *, dim: int) -> Tensor:
 
 
 def project(x: Tensor, *, dim: int) -> Tensor:
-    """Return the nearest point of the sphere, x / |x|. A vector without direction stays, with a finite gradient."""
+    """Return the nearest point of the sphere, x / |x|, for |x| whose square is finite.
+
+    A vector without direction stays, with a finite gradient.
+    """
     return (_wide(x) * inverse_length(x, dim=dim)).to(x.dtype)
 
 

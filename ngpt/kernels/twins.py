@@ -55,14 +55,24 @@ def geodesic_move_(W: Tensor, O: Tensor, lr: Tensor | float, scale: float, *, fi
     return W.copy_(sphere.turn(W, -(scale * O.to(W.dtype)), lr, fixed_angle=fixed_angle, dim=dim))
 
 
+def lerp(start: Tensor, end: Tensor, weight: Tensor | float, *, out: Tensor | None = None) -> Tensor:
+    """Return start + weight (end - start), as torch.lerp with a number: a tensor is not rounded to a shorter dtype."""
+    if not isinstance(weight, Tensor):
+        return torch.lerp(start, end, weight, out=out)
+    wide = torch.promote_types(start.dtype, torch.float32)
+    if start.dtype == wide:
+        return torch.lerp(start, end, weight.to(wide), out=out)
+    moved = torch.lerp(start.to(wide), end.to(wide), weight.to(wide)).to(start.dtype)
+    return moved if out is None else out.copy_(moved)
+
+
 def momentum_step_(M: Tensor, G: Tensor, mu: Tensor | float, *, nesterov: bool, out: Tensor) -> Tensor:
     """Update M <- mu M + (1 - mu) G in place; write M, or (1 - mu) G + mu M with `nesterov`, to `out` in its dtype.
 
     M, G, out: one shape (m, n). Returns |out|_F, () in float32, of the rounded values in `out`.
     """
-    weight = mu.to(M.dtype) if isinstance(mu, Tensor) else mu
-    torch.lerp(M, G, 1 - weight, out=M)
-    out.copy_(torch.lerp(G, M, weight) if nesterov else M)
+    lerp(M, G, 1 - mu, out=M)
+    out.copy_(lerp(G, M, mu) if nesterov else M)
     if not out.numel():
         return out.new_zeros((), dtype=torch.float32)
     largest = out.abs().amax().float()
@@ -90,7 +100,7 @@ class _Unit(torch.autograd.Function):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return N(x), `sphere.project` along the last dimension, for activations; float32 for any input dtype."""
+    """Return N(x), `sphere.project` along the last dimension, for activations; at least float32."""
     return cast(Tensor, _Unit.apply(x))
 
 

@@ -33,7 +33,8 @@ class SimpleMuon(torch.optim.Optimizer):
     Arguments of torch.optim.Muon, in its order:
 
     params: matrices, or groups of them.
-    lr: learning rate; where the unit vectors are rows and the rows of O have length 1, radians per step to first order.
+    lr: learning rate; where the unit vectors are rows and the rows of O have length 1, each turns by at most about lr
+        radians a step.
     weight_decay: decoupled decay; a step multiplies W by 1 - lr * weight_decay.
     momentum: mu in [0, 1), an exponential moving average of the gradients.
     nesterov: feed the polar factor (1 - mu) G + mu M instead of M.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ngpt import kernels, sphere
 from ngpt.config import GeodesicAngle, NorMuonAxis, Transport, step_options
+from ngpt.kernels.twins import lerp
 
 AdjustLr = Literal["none", "original", "match_rms_adamw"]
 
@@ -31,12 +32,12 @@ VARIANCE_FLOOR = 1e-10
 
 def momentum(M: Tensor, G: Tensor, mu: float | Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return mu M + (1 - mu) G, an exponential moving average, as in torch.optim.Muon."""
-    return torch.lerp(M, G, _weight(1 - mu, M), out=out)
+    return lerp(M, G, 1 - mu, out=out)
 
 
 def look_ahead(M: Tensor, G: Tensor, mu: float | Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return (1 - mu) G + mu M for the already updated M: the polar factor's input under Nesterov momentum."""
-    return torch.lerp(G, M, _weight(mu, M), out=out)
+    return lerp(G, M, mu, out=out)
 
 
 def momentum_and_look_ahead(
@@ -57,11 +58,6 @@ def momentum_and_look_ahead(
     return None
 
 
-def _weight(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """Return `value` as torch.lerp takes it: a number, or a tensor of its arguments' dtype."""
-    return value.to(like.dtype) if isinstance(value, Tensor) else value
-
-
 def _frobenius(X: Tensor) -> Tensor:
     """Return |X|_F of each matrix. On a CPU torch's own norm keeps one running sum: 4e-5 off at 3072 x 768."""
     return X.square().sum(dim=(-2, -1), keepdim=True).sqrt()
@@ -75,7 +71,9 @@ def _length(x: Tensor, dim: int) -> Tensor:
 def match_rms(O: Tensor) -> Tensor:
     """Scale O to |O|_F = sqrt(min(m, n)), the norm of an exact polar factor; a zero matrix stays zero.
 
-    Two orthogonalizers are then compared at one step size: five cubic Newton-Schulz steps are otherwise 4x shorter.
+    Two orthogonalizers are then compared at one step size: five cubic Newton-Schulz steps are otherwise several times
+    shorter. With fewer than min(m, n) directions in O, as in the first step of a small batch, this lengthens an exact
+    factor too.
     The result is at least float32: in bfloat16 a factor near 1 would round entries back to where they were.
     """
     target = math.sqrt(min(O.shape[-2:]))
@@ -108,10 +106,10 @@ def variance_reduction(O: Tensor, V: Tensor, beta2: float) -> tuple[Tensor, Tens
 
     V: (..., m, 1) for rows or (..., 1, n) for columns (`second_moment_shape`), at least float32, zero at first. There
     is no bias correction, which would cancel in O'. Returns (O', V'). The exact polar factor of a wide or square matrix
-    already has rows of length 1, so there the step over rows changes nothing.
+    of full rank already has rows of length 1, so there the step over rows changes nothing.
 
     Source: Li et al., arXiv 2510.05491. Differs from the paper: averages over the shorter side, as modded-nanogpt does,
-    unless the option is "rows".
+    unless the option is "rows"; keeps |O|_F, as the authors' code does, where the paper sets it to 0.2 sqrt(m n).
     """
     wide = O.to(V.dtype)
     q = wide.square().mean(dim=-1 if V.size(-1) == 1 else -2, keepdim=True)
@@ -202,7 +200,8 @@ def cap_angle(W_before: Tensor, W_after: Tensor, most: float, *, dim: int) -> Te
         u = y - <y, x> x,   phi = atan2(|u|, <y, x>),   y <- |w| (x cos(most) + (u / |u|) sin(most)) where phi > most
 
     x = N(w) for w of W_before, y of W_after; a vector that is turned back has the length of w. Beyond a right angle the
-    two-argument arctangent stays right, for any length of y. A vector turned by pi has no u and stays where it was.
+    two-argument arctangent stays right, for any length of y. A vector turned by pi has no u but rounding: it stays as
+    it was.
 
     Source: Loshchilov and Ginsburg, arXiv 2608.01284, who normalize next; here lazy projection does.
     """
@@ -212,7 +211,8 @@ def cap_angle(W_before: Tensor, W_after: Tensor, most: float, *, dim: int) -> Te
     u = W_after - along * x
     across = _length(u, dim)
     capped = length * (x * math.cos(most) + u * (sphere.inverse(across) * math.sin(most)))
-    capped = torch.where(across > sphere.UNIT_TINY, capped, W_before)
+    rounding = sphere.NOISE * torch.finfo(across.dtype).eps * _length(W_after, dim)
+    capped = torch.where(across > rounding.clamp_min(sphere.UNIT_TINY), capped, W_before)
     beyond = (torch.atan2(across, along) > most) & (length > sphere.UNIT_TINY)
     return torch.where(beyond, capped, W_after).to(W_after.dtype)
 

@@ -15,11 +15,12 @@ class AngularMuown(MatrixRule):
         M <- mu M + (G_w - <G_w, w> w),   Q = polar(G_w - <G_w, w> w + mu M)
         W <- N(W - lr kappa(t) sqrt(max(1, m / n)) Q),   kappa(t) = (1 + c max(0, t - t0))^-p
 
-    t: steps before this one. c, p: `decay_scale`, `decay_degree`; t0: `decay_after`. The source has p = 1 for a
-    constant lr and p = 0 under a schedule. The default here is 0: use `--schedule`.
+    t: steps before this one. c, p: `decay_scale`, `decay_degree`; t0: `decay_after`. The source has p = 1, with a
+    rate that is constant for most of a run, and p = 0 with a cosine. The default here is 0: use `--schedule`.
 
     Source: arXiv 2606.23637 and its code, fhueb/angular-muown. Differs: the gains of the rows, which it trains with
-    Adam, stay at 1; it normalizes rows, and this the vectors of nGPT.
+    Adam, stay at 1; it normalizes rows, and this the vectors of nGPT; it orthogonalizes in bfloat16 with other
+    coefficients.
     """
 
     stays_on_sphere = True

@@ -20,7 +20,8 @@ class MatrixRule(torch.optim.Optimizer, ABC):
     """Move matrices by W <- W - lr D, where a rule computes D from the momentum.
 
     M <- mu M + (1 - mu) G, an exponential moving average. D is computed from X = (1 - mu) G + mu M with `nesterov`,
-    else from X = M. It is subtracted, so it points uphill, as X does. A zero gradient with zero momentum moves nothing.
+    else from X = M. It is subtracted, so it points uphill, as X does. Unless `move` is
+    overridden, a zero D moves nothing.
 
     A subclass writes `direction`. It overrides `update_momentum` if it averages otherwise, and `move` if its step is
     not straight. State goes to `self.state[W]`, as tensors and plain values.

@@ -22,7 +22,7 @@ class EmaNesterov(MatrixRule):
 
     Source: Yau et al., arXiv 2605.25395, for any optimizer of unconstrained weights, with beta at zero in a warmup and
     in the decay. Differs: lengths are left to projection, so displacements are taken between unit vectors, the average
-    is kept tangent, and the look-ahead is a retraction; beta follows the rate.
+    is kept tangent, and the look-ahead is a retraction; beta follows the rate alone.
     """
 
     keeps_position = True
@@ -31,6 +31,7 @@ class EmaNesterov(MatrixRule):
         self, params: Any, lr: float, momentum: float = 0.95, nesterov: bool = True, gamma: float = 0.99,
         look_ahead: float = 0.6, ns_steps: int = 5,
     ):  # fmt: skip
+        require(lr > 0, f"lr must be positive, as the look-ahead is relative to it: {lr}")
         require(0 <= gamma < 1, f"gamma must lie in [0, 1): {gamma}")
         require(look_ahead >= 0, f"look_ahead must not be negative: {look_ahead}")
         super().__init__(

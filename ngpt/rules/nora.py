@@ -10,7 +10,7 @@ from ngpt.rules.base import Axis, Group, MatrixRule, line_dim, require_axis
 
 
 class Nora(MatrixRule):
-    """Turn each vector against the tangent part of its momentum by arctan(lr) radians.
+    """Turn each vector w against the tangent part of its momentum by arctan(lr / |w|) radians.
 
         u = X_w - <X_w, w> w / <w, w>,   D_w = u / |u|
 
@@ -26,5 +26,5 @@ class Nora(MatrixRule):
         """Return unit vectors tangent to those of W."""
         dim = line_dim(group)
         u = sphere.tangent(W, X, dim=dim)
-        rounding = sphere.NOISE * torch.finfo(X.dtype).eps * sphere.norm(X, dim=dim)
+        rounding = sphere.NOISE * torch.finfo(torch.promote_types(X.dtype, torch.float32)).eps * sphere.norm(X, dim=dim)
         return sphere.project(torch.where(sphere.norm(u, dim=dim) > rounding, u, 0.0), dim=dim)

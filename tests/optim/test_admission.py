@@ -60,6 +60,17 @@ def test_the_default_coefficients_are_torchs() -> None:
     assert refusals.QUINTIC == polar.QUINTIC == (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("mu", [0.9375, 0.99609375], ids=str)  # exact in float32; the second is not in bfloat16
+def test_a_momentum_in_a_tensor_is_the_number_it_holds(dtype: torch.dtype, mu: float) -> None:
+    ends = []
+    for momentum in (mu, torch.tensor(mu)):
+        parameters = drawn(dtype)
+        run(parameters, SimpleMuon(parameters, lr=0.02, momentum=momentum), range(4))
+        ends.append(parameters)
+    assert same_bits(*ends)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("of_gradient", [torch.float32, torch.bfloat16, torch.float64, torch.float16], ids=str)
 def test_a_gradient_may_have_another_float_dtype(dtype: torch.dtype, of_gradient: torch.dtype) -> None:

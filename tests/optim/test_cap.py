@@ -52,6 +52,14 @@ def test_the_cap_is_the_oracles(shape: tuple[int, int], dim: int, most: float) -
     np.testing.assert_allclose(capped(W, W_next, most, dim, torch.float32), got, atol=32 * EPS32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("shape", "dim"), MATRICES)
+def test_a_vector_turned_by_pi_stays_as_it_was(shape: tuple[int, int], dim: int, dtype: torch.dtype) -> None:
+    """Its direction of rotation is nothing but rounding."""
+    W = points(shape, dim)
+    assert np.array_equal(capped(W, -W, 0.3, dim, dtype), W.astype(np.float32) if dtype == torch.float32 else W)
+
+
 @pytest.mark.parametrize(("shape", "dim"), MATRICES)
 def test_a_cap_of_pi_caps_nothing(shape: tuple[int, int], dim: int) -> None:
     W, W_next = points(shape, dim), moved(points(shape, dim), dim, 2)

@@ -50,15 +50,16 @@ def test_the_parameters_are_those_of_the_model(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ["gated-ngpt", "gpt", "gated-literal"])
 @pytest.mark.parametrize("ns_steps", [1, 5])
-def test_the_orthogonalizers_operations_are_those_that_pytorch_counts(arch: str, ns_steps: int) -> None:
-    config = resolve(arch=arch, n_embd=48, n_head=4, n_layer=2, ns_steps=ns_steps)
+@pytest.mark.parametrize("method", ["newton-schulz", "newton-schulz-cubic", "newton-schulz-literal"])
+def test_the_orthogonalizers_operations_are_those_that_pytorch_counts(arch: str, ns_steps: int, method: Any) -> None:
+    config = resolve(arch=arch, n_embd=48, n_head=4, n_layer=2, ns_steps=ns_steps, orthogonalizer=method)
     model = build_model(config.model, VOCAB, seed=0)
     specs = parameter_specs(model)
     matrices = [p.detach() for name, p in model.named_parameters() if specs[name].role == Role.HIDDEN]
     assert sorted(tuple(sorted(W.shape)) for W in matrices) == sorted(hidden_shapes(config.model) * 2)
     with FlopCounterMode(display=False) as counter:
         for W in matrices:
-            polar.orthogonalize(W, method="newton-schulz", steps=ns_steps)
+            polar.orthogonalize(W, method=method, steps=ns_steps)
     assert counter.get_total_flops() == polar_operations(config)
     assert polar_operations(resolve(optimizer="adam")) == 0
 
