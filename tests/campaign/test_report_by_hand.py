@@ -151,11 +151,11 @@ def test_the_first_screen(reports: Path) -> None:
         "[![Effects](figures/hand_effects.png)](figures/hand_effects.svg)\n\n"
         "What it shows.\n\n**What this does not show.** Much.\n\n**What follows.** Little.\n\n"
     )
-    # 18 runs tune and 12 compare, 0.01 hours each. Half the width takes 4 times 3 seeds, with 4 methods each.
+    # 18 runs tune and 12 compare, 0.01 hours each. Half of t_2 / sqrt(3) is t_4 / sqrt(5); 5 seeds of 4 methods.
     assert screen.endswith(
         "*Scope.* Preset `tiny`: gated-ngpt, 1 layer, 16 wide; data `stdlib`; 8 steps a run; 2 tuning seeds and 3 "
-        "separate comparison seeds. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide take 12 new "
-        "seeds (`--comparison-seeds 12`), 0.48 core-hours.\n\n"
+        "separate comparison seeds. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide take 5 new "
+        "seeds (`--comparison-seeds 5`), 0.2 core-hours.\n\n"
     )
 
 
@@ -202,6 +202,11 @@ def test_tuning(reports: Path) -> None:
         "| good | 0.01: 2.300, **0.02: 2.000**, 0.04: 2.300 |",
         "| bad | **0.01: 2.500**, 0.02: 2.600, 0.04: 2.700 |",
         "| base, other batches | at the rates of base |",
+    ]
+    assert table_after(text, "At equal rates, ") == [
+        "| method | rate: difference |",
+        "| good | 0.01: −0.1000 ± 0.0000, 0.02: −0.2000 ± 0.1414, 0.04: −0.1000 ± 0.0000 |",
+        "| bad | 0.01: +0.1000 ± 0.1414, 0.02: +0.4000 ± 0.1414, 0.04: +0.3000 ± 0.1414 |",
     ]
     # base: 0.02 above its lowest mean a tenth of the way, in log rate, to either neighbor: 0.02 * 2 ** +-0.1
     _, base, good, bad = table_after(text, "The optimum of a parabola")

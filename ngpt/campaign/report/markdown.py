@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay
-from ngpt.campaign.analysis.statistics import sample_mean, seeds_to_halve
+from ngpt.campaign.analysis.statistics import paired_difference, sample_mean, seeds_to_halve
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.definition.experiment import Experiment
 from ngpt.campaign.definition.plan import key_of
@@ -59,6 +59,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
         tuning_cells={s.method.name: tuning_cell(s) for s in summaries},
         aux_cells={s.method.name: grid_cell(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
                    for s in summaries if not s.method.at_rates_of},
+        equal_rates=at_equal_rates(campaign, analysis),
         own=bool(campaign.subject) or speaks_of(campaign, usual, data, complete=analysis.complete),
         worth={s.method.name: worth_of(campaign, analysis, s) for s in summaries},
         rivals={s.method.name: rival for s in summaries if (rival := campaign.rival_of(s.method)) != s.method.name},
@@ -105,6 +106,23 @@ def grid_cell(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None)
         part = f"{lr:g}: {values.mean():.3f}" if whole else f"{lr:g}: – ({counted(values)} runs)"
         parts.append(f"**{part}**" if lr == chosen else part)
     return ", ".join(parts)
+
+
+def at_equal_rates(campaign: Campaign, analysis: Analysis) -> dict[str, str]:
+    """Return for each method its tuning results minus those of its baseline, at the rates that both have tried."""
+    of = {summary.method.name: summary for summary in analysis.summaries}
+    found = {}
+    for name, summary in of.items():
+        base = of[campaign.baseline_of(summary.method)]
+        if base is summary or summary.tuning.shape != base.tuning.shape or summary.tuning.shape[0] < 2:
+            continue
+        common = {lr: (mine, base.method.lrs.index(lr)) for mine, lr in enumerate(summary.method.lrs)
+                  if lr in base.method.lrs}  # fmt: skip
+        both = {lr: (summary.tuning[:, mine], base.tuning[:, its]) for lr, (mine, its) in common.items()}
+        pairs = [(lr, paired_difference(*one)) for lr, one in both.items() if np.isfinite(one).all()]
+        if len(pairs) > 1:
+            found[name] = ", ".join(f"{lr:g}: {signed(one.mean)} ± {one.sd:.4f}" for lr, one in pairs)
+    return found
 
 
 def cost_of(data: dict[str, Any]) -> str:
