@@ -1,20 +1,20 @@
 """An optimizer of the user's against tuned opponents: rates at equal angles, and a whole small campaign."""
 
 import re
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ngpt import foreign
 from ngpt.campaign import engine, entrant
 from ngpt.campaign.definition.experiment import slug
 from ngpt.campaign.entrant import EntrantStudy, grid_around, rates_and_angle
 from ngpt.doctor import runs_in
 from ngpt.errors import InputError
 from ngpt.files import read_json, write_json
-from ngpt.foreign import origin_of
 from ngpt.training.record import read_record
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -97,15 +97,46 @@ class Secant(torch.optim.Optimizer):
 """
 
 
+@pytest.fixture(scope="module")
+def small_campaigns() -> Iterator[None]:
+    """Three rates, two auxiliary ones, two tuning seeds and eight steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entrant, "FACTORS", (0.5, 1.0, 2.0))
+        patch.setattr(entrant, "AUX_LRS", (0.005, 0.01))
+        patch.setattr(entrant, "TUNING_SEEDS", 2)
+        patch.setattr(entrant, "TINY_STEPS", 8)
+        yield
+
+
+def flags_in(folder: Path) -> list[str]:
+    """The flags of a campaign on a text, both in a folder."""
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    return ["--data", str(folder / "text.txt"), "--out", str(folder / "out")]
+
+
 @pytest.fixture
-def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The flags of a small campaign with three rates and two auxiliary ones."""
-    monkeypatch.setattr(entrant, "FACTORS", (0.5, 1.0, 2.0))
-    monkeypatch.setattr(entrant, "AUX_LRS", (0.005, 0.01))
-    monkeypatch.setattr(entrant, "TUNING_SEEDS", 2)
-    monkeypatch.setattr(entrant, "TINY_STEPS", 8)
-    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
-    return ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+def arguments(small_campaigns: None, tmp_path: Path) -> list[str]:
+    return flags_in(tmp_path)
+
+
+def quick_in(folder: Path, rule: str = RULE) -> list[str]:
+    """The words of a campaign of the example at given rates."""
+    return [rule, *flags_in(folder), "--lrs", "0.01", "0.02", "0.04"]
+
+
+@pytest.fixture(scope="module")
+def carried_out(small_campaigns: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which that campaign has been carried out."""
+    folder = tmp_path_factory.mktemp("quick")
+    assert carry_out(quick_in(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def quick(carried_out: Path, tmp_path: Path) -> list[str]:
+    """The words of that campaign in `tmp_path`, where it has been carried out."""
+    shutil.copytree(carried_out, tmp_path, dirs_exist_ok=True)
+    return quick_in(tmp_path)
 
 
 def carry_out(arguments: list[str]) -> int:
@@ -148,22 +179,15 @@ def test_a_whole_campaign(arguments: list[str], tmp_path: Path, capsys: pytest.C
     assert carry_out([RULE, *arguments, "--reproduce"]) == 0
 
 
-def test_a_report_of_other_code_is_not_made_again_from_old_data(arguments: list[str], tmp_path: Path) -> None:
-    source = (ROOT / "examples" / "my_rule.py").read_text()
+def test_a_report_of_other_code_is_not_made_again_from_old_data(quick: list[str], tmp_path: Path) -> None:
+    assert carry_out([*quick, "--report-only"]) == 0
     rule = tmp_path / "my_rule.py"
-    rule.write_text(source)
-    quick = [f"{rule}:MyRule", *arguments, "--lrs", "0.01", "0.02", "0.04"]
-    assert carry_out(quick) == 0
-    rule.write_text(source.replace("0.95", "0.5"))
-    origin_of.cache_clear()
-    foreign._contents.clear()
+    rule.write_text((ROOT / "examples" / "my_rule.py").read_text().replace("0.95", "0.5"))
     with pytest.raises(InputError, match=r"my_rule\.json: of other classes than these, or of other arguments"):
-        carry_out([*quick, "--report-only"])
+        carry_out([*quick_in(tmp_path, f"{rule}:MyRule"), "--report-only"])
 
 
-def test_another_text_has_a_report_of_its_own_if_it_has_a_name(arguments: list[str], tmp_path: Path) -> None:
-    quick = [RULE, *arguments, "--lrs", "0.01", "0.02", "0.04"]
-    assert carry_out(quick) == 0
+def test_another_text_has_a_report_of_its_own_if_it_has_a_name(quick: list[str], tmp_path: Path) -> None:
     data, other = tmp_path / "out" / "reports" / "data" / "my_rule.json", tmp_path / "other.txt"
     before = data.read_bytes()
     other.write_text("five boxing wizards jump quickly at the lazy dog\n" * 100)
@@ -273,10 +297,8 @@ def test_one_that_fails_where_the_gradient_stays_the_same_is_refused(arguments: 
         carry_out([f"{tmp_path}/secant.py:Secant", *arguments])
 
 
-def test_a_file_of_data_cannot_name_the_code_that_runs(arguments: list[str], tmp_path: Path) -> None:
+def test_a_file_of_data_cannot_name_the_code_that_runs(quick: list[str], tmp_path: Path) -> None:
     """Published data with another class in their commands are not reproduced."""
-    quick = [RULE, *arguments, "--lrs", "0.01", "0.02", "0.04"]
-    assert carry_out(quick) == 0
     data = tmp_path / "out" / "reports" / "data" / "my_rule.json"
     (tmp_path / "other.py").write_text("raise SystemExit(1)\n")
     content = read_json(data)
