@@ -309,7 +309,7 @@ FINDINGS = (
         MUON_AGAINST_ADAM, muon_against_adam, ("Muon against Adam", ""), time_in_all_campaigns,
         (AT_155M, adam_at_fixed_rates),
     ),
-    Finding(ORTHOGONALITY, singular_vectors, ("Kaon against Muon", "such noise")),
+    Finding(ORTHOGONALITY, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(FEATURES, features, ("NorMuon against Muon", "NorMuon")),
     Finding(GEODESIC, geodesic_against_projection, ("geodesic step, θ = lr‖u‖, against projection", "θ = lr‖u‖")),
