@@ -316,8 +316,8 @@ class EntrantStudy(CampaignStudy):
         return super().plan(given)
 
     def show(self, plan: Plan, jobs: int) -> None:
-        batch, _ = next(self.stages(plan, Outcome()))
-        try_classes([run for run in batch if not is_finished(plan, run)])
+        runs = [run for batch, _ in self.stages(plan, Outcome()) for run in batch]
+        try_classes([run for run in runs if not is_finished(plan, run)])
         super().show(plan, jobs)
 
     def details(self, plan: Plan, runs: list[PlannedRun]) -> dict[str, Any]:

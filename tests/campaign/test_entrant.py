@@ -42,6 +42,20 @@ class Still(torch.optim.SGD):
 """
 
 
+AVERAGED = """
+import torch
+
+
+class Averaged(torch.optim.SGD):
+    \"\"\"Says that it validates with other weights than those it trains.\"\"\"
+
+    def train(self):
+        pass
+
+    def eval(self):
+        pass
+"""
+
 LOST = """
 import torch
 
@@ -258,6 +272,12 @@ def test_one_that_ascends_is_said_to(arguments: list[str], tmp_path: Path, capsy
     (tmp_path / "up.py").write_text(source.replace("W -= group", "W += group"))
     assert carry_out([f"{tmp_path}/up.py:MyRule", *arguments, "--dry-run"]) == 0
     assert re.search(r"note: MyRule does not descend: its moves have a cosine of \+0\.\d\d", capsys.readouterr().out)
+
+
+def test_one_that_a_run_would_refuse_is_refused_by_a_dry_run(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "averaged.py").write_text(AVERAGED)
+    with pytest.raises(InputError, match="it has methods train and eval"):
+        carry_out([f"{tmp_path}/averaged.py:Averaged", *arguments, "--dry-run"])
 
 
 def test_one_that_does_not_turn_vectors_here_is_caught(arguments: list[str], tmp_path: Path) -> None:
