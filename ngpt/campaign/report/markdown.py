@@ -109,12 +109,17 @@ def grid_cell(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None)
 
 
 def at_equal_rates(campaign: Campaign, analysis: Analysis) -> dict[str, str]:
-    """Return for each method its tuning results minus those of its baseline, at the rates that both have tried."""
+    """Return for each method its tuning results minus those of its baseline, at the rates that both have tried.
+
+    Without methods of another optimizer than their baseline's, whose rates mean something else.
+    """
     of = {summary.method.name: summary for summary in analysis.summaries}
     found = {}
     for name, summary in of.items():
         base = of[campaign.baseline_of(summary.method)]
-        if base is summary or summary.tuning.shape != base.tuning.shape or summary.tuning.shape[0] < 2:
+        kind, its_kind = (one.method.fields.get("optimizer") for one in (summary, base))
+        comparable = kind == its_kind and summary.tuning.shape == base.tuning.shape and len(base.tuning) > 1
+        if base is summary or not comparable:
             continue
         common = {lr: (mine, base.method.lrs.index(lr)) for mine, lr in enumerate(summary.method.lrs)
                   if lr in base.method.lrs}  # fmt: skip
