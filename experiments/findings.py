@@ -95,7 +95,8 @@ def repeated(finding: Finding, reports: Path) -> str:
     comparison, label = finding.again or ("", "")
     said: list[str] = []
     for one in pooled(reports, comparison) if comparison else ():
-        places = [f"at `{one.preset}`"] if one.preset != finding.campaign.preset else []
+        larger = one.preset != finding.campaign.preset
+        places = [f"at {words.millions(one.parameters)} parameters"] if larger else []
         places += [f"on {one.data}"] if one.data not in words.TEXTS else []
         if places or len(one.parts) > 1:
             where = f"[{' '.join(places) or f'over all {one.together.n} seeds'}]({PAGE})"

@@ -67,6 +67,7 @@ class Pooled:
 
     preset: str
     data: str
+    parameters: int
     parts: tuple[tuple[Campaign, PairedDifference], ...]
     """each campaign's effect, on seeds that no earlier one has"""
     together: PairedDifference
@@ -110,19 +111,20 @@ def pooled(reports: Path, comparison: str) -> list[Pooled]:
     for preset, text in SCOPES:
         parts: list[tuple[Campaign, PairedDifference]] = []
         used: set[int] = set()
-        name = ""
+        name, parameters = "", 0
         for usual, first, second in COMPARISONS[comparison]:
             campaign = CampaignStudy(usual).at(preset, text).experiment
             data = data_of(campaign, reports)
             if data is None or runs_left(data) or edges(campaign, data, first, second):
                 continue
-            name = data["data"]
+            name, parameters = data["data"], data["parameters"]
             pairs = {seed: values for seed, values in _pairs(data, first, second).items() if seed not in used}
             used |= pairs.keys()
             if len(pairs) > 1:
                 parts.append((campaign, paired_difference(*np.array([*pairs.values()]).T)))
         if parts:
-            found.append(Pooled(preset, name, tuple(parts), together([effect for _, effect in parts])))
+            effects = [effect for _, effect in parts]
+            found.append(Pooled(preset, name, parameters, tuple(parts), together(effects)))
     return found
 
 
