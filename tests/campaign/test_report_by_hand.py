@@ -204,9 +204,9 @@ def test_tuning(reports: Path) -> None:
         "| base, other batches | at the rates of base |",
     ]
     assert table_after(text, "At equal rates, ") == [
-        "| method | rate: difference |",
-        "| good | 0.01: −0.1000 ± 0.0000, 0.02: −0.2000 ± 0.1414, 0.04: −0.1000 ± 0.0000 |",
-        "| bad | 0.01: +0.1000 ± 0.1414, 0.02: +0.4000 ± 0.1414, 0.04: +0.3000 ± 0.1414 |",
+        "| method | rate: difference | standard deviation |",
+        "| good | 0.01: −0.1000, 0.02: −0.2000, 0.04: −0.1000 | 0.0816 |",  # sqrt(0.02 / 3)
+        "| bad | 0.01: +0.1000, 0.02: +0.4000, 0.04: +0.3000 | 0.1414 |",
     ]
     # base: 0.02 above its lowest mean a tenth of the way, in log rate, to either neighbor: 0.02 * 2 ** +-0.1
     _, base, good, bad = table_after(text, "The optimum of a parabola")

@@ -1,5 +1,6 @@
 """Analysis -> markdown. The prose is in `templates/report.md.j2`; here are the numbers it prints. No torch."""
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -111,7 +112,8 @@ def grid_cell(grid: tuple[float, ...], tuning: np.ndarray, chosen: float | None)
 def at_equal_rates(campaign: Campaign, analysis: Analysis) -> dict[str, str]:
     """Return for each method its tuning results minus those of its baseline, at the rates that both have tried.
 
-    Without methods of another optimizer than their baseline's, whose rates mean something else.
+    Two cells: the mean at each rate, and the standard deviation over seeds, pooled over the rates. Without methods of
+    another optimizer than their baseline's, whose rates mean something else.
     """
     of = {summary.method.name: summary for summary in analysis.summaries}
     found = {}
@@ -126,7 +128,8 @@ def at_equal_rates(campaign: Campaign, analysis: Analysis) -> dict[str, str]:
         both = {lr: (summary.tuning[:, mine], base.tuning[:, its]) for lr, (mine, its) in common.items()}
         pairs = [(lr, paired_difference(*one)) for lr, one in both.items() if np.isfinite(one).all()]
         if len(pairs) > 1:
-            found[name] = ", ".join(f"{lr:g}: {signed(one.mean)} ± {one.sd:.4f}" for lr, one in pairs)
+            sd = math.sqrt(sum(one.sd**2 for _, one in pairs) / len(pairs))
+            found[name] = ", ".join(f"{lr:g}: {signed(one.mean)}" for lr, one in pairs) + f" | {sd:.4f}"
     return found
 
 
