@@ -38,7 +38,7 @@ class Forecast:
     @property
     def cells(self) -> list[str]:
         """Return the cells of a table: known effects, forecast, outcome, error, whether it came true."""
-        known = [_with_interval(one["mean"], one["low"], one["high"]) for one in self.known]
+        known = [signed(one["mean"]) for one in self.known]  # their intervals are in the reports of those sizes
         error = "–" if self.outcome is None else signed(self.outcome.mean - self.mean)
         said = {None: "–", True: "yes", False: "**no**"}[self.came_true]
         return [*known, _with_interval(self.mean, self.low, self.high), interval_text(self.outcome), error, said]
