@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,6 @@ def _draw_forecast(axes: Axes, one: Forecast, sizes: Sequence[float], size: floa
         mean, low, high = one.outcome.mean, one.outcome.t_low, one.outcome.t_high
         axes.errorbar([size * 1.12], [mean], [[mean - low], [high - mean]], color=VERMILION, marker="D", markersize=4.5,
                       capsize=3, label="outcome")  # fmt: skip
-    axes.set(xscale="log", title=one.contrast, xlim=(min(sizes) / 1.4, size * 1.6))
+    axes.set(xscale="log", title=fill(one.contrast, 36), xlim=(min(sizes) / 1.4, size * 1.6))
     axes.set_xticks([*sizes, size], [millions(round(place)) for place in (*sizes, size)])
     axes.set_xticks([], minor=True)
