@@ -1,9 +1,12 @@
-"""Products in float32 on a CPU with AVX512, by oneDNN: of activations and weights, and of the polar factor.
+"""Products as this processor is fast at them: of activations and weights, and on a CPU of the polar factor.
 
-PyTorch gives float32 products to MKL, which on processors that are not Intel's uses AVX2 even where there is AVX512.
+In float32 on a CPU with AVX512 they are oneDNN's. PyTorch gives float32 products to MKL, which on processors that are not Intel's uses AVX2 even where there is AVX512.
 oneDNN, which is a part of PyTorch as well, uses what the processor has: products of the sizes of a small model take
 half the time. PyTorch has no public function for it. Compiled code does without, as the compiler needs the operator's
 second matrix to be constant.
+
+In bfloat16 on a GPU, matrices with a row count that is no multiple of 8, such as GPT-2's 50,257, keep cuBLAS from its
+fast kernels in both passes. They get rows of zeros.
 """
 
 import functools
@@ -20,6 +23,9 @@ FROM_ROWS = 96
 """Fewest rows of the matrices of a polar factor. A product takes oneDNN 9 microseconds before it begins, so that
 smaller matrices are faster as a batch of MKL's (EPYC: 64 rows 0.4, 96 rows 1.05 to 1.2, 243 rows 2.1 times as fast)."""
 
+WHOLE_ROWS = 64
+"""Multiple to which the rows of a matrix are filled up for a product in bfloat16 on a GPU"""
+
 
 @functools.cache
 def onednn_runs() -> bool:
@@ -32,7 +38,18 @@ def linear(x: Tensor, W: Tensor) -> Tensor:
     if _eager_on_cpu(x) and x.dtype == W.dtype == torch.float32 and x.ndim > 1 and x.numel() and onednn_runs():
         y: Tensor = _Linear.apply(x, W)  # type: ignore[no-untyped-call]
         return y
+    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        return linear_by_whole_rows(x, W)
     return F.linear(x, W)
+
+
+def linear_by_whole_rows(x: Tensor, W: Tensor) -> Tensor:
+    """Return x W', (..., N), as a part of the product with W (N, M) filled up with zeros to whole WHOLE_ROWS.
+
+    With 50,257 rows, the three products of both passes take a quarter of the time on an H100.
+    """
+    missing = -len(W) % WHOLE_ROWS
+    return F.linear(x, F.pad(W, (0, 0, 0, missing)))[..., : len(W)] if missing else F.linear(x, W)
 
 
 def _eager_on_cpu(x: Tensor) -> bool:

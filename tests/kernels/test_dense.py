@@ -37,6 +37,39 @@ def test_linear_and_its_gradients(shape: tuple[int, ...], rows: int) -> None:
         assert leaf.grad.is_contiguous()
 
 
+@pytest.mark.parametrize("rows", [1, 64, 65, 257])
+def test_whole_rows_change_no_product(rows: int) -> None:
+    leaves = [drawn(*shape, seed=number).requires_grad_() for number, shape in enumerate([(2, 5, 16), (rows, 16)])]
+    dy = drawn(2, 5, rows, seed=2)
+    y = dense.linear_by_whole_rows(*leaves)
+    assert y.shape == dy.shape and len(y.flatten(0, 1)) == 10
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    reference = F.linear(*exact)
+    close(y, reference)
+    y.backward(dy)
+    reference.backward(dy.double())
+    for leaf, other in zip(leaves, exact, strict=True):
+        assert leaf.grad is not None and other.grad is not None and leaf.grad.shape == other.grad.shape
+        close(leaf.grad, other.grad)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_rows_are_filled_up_in_bfloat16_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch, autocast: bool) -> None:
+    filled = []
+    monkeypatch.setattr(dense, "linear_by_whole_rows", lambda x, W: filled.append(W) or F.linear(x, W))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: autocast and kind == "cuda")
+    for device in ("cpu", "meta"):
+        dense.linear(torch.ones(2, 8, device=device), torch.ones(65, 8, device=device))
+    assert not filled
+    monkeypatch.setattr(F, "linear", lambda x, W: None)
+    dense.linear(_OnGpu(), _OnGpu())  # type: ignore[arg-type]
+    assert len(filled) == autocast
+
+
+class _OnGpu:
+    device, dtype, ndim = torch.device("cuda"), torch.bfloat16, 2
+
+
 @ONEDNN
 def test_products_of_any_strides() -> None:
     for name, A, _ in laid_out(drawn(20, 33)):
