@@ -1,9 +1,9 @@
 """Products as this processor is fast at them: of activations and weights, and on a CPU of the polar factor.
 
-In float32 on a CPU with AVX512 they are oneDNN's. PyTorch gives float32 products to MKL, which on processors that are not Intel's uses AVX2 even where there is AVX512.
-oneDNN, which is a part of PyTorch as well, uses what the processor has: products of the sizes of a small model take
-half the time. PyTorch has no public function for it. Compiled code does without, as the compiler needs the operator's
-second matrix to be constant.
+In float32 on a CPU with AVX512 they are oneDNN's. PyTorch gives them to MKL, which on processors that are not Intel's
+uses AVX2 even where there is AVX512. oneDNN, which is a part of PyTorch as well, uses what the processor has: products
+of the sizes of a small model take half the time. PyTorch has no public function for it. Compiled code does without, as
+the compiler needs the operator's second matrix to be constant.
 
 In bfloat16 on a GPU, matrices with a row count that is no multiple of 8, such as GPT-2's 50,257, keep cuBLAS from its
 fast kernels in both passes. They get rows of zeros.
