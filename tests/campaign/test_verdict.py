@@ -71,7 +71,7 @@ def test_the_reason_is_a_sentence_with_the_numbers() -> None:
     small = judge(rule(), around(0.008, 0.001))
     assert small.why == "higher, but within the 0.01 nats that matter"
     assert judge(rule(), around(0.0, 0.001)).why == "within the 0.01 nats that matter"
-    perhaps = judge(rule(), around(0.008, 0.006))
+    perhaps = judge(rule(), around(0.007, 0.006))
     assert perhaps.why == (
         f"higher, but perhaps by less than the 0.01 nats that matter; about {perhaps.seeds_needed} seeds would decide"
     )
@@ -80,13 +80,23 @@ def test_the_reason_is_a_sentence_with_the_numbers() -> None:
         f"the interval contains zero and more than the 0.01 nats that matter; about {undecided.seeds_needed} seeds "
         "would decide"
     )
-    never = judge(rule(), around(-0.0099999, 0.04))
+    never = judge(rule(), around(-0.02, 40.0))
     assert never.seeds_needed is None and never.reason.endswith("not even 10,000 seeds would decide.")
+    advice = "the mean is so close to that limit that no number of seeds can be named"
     limit = judge(rule(), around(0.0099999, 0.006))
     assert limit.seeds_needed is None and limit.why == (
-        "higher, but perhaps by less than the 0.01 nats that matter; so close to that limit that more seeds would "
-        "decide one way as likely as the other"
+        f"higher, but perhaps by less than the 0.01 nats that matter; {advice}"
     )
+    wide = judge(rule(), around(-0.0099999, 0.04))
+    assert wide.seeds_needed is None and wide.why == (
+        f"the interval contains zero and more than the 0.01 nats that matter; {advice}"
+    )
+
+
+def test_a_number_of_seeds_is_named_from_a_standard_error_below_the_limit() -> None:
+    within, error = around(0.007, 0.006), around(0.007, 0.006).sd / math.sqrt(5)
+    assert judge(rule(smallest=0.007 + 1.01 * error), within).seeds_needed
+    assert judge(rule(smallest=0.007 + 0.99 * error), within).seeds_needed is None
 
 
 @pytest.mark.parametrize("mean, half", [(0.004, 0.01), (0.0, 0.004)], ids=["undecided", "level"])

@@ -1,5 +1,6 @@
 """Answers from results, in four words, by a rule fixed before any run. No torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -32,8 +33,9 @@ class Verdict:
     reason: str
     """one sentence: the numbers, then `why`"""
     seeds_needed: int | None
-    """for an undecided answer, roughly how many seeds would decide; None if no number up to 10,000 would, or if the
-    problem is not the number of seeds"""
+    """for an undecided answer, roughly how many seeds would decide; None if no number up to 10,000 would, if the problem
+    is not the number of seeds, or if the mean is less than a standard error below the smallest effect, where the number
+    depends on very little"""
     confirmed: bool | None
     """whether the rule's prediction came true; None if it makes none"""
     doubted: Word | None = None
@@ -100,7 +102,8 @@ def judge(
     if difference is None:
         why = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}"
         return Verdict("undecided", None, why, f"{why}.", rule.seeds, unknown)
-    needed = seeds_to_decide(difference, rule.smallest_effect)
+    at_the_limit = 0 < rule.smallest_effect - abs(difference.mean) < difference.sd / math.sqrt(difference.n)
+    needed = None if at_the_limit else seeds_to_decide(difference, rule.smallest_effect)
     smallest = f"the {rule.smallest_effect:g} {rule.unit} that matter"
     side = side_of(difference)
 
@@ -134,9 +137,9 @@ def judge(
     if max(abs(difference.t_low), abs(difference.t_high)) <= rule.smallest_effect:
         return verdict("no difference that matters", f"{side + ', but ' if side else ''}within {smallest}")
     advice = f"about {needed:,} seeds would decide" if needed else f"not even {MOST_SEEDS:,} seeds would decide"
+    if at_the_limit:
+        advice = "the mean is so close to that limit that no number of seeds can be named"
     if side:
-        if needed is None:
-            advice = "so close to that limit that more seeds would decide one way as likely as the other"
         return verdict("undecided", f"{side}, but perhaps by less than {smallest}; {advice}", needed)
     return verdict("undecided", f"the interval contains zero and more than {smallest}; {advice}", needed)
 
