@@ -33,9 +33,9 @@ class Verdict:
     reason: str
     """one sentence: the numbers, then `why`"""
     seeds_needed: int | None
-    """for an undecided answer, roughly how many seeds would decide; None if no number up to 10,000 would, if the problem
-    is not the number of seeds, or if the mean is less than a standard error below the smallest effect, where the number
-    depends on very little"""
+    """for an undecided answer, roughly how many seeds would decide; None if no number up to 10,000 would, if the
+    problem is not the number of seeds, or if the mean is less than a standard error below the smallest effect, where
+    the number depends on very little"""
     confirmed: bool | None
     """whether the rule's prediction came true; None if it makes none"""
     doubted: Word | None = None
