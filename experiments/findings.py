@@ -91,18 +91,36 @@ def findings_list(reports: Path) -> str:
 
 
 def repeated(finding: Finding, reports: Path) -> str:
-    """Return what all seeds of a comparison say, on the text of a finding and elsewhere, to go on the finding."""
+    """Return what all seeds of a comparison say, on the text of a finding and elsewhere, to go on the finding.
+
+    What has a label is one of several comparisons that a finding is about, and is summed up in a range.
+    """
     comparison, label = finding.again or ("", "")
+    everywhere = pooled(reports, comparison) if comparison else []
+    if label and len(everywhere) > 1:
+        effects = range_text([one.together.mean for one in everywhere])
+        texts, sizes = ({getattr(one, name) for one in everywhere} for name in ("data", "preset"))
+        where = f"[over all seeds, on {counted(len(texts), 'text')} and at {counted(len(sizes), 'size')}]({PAGE})"
+        return f"; {label} by {effects} {where}"
     said: list[str] = []
-    for one in pooled(reports, comparison) if comparison else ():
+    for one in everywhere:
         larger = one.preset != finding.campaign.preset
         places = [f"at {words.millions(one.parameters)} parameters"] if larger else []
         places += [f"on {one.data}"] if one.data not in words.TEXTS else []
         if places or len(one.parts) > 1:
             where = f"[{' '.join(places) or f'over all {one.together.n} seeds'}]({PAGE})"
-            what = f"{label} {where}" if label and not said else where
-            said.append(f"; {what} {words.difference(one.together)}")
+            said.append(f"; {label} {where} {words.difference(one.together)}".replace("  ", " "))
     return "".join(said)
+
+
+def range_text(means: Sequence[float]) -> str:
+    """Return the lowest and the highest of some effects in words, such as `−0.002 to +0.004`."""
+    return f"{min(means):+.3f} to {max(means):+.3f}".replace("-", "−")
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words, such as `2 texts`."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def on_a_gpu(finding: Finding, reports: Path) -> str:
@@ -299,10 +317,9 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
         headline = f"None of the {len(answers)} {methods} beats {what}."
     if not means:
         return f"**{headline}**"
-    low, high = (f"{mean:+.3f}".replace("-", "−") for mean in (min(means), max(means)))
     worse = len(words.answers_of(answers, "worse"))
     rest = f"; {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
-    return f"**{headline}** Mean losses differ by {low} to {high}{rest}"
+    return f"**{headline}** Mean losses differ by {range_text(means)}{rest}"
 
 
 FINDINGS = (

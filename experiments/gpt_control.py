@@ -58,12 +58,12 @@ CAMPAIGN = Campaign(
     claim=r"""
         Muon and the features of `advanced_features` come from speedruns of a GPT without unit vectors. Whether they
         transfer *to* nGPT is a question about both architectures: a feature that gains on neither has not failed to
-        transfer. Polar Express is left out: on nGPT it made no difference that matters at `rung-1`, and it changes no
-        more than how exact the polar factor is. So the same methods run on a GPT control of the same depth and width,
-        without unit vectors, and on gated nGPT, on the same batches. Every method is tuned over the hidden and then
-        over the auxiliary rate. As in `advanced_features`, each update of Muon has the norm of an exact polar factor,
-        so that a feature does not gain by longer steps. Adam's beta1 is that of the ladder on both architectures, where
-        it was tuned for nGPT.
+        transfer. So the same methods run on a GPT control of the same depth and width, without unit vectors, and on
+        gated nGPT, on the same batches. Polar Express is left out: on nGPT it made no difference that matters at
+        `rung-1`, and it changes only how exact the polar factor is. Every method is tuned over the hidden and then over
+        the auxiliary rate. As in `advanced_features`, each update of Muon has the norm of an exact polar factor, so
+        that a feature does not gain by longer steps. On both architectures Adam's beta1 is that of the ladder, which
+        was tuned for nGPT.
 
         Pilot runs of the GPT (seed 100) placed its grids.
 

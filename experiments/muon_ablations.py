@@ -91,8 +91,8 @@ CAMPAIGN = Campaign(
         as on a GPU, fewer iterations win no time.
     """,
     follows=r"""
-        On a small CPU run, three iterations are a way to save time. The defaults stay as they are, since they are
-        meant for longer runs and faster orthogonalizers.
+        On a small CPU run, three iterations are a way to save time. The defaults stay as they are, since they are meant
+        for longer runs and for machines on which the orthogonalizer takes a smaller share of a step.
     """,
     at_scale={
         "rung-1": AtScale(

@@ -38,12 +38,12 @@ CAMPAIGN = Campaign(
         at `tiny`, does not hold: the lead is smaller, even as counted here, per token of GPT-2 and not per byte.
     """,
     does_not_show=r"""
-        What happens after the first moments of training: a run sees one token for every hundred parameters. What either
-        optimizer does at its best rate: none is tuned. The rates were carried over by the angle that they turn vectors
-        by, and the angles came out smaller than planned; the four rates of Adam lie on both sides of Muon's angle.
-        Adam's beta1 is 0.9. On the ladder of presets 0.7 is better for it, and how much of the lead that is worth at
-        this size is unknown. With the highest of these rates, Adam's vectors are far from the sphere before each
-        projection.
+        What happens after the very beginning of training: a run sees one token for every hundred parameters. What
+        either optimizer does at its best rate: none is tuned. The rates were carried over by the angle that they turn
+        vectors by, and the angles came out smaller than planned; the angles at Adam's four rates lie on both sides of
+        Muon's. Adam's beta1 is 0.9. On the ladder of presets 0.7 is better for it, and how much of the lead that is
+        worth at this size is unknown. With the highest of these rates, Adam's vectors are far from the sphere before
+        each projection.
     """,
     follows=r"""
         Longer runs, with rates tuned for each optimizer. Until then the ladder of presets is the better evidence.

@@ -42,18 +42,16 @@ CAMPAIGN = Campaign(
                 smaller than at `tiny`, and still larger than what matters.
             """,
             reading=r"""
-                Muon's lead does not end with the first moments of training: with many times as many tokens for each
+                Muon's lead is not confined to the very beginning of training: with many times as many tokens for each
                 parameter it is there on every seed. On average it is 0.4 times as large as at `tiny`. That is smaller,
-                as predicted, but not several times smaller: the prediction underrated it.
+                as predicted, but not several times smaller: the prediction was too low.
             """,
             does_not_show=r"""
-                A lead at a larger size. On English text the same campaign has the same answer and nearly the same
-                effect. In training time on a CPU the lead depends on the width and
-                the processor, because a Muon step costs more than an Adam step.
+                A lead at a larger size, or in training time: a Muon step costs more than an Adam step, and by how much
+                depends on the width and the processor.
             """,
             follows=r"""
-                Next is the same comparison at `rung-2`, in `scaling_ladder`, which decides whether the lead goes on
-                shrinking.
+                The same comparison at `rung-2` is in `scaling_ladder`: the lead is smaller there.
             """,
         ),
     },
@@ -81,7 +79,7 @@ CAMPAIGN = Campaign(
         by how much depends on the processor and the width.
     """,
     follows=r"""
-        A tuned Adam stays the baseline to beat in every campaign. Next is the same comparison at `rung-1`, where runs
-        see as many tokens per parameter as is usual.
+        A tuned Adam stays the baseline to beat in every campaign. The same comparison at `rung-1`, where runs see as
+        many tokens per parameter as is usual, is a report of its own.
     """,
 )

@@ -74,21 +74,21 @@ CAMPAIGN = Campaign(
         ),
     ),
     reading=r"""
-        The automata are learned: on rules that appear in no training sequence the loss falls far below that of an even
-        guess, further under Muon than under Adam. What is learned does not help this model with text; it hurts. The
-        first steps on text are slightly faster after automata than from scratch, but then the model falls behind and
-        stays there, under both optimizers. The automata enlarge the residual steps and gates, and these stay enlarged
-        throughout the text. Muon loses less than Adam. Both rotate their vectors as fast as from scratch, so slower
-        steps are not the cause. The independent replications that found that it hurts did not use a sphere; this
-        experiment does.
+        The automata are learned: on rules that appear in no training sequence the loss falls far below that of a
+        uniform guess, further under Muon than under Adam. What is learned does not help this model with text; it hurts.
+        The first steps on text are slightly faster after automata than from scratch, but then the model falls behind
+        and stays there, under both optimizers. The automata enlarge the residual steps and gates, and these stay
+        enlarged throughout the text. Pre-training costs Muon less than Adam. Both optimizers rotate their vectors as
+        fast as from scratch, so slower steps are not the cause. The independent replications that found harm did not
+        use a sphere; this experiment does.
     """,
     does_not_show=r"""
         The runs are limited by the logit scale, which starts at one here: much of what they measure is how fast AdamW
-        can raise it. The model, its pre-training and the text are far smaller than in the paper, so it says nothing
-        about the paper's own claim.
+        can raise it. The model, its pre-training and the text are far smaller than in the paper, so this experiment
+        says nothing about the paper's own claim.
     """,
     follows=r"""
-        Pre-training on automata is left alone until a larger model can be trained here.
+        Next is the same question in longer runs, at `rung-1`.
     """,
     at_scale={
         "rung-1": AtScale(

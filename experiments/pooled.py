@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ COMPARISONS: dict[str, tuple[Place, ...]] = {
     ),
 }  # fmt: skip
 
-SCOPES: tuple[tuple[str, str | None], ...] = (("rung-1", None), ("rung-1", "English"), ("rung-2", None))
+SCOPES: tuple[tuple[str, str | None], ...] = tuple(product(("rung-1", "rung-2", "rung-3"), (None, "English")))
 """Presets and texts; None is the usual text"""
 
 PAGE = "docs/reports.md#all-seeds-together"

@@ -81,13 +81,13 @@ CAMPAIGN = Campaign(
         Muon's lead over Adam is there again, on new seeds. Geodesic steps are level with projection, and projecting
         every twenty steps costs neither optimizer anything that matters, as before. NorMuon again does not gain what
         would matter, but whether it ends higher is undecided. In tuning, two auxiliary rates were equally good for it
-        within noise, and it chose the one that Muon did not; how much of its higher mean comes from that, these runs do
-        not separate. Muon on other batches, where nothing differs, has an interval nearly as wide.
+        within noise, and it chose the one that Muon did not; these runs cannot tell how much of its higher mean comes
+        from that. Muon on other batches, where only the order of the data differs, has an interval nearly as wide.
     """,
     does_not_show=r"""
-        Another place: text and size are those of the earlier campaigns, so this repeats them on other seeds. Whether
-        a method with rarer projection would do better at rates of its own. What happens at the next size, which is
-        forecast from these effects before its first run.
+        Anything about another text or size: both are those of the earlier campaigns, so this repeats them on other
+        seeds. Whether a method with rarer projection would do better at rates of its own. What happens at the next
+        size, which is forecast from these effects before its first run.
     """,
     follows=r"""
         The forecast for `rung-2` is the effects found here. A closer look at NorMuon needs auxiliary rates that are
@@ -96,11 +96,11 @@ CAMPAIGN = Campaign(
     on_texts={
         ("rung-1", "English"): Reading(
             reading=r"""
-                Under Muon everything is as on Python's standard library: geodesic steps, NorMuon and projection every
-                twenty steps make no difference that matters. Muon leads Adam on every seed, by about as much as there.
-                That lead stays undecided by the rule only because Adam's best hidden rate was the lowest tried. The
-                loss at the next rate hardly differs, which speaks against a much better one below. With a wider grid,
-                `muon_lr_sweep` decides it on this text.
+                Under Muon, geodesic steps, NorMuon and projection every twenty steps make no difference that matters.
+                On Python's standard library NorMuon was undecided. Muon leads Adam on every seed, by about as much as
+                there. That lead stays undecided by the rule only because Adam's best hidden rate was the lowest tried.
+                The loss at the next rate hardly differs, which speaks against a much better one below. With a wider
+                grid, `muon_lr_sweep` decides it on this text.
             """,
             does_not_show=r"""
                 What a grid with lower rates would have given for Adam, and so whether rarer projection costs it nothing

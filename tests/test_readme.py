@@ -25,6 +25,7 @@ from experiments.longer_runs import longer_runs_sentence, longer_runs_table
 from experiments.pooled import PAGE
 from experiments.regenerate_docs import COMMAND, SECTIONS, regenerated
 from ngpt import runs, sample
+from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.engine import Study
 from ngpt.campaign.entrant import EntrantStudy
 from ngpt.campaign.execution.collect import read_data, write_data
@@ -285,6 +286,22 @@ def test_the_finding_on_features_follows_the_verdicts(tmp_path: Path) -> None:
     assert "**None of the 3 features of modded-nanogpt tried beats plain Muon by 0.01.**" in found(0.0)
     assert "Mean losses differ by −0.004 to +0.002 (" in found(-0.004)
     assert "**Of the 3 features of modded-nanogpt tried, 1 beats plain Muon by 0.01.**" in found(-0.03)
+
+
+def test_a_finding_sums_up_one_of_its_methods_over_texts_and_sizes(tmp_path: Path) -> None:
+    """NorMuon minus Muon: 0.003 on each seed of two campaigns on one text, then -0.004 on another text as well."""
+    english = CampaignStudy(scaling_ladder.CAMPAIGN).at("rung-2", "English").experiment
+    usual = {FEATURES: "Newton-Schulz", scaling_ladder.CAMPAIGN: "Muon", english: "Muon"}
+    for campaign, effect in {FEATURES: 0.003, scaling_ladder.CAMPAIGN: 0.003, english: -0.004}.items():
+        data = read_data(campaign, ROOT / "reports")
+        plain = {row["seed"]: row.get("final_val_loss") for row in data["runs"] if row["method"] == usual[campaign]}
+        for row in data["runs"]:
+            if row["stage"] == "comparison" and row["method"] == "NorMuon":
+                row["final_val_loss"] = plain[row["seed"]] + effect + 1e-5 * (-1) ** row["seed"]
+        write_data(tmp_path, data)
+        found = findings_list(tmp_path)
+        assert campaign is not scaling_ladder.CAMPAIGN or f"; NorMuon [over all 18 seeds]({PAGE}) 0.003 higher" in found
+    assert f"; NorMuon by −0.004 to +0.003 [over all seeds, on 2 texts and at 2 sizes]({PAGE}) (" in found
 
 
 def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
-"""Products as this processor is fast at them: of activations and weights, and on a CPU of the polar factor.
+"""Matrix products in the form that is fast on this processor: activations times weights and, on a CPU, polar factors.
 
 In float32 on a CPU with AVX512 they are oneDNN's. PyTorch gives them to MKL, which on processors that are not Intel's
-uses AVX2 even where there is AVX512. oneDNN, which is a part of PyTorch as well, uses what the processor has: products
-of the sizes of a small model take half the time. PyTorch has no public function for it. Compiled code does without, as
-the compiler needs the operator's second matrix to be constant.
+uses AVX2 even where there is AVX512. oneDNN, which is a part of PyTorch as well, uses what the processor has: on one
+EPYC, products of the sizes of a small model take half the time. PyTorch has no public function for it. Compiled code
+does not use it, because the compiler needs the operator's second matrix to be constant.
 
-In bfloat16 on a GPU, matrices with a row count that is no multiple of 8, such as GPT-2's 50,257, keep cuBLAS from its
-fast kernels in both passes. They get rows of zeros.
+In bfloat16 on a GPU, a matrix whose row count is not a multiple of 8, such as GPT-2's 50,257, keeps cuBLAS from its
+fast kernels in both passes. Such matrices are padded with rows of zeros.
 """
 
 import functools
@@ -24,7 +24,7 @@ FROM_ROWS = 96
 smaller matrices are faster as a batch of MKL's (EPYC: 64 rows 0.4, 96 rows 1.05 to 1.2, 243 rows 2.1 times as fast)."""
 
 WHOLE_ROWS = 64
-"""Multiple to which the rows of a matrix are filled up for a product in bfloat16 on a GPU"""
+"""Multiple to which the rows of a matrix are padded for a product in bfloat16 on a GPU"""
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def linear(x: Tensor, W: Tensor) -> Tensor:
 
 
 def linear_by_whole_rows(x: Tensor, W: Tensor) -> Tensor:
-    """Return x W', (..., N), as a part of the product with W (N, M) filled up with zeros to whole WHOLE_ROWS.
+    """Return x W', (..., N), as a part of the product with W (N, M) padded with zeros to a multiple of WHOLE_ROWS.
 
     With 50,257 rows, the three products of both passes take a quarter of the time on an H100.
     """

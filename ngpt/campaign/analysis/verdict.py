@@ -1,4 +1,4 @@
-"""Answers from results, in four words, by a rule fixed before any run. No torch."""
+"""Answers from results, each one of four words, by a rule fixed before any run. No torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,8 +34,8 @@ class Verdict:
     """one sentence: the numbers, then `why`"""
     seeds_needed: int | None
     """for an undecided answer, roughly how many seeds would decide; None if no number up to 10,000 would, if the
-    problem is not the number of seeds, or if the mean is less than a standard error below the smallest effect, where
-    the number depends on very little"""
+    problem is not the number of seeds, or if the mean's size is less than a standard error below the smallest effect,
+    where a tiny change in the mean changes the number a lot"""
     confirmed: bool | None
     """whether the rule's prediction came true; None if it makes none"""
     doubted: Word | None = None
@@ -88,8 +88,8 @@ def judge(
         undecided   otherwise; also with fewer than `rule.seeds` pairs, and wherever there is a doubt about the word
 
     A missing run is a doubt about every word but "worse", and no prediction is confirmed while one is missing. That a
-    loss is not lower, or not higher, is confirmed by an interval that excludes a gain, or a loss, of smallest_effect,
-    whatever the word, unless there is a doubt that a better rate would bring one.
+    loss is not lower, or not higher, is confirmed by an interval that excludes a decrease, or an increase, of
+    smallest_effect, whatever the word, unless a better rate might bring one.
 
     difference: mean of the contrast over seeds, in `rule.unit`; None with fewer than two pairs. n_missing: seeds on
     which a run of the contrast has no result, so that its noise is not estimated with that of the others.
