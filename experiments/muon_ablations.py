@@ -77,13 +77,13 @@ CAMPAIGN = Campaign(
         from five is shown, although they leave the update less orthogonal. Seven lose because fewer fit. How much there
         is to win depends on the machine: here the orthogonalizer takes a large share of a small model's step. The
         momentum ramp earns its place. Without it the loss is higher, both at equal steps and at equal time. With a
-        shorter one it also ends higher; before the rate decays, it is higher at equal steps, while at equal time the
-        interval includes zero. No arm with a longer or higher ramp is shown to gain, in runs that end before such a
-        ramp does. β₂ makes no difference that these seeds can detect. AdamW loses at both of the plan's rates, neither
-        of which is near its best. At its own best rate, no difference from Muon is shown (undecided): each of its
-        steps is worth much less, and it takes a third more of them. Before the rate decays it is ahead at equal time;
-        at the end no lead is shown. Where the polar factor costs next to nothing, the equal-steps column is the one
-        that counts, and there Muon is far ahead.
+        shorter one it ends higher too, by an interval above zero, but among so many comparisons that is undecided;
+        before the rate decays, it is higher at equal steps, while at equal time the interval includes zero. No arm with
+        a longer or higher ramp is shown to gain, in runs that end before such a ramp does. β₂ makes no difference that
+        these seeds can detect. AdamW loses at both of the plan's rates, neither of which is near its best. At its own
+        best rate, no difference from Muon is shown (undecided): each of its steps is worth much less, and it takes a
+        third more of them. Before the rate decays it is ahead at equal time; at the end no lead is shown. Where the
+        polar factor costs next to nothing, the equal-steps column is the one that counts, and there Muon is far ahead.
     """,
     does_not_show=r"""
         The runs are limited by the logit scale, which starts at one here: much of what they measure is how fast AdamW

@@ -56,8 +56,8 @@ COMPARISONS: dict[str, tuple[Place, ...]] = {
     ),
 }  # fmt: skip
 
-SCOPES: tuple[tuple[str, str | None], ...] = tuple(product(("rung-1", "rung-2", "rung-3"), (None, "English")))
-"""Presets and texts; None is the usual text"""
+SCOPES: tuple[tuple[str, str | None], ...] = tuple(product(("rung-1", "rung-2"), (None, "English")))
+"""Presets at which methods are tuned, and texts; None is the usual text"""
 
 PAGE = "docs/reports.md#all-seeds-together"
 
