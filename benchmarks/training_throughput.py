@@ -324,11 +324,13 @@ def main(arguments: list[str]) -> int:
         "rates": rates,
         "rows": rows,
     }
+    name = f"training_throughput_{device.type}" + f"_{options.preset}" * (options.preset != usual)
+    path = str((options.json or FOLDER / f"{name}.json").resolve().with_suffix(""))
     if options.whole_run:
+        save(path, content)  # a machine that is lent may be gone before the run has ended
         content["whole_run"] = whole_run(config, vocabulary, options.threads)
         print(f"a whole run, from its record: {content['whole_run']['tokens_per_second']:,.0f} tokens/s")
-    name = f"training_throughput_{device.type}" + f"_{options.preset}" * (options.preset != usual)
-    save(str((options.json or FOLDER / f"{name}.json").resolve().with_suffix("")), content)
+    save(path, content)
     return 0
 
 

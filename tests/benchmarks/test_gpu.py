@@ -140,7 +140,7 @@ def results(product: float, step: float, tokens: float, share: float) -> gpu.Res
     mathematics = {row["contender"]: "bfloat16" for row in raced} | {"SimpleMuon, other mathematics": "other"}
     trained = {
         "arrangement": "muon", "share_of_floor": 0.6, "share_of_time": {"gradients": 1 - share, "move": share},
-        "part_milliseconds": {"move": 3.0},
+        "part_milliseconds": {"move": 3.0}, "tokens_per_second": 2 * tokens,
     }  # fmt: skip
     return {
         "kernels": {"rows": products},
@@ -167,6 +167,14 @@ def test_what_was_not_measured_does_not_hold() -> None:
     del found["kernels"]
     lines, all_hold = gpu.table(found)
     assert not all_hold and sum("not measured" in line for line in lines) == 2
+
+
+def test_steps_stand_for_a_whole_run_that_was_stopped_and_that_is_said() -> None:
+    found = results(1.5, 5.0, 4e5, 0.1)
+    assert gpu.throughput(found["training_throughput"])[0] == 4e5
+    del found["training_throughput"]["whole_run"]
+    lines, _ = gpu.table(found)
+    assert "800,000  steps alone, no whole run; muon: floor 60%" in lines[4]
 
 
 def test_parts_are_stopped_in_time_and_their_failure_is_said(
