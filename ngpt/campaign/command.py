@@ -324,8 +324,9 @@ class CampaignStudy(Study[Plan]):
         return found
 
     def cells(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:
-        """Return the answers to each question by word; a control is no question."""
+        """Return the answers to each question by word, and that nothing was tuned; a control is no question."""
         found = []
+        untuned = [] if self.experiment.tuned else ["(rates not tuned)"]
         for question, answers in analyze(self.experiment, data).questions().items():
             if not answers[0].contrast.control:
                 parts = [
@@ -333,7 +334,7 @@ class CampaignStudy(Study[Plan]):
                     for word, mine in groups(answers) for span in [reach(mine)]
                 ]  # fmt: skip
                 rule = answers[0].contrast.rule
-                found.append((question, f"{rule.smallest_effect:g} {rule.unit}", "<br>".join(parts)))
+                found.append((question, f"{rule.smallest_effect:g} {rule.unit}", "<br>".join([*parts, *untuned])))
         return found
 
     def verdicts(self, data: dict[str, Any]) -> list[VerdictLine]:

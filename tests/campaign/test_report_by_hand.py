@@ -138,6 +138,7 @@ def test_where_nothing_is_tuned_nothing_is_said_of_tuning(tmp_path: Path) -> Non
     text = (tmp_path / "HAND_REPORT.md").read_text()
     assert "; 8 steps a run; 3 seeds, nothing tuned. *Cost.*" in text and "## Tuning" not in text
     assert "No rate is tuned: each is part of its method. Runs with the same seed" in text
+    assert "−0.1100<br>(rates not tuned)](HAND_REPORT.md) |" in known_map([CampaignStudy(fixed)], tmp_path, "")
 
 
 def test_the_first_screen(reports: Path) -> None:

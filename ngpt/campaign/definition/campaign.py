@@ -365,6 +365,11 @@ class Campaign(Experiment):
         tuned = {} if aux_lr is None else {"aux_lr": aux_lr}
         return Arm(method=method.name, lr=lr, aux_lr=aux_lr, fields={**method.fields, "lr": lr, **tuned})
 
+    @property
+    def tuned(self) -> bool:
+        """Whether any rate is chosen on tuning seeds; otherwise each is part of its method."""
+        return bool(self.aux_lrs) or any(len(method.lrs) > 1 for method in self.methods)
+
     def tuned_arms(self) -> list[Arm]:
         """Return the arms among which a hidden rate is chosen."""
         tuned = {method.name for method in self.methods if len(method.lrs) > 1}

@@ -55,7 +55,7 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
                    for table in (TURNED, LENGTHS)],
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         command_of=partial(command_of, data), rates=max(len(method.lrs) for method in campaign.methods),
-        tuned=bool(campaign.aux_lrs) or any(len(method.lrs) > 1 for method in campaign.methods),
+        tuned=campaign.tuned,
         budget=data["training"].get("budget_seconds"),
         tuning_cells={s.method.name: tuning_cell(s) for s in summaries},
         aux_cells={s.method.name: grid_cell(campaign.aux_lrs, s.aux_tuning, s.chosen_aux_lr)
