@@ -4,6 +4,7 @@ from typing import Any
 
 from experiments import (
     advanced_features,
+    context_length,
     geodesic_muon,
     gpt_control,
     integration_gates,
@@ -42,6 +43,7 @@ CAMPAIGNS = [
     sphere_finalists.CAMPAIGN,
     gpt_control.CAMPAIGN,
     scaling_ladder.CAMPAIGN,
+    context_length.CAMPAIGN,
 ]
 """Campaigns that compare methods, in the order of the index."""
 

@@ -26,7 +26,7 @@ def muon(model: str, feature: str = "Muon", rates: tuple[float, ...] = MUON_RATE
 
 def adam(model: str, name: str = "Adam", **fields: Any) -> Method:
     """Return Adam on an architecture; a family of its own."""
-    usual = {**ARCHITECTURES[model], "optimizer": "adam"}
+    usual = {**ARCHITECTURES[model], "optimizer": "adam", "adam_beta1": 0.7}
     return Method(
         name=f"{model}: {name}", fields=usual | fields, lrs=ADAM_RATES[model], family=f"{model}, Adam",
         question="Does Adam on the GPT want the usual beta1 of 0.9?", rule=LEVEL,

@@ -41,7 +41,7 @@ PAGES = {
 README, CAMPAIGNS_PAGE = PAGES["README.md"], PAGES["docs/campaigns.md"]
 BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
-STATED = {"gpt_control", "lr_transfer", "muon_at_155m"}
+STATED = {"context_length", "gpt_control", "lr_transfer", "muon_at_155m"}
 """Experiments that are stated and not yet carried out"""
 
 PUBLISHED = [study for study in INDEX if study.name not in STATED]
