@@ -15,6 +15,7 @@ import numpy as np
 from experiments import (
     advanced_features,
     geodesic_muon,
+    muon_ablations,
     muon_at_155m,
     muon_lr_sweep,
     orthogonality,
@@ -22,9 +23,8 @@ from experiments import (
     sphere_finalists,
 )
 from experiments.longer_runs import longer_runs_sentence
-from experiments.pooled import PAGE, data_of, pooled, soon
+from experiments.pooled import PAGE, data_of, pooled
 from ngpt.campaign.analysis.analyze import Analysis, analyze
-from ngpt.campaign.analysis.statistics import Array, sample_mean
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
@@ -43,6 +43,9 @@ MUON_AGAINST_ADAM, GEODESIC, PROJECTION, FEATURES, ORTHOGONALITY = (
     for one in (muon_lr_sweep, geodesic_muon, projection_frequency, advanced_features, orthogonality)
 )
 """Where runs are longest"""
+
+EQUAL_TIME = CampaignStudy(muon_ablations.CAMPAIGN).at("rung-1").experiment
+"""Where runs end by the clock"""
 
 AT_155M = CampaignStudy(muon_at_155m.CAMPAIGN).at("155m", "English").experiment
 
@@ -79,7 +82,7 @@ def findings_list(reports: Path) -> str:
     for (finding, data), parts in zip(found, scopes, strict=True):
         analysis = analyze(finding.campaign, data)
         more = finding.more(reports) if finding.more is not None else ""
-        elsewhere = more + repeated(finding, reports) + on_a_gpu(finding, reports)
+        elsewhere = repeated(finding, reports) + on_a_gpu(finding, reports) + more
         alone &= not elsewhere
         own = [part for part in parts if part not in usual]
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
@@ -187,7 +190,7 @@ def matters(answer: Answer) -> str:
 
 
 def muon_against_adam(analysis: Analysis) -> str:
-    """State whether Muon beats Adam at equal steps, and whether it is also sooner at Adam's final loss."""
+    """State whether Muon beats Adam at equal steps, and after which share of them it is at Adam's final loss."""
     answer = named(analysis.answers, "Muon against Adam")
     muon = next(summary for summary in analysis.summaries if summary.method.name == "Muon")
     headline: dict[Word, str] = {
@@ -196,12 +199,10 @@ def muon_against_adam(analysis: Analysis) -> str:
         "worse": "At equal steps, Muon loses to a tuned Adam",
         "undecided": "Whether Muon beats a tuned Adam at equal steps is open",
     }
-    text = f"**{headline[answer.verdict.word]}; in training time, {sooner(muon.time_share)}.** "
-    text += f"It ends {difference(answer)}"
+    text = f"**{headline[answer.verdict.word]}.** It ends {difference(answer)}"
     if np.isinf(muon.speedup).any():
         return f"{text} and does not reach Adam's final loss on every seed"
-    steps, time = share_text(muon.speedup), share_text(muon.time_share)
-    return f"{text}; it reaches Adam's final loss after at most {steps} of Adam's steps and {time} of its training time"
+    return f"{text}; it reaches Adam's final loss after at most {share_text(muon.speedup)} of Adam's steps"
 
 
 def adam_at_fixed_rates(analysis: Analysis) -> str:
@@ -214,24 +215,21 @@ def adam_at_fixed_rates(analysis: Analysis) -> str:
     return f"it ends {-means[-1]:+.3f} to {-means[0]:+.3f} higher {against}".replace("-", "−")
 
 
-def time_in_all_campaigns(reports: Path) -> str:
-    """Return the range of Muon's share of Adam's training time over all campaigns; nothing for fewer than two.
-
-    Where Muon does not reach Adam's final loss on some seed, a campaign has no such share.
-    """
-    means = sorted(float(np.mean(muon.time_share)) for _, _, muon in soon(reports))
-    means = [mean for mean in means if np.isfinite(mean)]
-    return f" ({means[0]:.0%} to {means[-1]:.0%} in {len(means)} campaigns)" if len(means) > 1 else ""
-
-
-def sooner(time_share: Array) -> str:
-    """Return in words whether shares of a baseline's training time lie below 100%, by their interval."""
-    interval = None if np.isinf(time_share).any() else sample_mean(time_share)
-    if interval is not None and interval.t_high < 1:
-        return "it is ahead"
-    if interval is not None and interval.t_low <= 1:
-        return "neither is shown to win"
-    return "it is not ahead"
+def at_equal_time(reports: Path) -> str:
+    """State what a campaign in which runs end by the clock says of Muon against AdamW, to go on the finding."""
+    data = data_of(EQUAL_TIME, reports)
+    if data is None or runs_left(data):
+        return ""
+    answer = named(analyze(EQUAL_TIME, data).answers, "AdamW, tuned against Muon")
+    headline: dict[Word, str] = {
+        "better": "AdamW is ahead",
+        "no difference that matters": f"they end within {matters(answer)} {answer.contrast.rule.unit}",
+        "worse": "Muon is ahead too",
+        "undecided": "it is open which is ahead",
+    }
+    text = f". **At equal training time on a CPU, {headline[answer.verdict.word]}.** "
+    ends = f"[AdamW ends](reports/{EQUAL_TIME.report_name}) {difference(answer)} than Muon with NorMuon"
+    return f"{text}In {answer.contrast.rule.unit}, {ends}"
 
 
 def geodesic_against_projection(analysis: Analysis) -> str:
@@ -324,8 +322,7 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
 
 FINDINGS = (
     Finding(
-        MUON_AGAINST_ADAM, muon_against_adam, ("Muon against Adam", ""), time_in_all_campaigns,
-        (AT_155M, adam_at_fixed_rates),
+        MUON_AGAINST_ADAM, muon_against_adam, ("Muon against Adam", ""), at_equal_time, (AT_155M, adam_at_fixed_rates),
     ),
     Finding(ORTHOGONALITY, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),

@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments import (
     advanced_features,
     geodesic_muon,
+    muon_ablations,
     muon_lr_sweep,
     orthogonality,
     projection_frequency,
@@ -22,6 +23,7 @@ from ngpt.campaign.report.words import effect_of
 AGAIN: tuple[tuple[Campaign, Campaign], ...] = (
     *((campaign, CampaignStudy(campaign).at("rung-1").experiment) for campaign in (
         muon_lr_sweep.CAMPAIGN, geodesic_muon.CAMPAIGN, projection_frequency.CAMPAIGN, advanced_features.CAMPAIGN,
+        muon_ablations.CAMPAIGN,
     )),
     (sphere_optimizers.CAMPAIGN, sphere_finalists.CAMPAIGN),
     (orthogonality.CAMPAIGN, CampaignStudy(orthogonality.CAMPAIGN).at("rung-1").experiment),
