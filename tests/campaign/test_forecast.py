@@ -129,4 +129,4 @@ def test_the_ladder_is_tuned_below_and_carries_its_rates_to_the_top() -> None:
     assert LADDER.at("rung-2").forecast_from == ("rung-1",) and not LADDER.at("rung-4").forecast_from
     assert all(len(method.lrs) == 1 for method in LADDER.at("rung-3").methods)
     with pytest.raises(ValueError, match="forecast from a preset that is not stated"):
-        dataclasses.replace(LADDER, at_scale={"rung-3": dataclasses.replace(LADDER.at_scale["rung-3"])})
+        dataclasses.replace(LADDER, at_scale={"rung-3": LADDER.at_scale["rung-3"]}, on_texts={})
