@@ -268,6 +268,7 @@ def _of_pace(
         _draw_band(axes, shares, look.color)
         axes.plot(shares.place, shares.mean, color=look.color, linewidth=1.8, zorder=3, label=course.method)
         _name(axes, course.method, look, stands)
+        axes.set_title(_written(axes, course), loc="right", fontsize=8.5)
         axes.set(xlim=(0, 1), xticks=(0, 0.5, 1))
         axes.set_xticklabels(["0", "half", "end"])
     handles = [Line2D([], [], color=BLUE, linewidth=1.8, label="at equal training time, with 95% interval"),

@@ -123,6 +123,8 @@ def _limits(shown: Sequence[Answer]) -> tuple[float, float]:
     reach = 0.5 * (high - low)
     near = values[(values > low - reach) & (values < high + reach)]
     low, high = min([low, *near]), max([high, *near])
+    inside = [e for e in known if low <= e.mean <= high]  # their intervals are drawn whole
+    low, high = min([low, *(e.t_low for e in inside)]), max([high, *(e.t_high for e in inside)])
     room = 0.04 * (high - low)
     return low - room, high + room
 
