@@ -101,6 +101,18 @@ def test_an_effect_far_away_is_written_and_does_not_squash_the_others() -> None:
     assert not means, "its mean is written, not drawn"
 
 
+def test_an_interval_is_drawn_whole_where_its_mean_is() -> None:
+    """Most intervals are narrow, and one is so wide that it would end outside of a range made for them."""
+    names = [f"feature {number}" for number in range(6)]
+    campaign = campaign_of("Muon", *names, "Adam")
+    narrow = {name: (2.01, 2.101, 2.199) for name in names}
+    losses = {**LOSSES, **narrow, "Adam": (2.0, 2.11, 2.25)}
+    (axes,) = drawn(draw_effects, analyzed(campaign, losses)[1]).axes
+    wide = [line for line in axes.lines if line.get_ydata()[0] == place_of(axes, "Adam") and len(line.get_xdata()) == 2]
+    (left, right), (low, high) = wide[0].get_xdata(), axes.get_xlim()
+    assert low <= left < right <= high
+
+
 def test_effects_with_a_missing_seed_and_of_one_answer() -> None:
     campaign = campaign_of("Muon", "Adam")
     data = data_of(campaign, LOSSES)
@@ -192,6 +204,7 @@ def test_of_many_methods_by_the_clock_each_has_its_panel() -> None:
     figure = drawn(draw_pace, campaign, analyze(campaign, data), data)
     panels = {axes.get_title("left"): axes for axes in figure.axes if axes.get_title("left")}
     assert [*panels] == names[1:] and panels["method 6"].get_xlim() == (0, 1)
+    assert panels["method 6"].get_title("right").startswith("+0.070")
     time = labeled(panels["method 6"], "method 6")
     assert time[[0, -1]] == pytest.approx(np.array([[1 / 3, 0.21], [1, 0.07]]))
     (steps,) = [xy for xy in lines_of(panels["method 6"]) if len(xy) == 3 and not np.array_equal(xy, time)] or [time]
