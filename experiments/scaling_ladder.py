@@ -127,8 +127,8 @@ CAMPAIGN = Campaign(
             """,
             follows=r"""
                 The forecast for `rung-3` on this text is the line through both rungs. Muon's best rate here is half
-                that of `rung-1`, and the next one up is 0.007 worse on average. At `rung-3` that one is used, as was
-                fixed before these runs.
+                that of `rung-1`, and the next one up is a little worse, on each tuning seed. At `rung-3` that one is
+                used, as was fixed before these runs.
             """,
         ),
     },
@@ -159,8 +159,8 @@ CAMPAIGN = Campaign(
                 freedom. Geodesic steps and projection every twenty steps make no difference that matters, although the
                 mean of the geodesic step lies just below the band of its forecast. NorMuon ends lower on every seed, by
                 nearly what would matter for it; whether by less or by more is undecided. At the same rates, the three
-                tuning seeds say the opposite: 0.008 higher on average. Over all seeds at `rung-1` it is not lower. Muon
-                on other batches differs from itself by up to 0.03 on a seed, with either sign.
+                tuning seeds say the opposite: higher on average, mostly by one of them. Over all seeds at `rung-1` it
+                is not lower. Muon on other batches differs from itself by up to 0.03 on a seed, with either sign.
             """,
             does_not_show=r"""
                 Why the lead is smaller. Size is not all that changed from `rung-1`: there are three layers instead of
@@ -183,10 +183,10 @@ CAMPAIGN = Campaign(
                 two rungs below; the forecast and its band are above, beside the outcome.
 
                 Corrected on 2026-11-27, when nine runs had ended on each text: Muon's rate is the best of both rungs on
-                Python's standard library; on English 0.01 was better by 0.007 at `rung-2`. By the square root, Adam's
-                would be 0.007 on that library and 0.0035 on English, and 0.005 lies between them. It was 0.007 until
-                `rung-2` had ended on that library, and was changed before the first run here. So "tuned" in the
-                questions is not true of these runs.
+                Python's standard library; on English 0.01 was better at `rung-2`. By the square root, Adam's would be
+                0.007 on that library and 0.0035 on English, and 0.005 lies between them. It was 0.007 until `rung-2`
+                had ended on that library, and was changed before the first run here. So "tuned" in the questions is not
+                true of these runs.
             """,
         ),
     },

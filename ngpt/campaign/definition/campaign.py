@@ -367,7 +367,7 @@ class Campaign(Experiment):
 
     @property
     def tuned(self) -> bool:
-        """Whether any rate is chosen on tuning seeds; otherwise each is part of its method."""
+        """Return whether any rate is chosen on tuning seeds; otherwise each is part of its method."""
         return bool(self.aux_lrs) or any(len(method.lrs) > 1 for method in self.methods)
 
     def tuned_arms(self) -> list[Arm]:
