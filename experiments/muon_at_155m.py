@@ -1,6 +1,6 @@
 """Muon against Adam at 155 million parameters, at rates fixed beforehand."""
 
-from ngpt.campaign.definition import Campaign, Method, Rule
+from ngpt.campaign.definition import Campaign, Method, Reading, Rule
 
 ADAM_LRS = (0.001, 0.002, 0.004, 0.008)
 
@@ -33,20 +33,27 @@ CAMPAIGN = Campaign(
     baselines=("Muon",),
     rule=Rule(metric="final_val_loss", predicted="higher", smallest_effect=0.02, unit="nats per token", seeds=5),
     fields={"schedule": "linear", "compile": False},
-    reading=r"""
-        Muon ends lower than Adam at every rate and on every seed. The other half of the prediction, a larger lead than
-        at `tiny`, is not borne out. Against the best of the four rates the lead per token of GPT-2, of about four
-        bytes, is no larger than that per byte at `tiny`, which was on another text and against a tuned Adam.
-    """,
-    does_not_show=r"""
-        What happens after the very beginning of training: a run sees one token for every hundred parameters. What
-        either optimizer does at its best rate: none is tuned, nor is the auxiliary rate, which moves half of all
-        parameters. The rates were carried over by the angle that they turn vectors by, and the angles came out smaller
-        than planned; the angles at Adam's four rates lie on both sides of Muon's. Adam's beta1 is 0.9. On the ladder of
-        presets 0.7 is better for it, and how much of the lead that is worth at this size is unknown. With the highest
-        of these rates, Adam's vectors are far from the sphere before each projection.
-    """,
-    follows=r"""
-        Longer runs, with rates tuned for each optimizer. Until then the ladder of presets is the better evidence.
-    """,
+    on_texts={
+        ("155m", "English"): Reading(
+            reading=r"""
+                Muon ends lower than Adam at every rate and on every seed. The other half of the prediction, a larger
+                lead than at `tiny`, is not borne out. Against the best of the four rates the lead per token of GPT-2,
+                of about four bytes, is no larger than that per byte at `tiny`, which was on another text and against a
+                tuned Adam.
+            """,
+            does_not_show=r"""
+                What happens after the very beginning of training: a run sees one token for every hundred parameters.
+                What either optimizer does at its best rate: none is tuned, nor is the auxiliary rate, which moves half
+                of all parameters. The rates were carried over by the angle that they turn vectors by, and the angles
+                came out smaller than planned; the angles at Adam's four rates lie on both sides of Muon's. Adam's beta1
+                is 0.9. On the ladder of presets 0.7 is better for it, and how much of the lead that is worth at this
+                size is unknown. With the highest of these rates, Adam's vectors are far from the sphere before each
+                projection.
+            """,
+            follows=r"""
+                Longer runs, with rates tuned for each optimizer. Until then the ladder of presets is the better
+                evidence.
+            """,
+        ),
+    },
 )
