@@ -23,7 +23,7 @@ from experiments import (
     sphere_finalists,
 )
 from experiments.longer_runs import longer_runs_sentence
-from experiments.pooled import PAGE, data_of, pooled
+from experiments.pooled import places_table
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.command import CampaignStudy
@@ -35,17 +35,11 @@ from ngpt.campaign.report.markdown import share_text
 
 Words = Callable[[Analysis], str]
 
-GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-"""Where `benchmarks/gpu.py` leaves what it measured, as `*_cuda.json`."""
-
-MUON_AGAINST_ADAM, GEODESIC, PROJECTION, FEATURES, ORTHOGONALITY = (
+MUON_AGAINST_ADAM, GEODESIC, PROJECTION, FEATURES, ORTHOGONALITY, EQUAL_TIME = (
     CampaignStudy(one.CAMPAIGN).at("rung-1").experiment
-    for one in (muon_lr_sweep, geodesic_muon, projection_frequency, advanced_features, orthogonality)
+    for one in (muon_lr_sweep, geodesic_muon, projection_frequency, advanced_features, orthogonality, muon_ablations)
 )
-"""Where runs are longest"""
-
-EQUAL_TIME = CampaignStudy(muon_ablations.CAMPAIGN).at("rung-1").experiment
-"""Where runs end by the clock"""
+"""Where runs are longest; those of the last end by the clock"""
 
 AT_155M = CampaignStudy(muon_at_155m.CAMPAIGN).at("155m", "English").experiment
 
@@ -56,17 +50,13 @@ class Finding:
 
     campaign: Campaign
     words: Words
-    again: tuple[str, str] | None = None
-    """the comparison of `pooled.COMPARISONS` that repeats it on new seeds, on other texts and at other sizes, and what
-    to call it"""
-    more: Callable[[Path], str] | None = None
-    """what else to say, from the folder of reports"""
-    on_a_gpu: tuple[Campaign, Words] | None = None
-    """a campaign on a GPU, with the words for its analysis"""
 
 
 def findings_list(reports: Path) -> str:
-    """Return the bullets, the data they share named once above them, as markdown with links relative to README."""
+    """Return the bullets, with what they have in common above and the same differences elsewhere in a table below.
+
+    Links are relative to README.
+    """
     found: list[tuple[Finding, dict[str, Any]]] = []
     missing: list[str] = []
     for finding in FINDINGS:
@@ -78,42 +68,19 @@ def findings_list(reports: Path) -> str:
             missing.append(f"- No finding on {finding.campaign.name}: its data come from another definition.")
     scopes = [scope(data) for _, data in found]
     usual = [Counter(parts).most_common(1)[0][0] for parts in zip(*scopes, strict=True)]
-    bullets, alone = [], all(parts == usual for parts in scopes)
+    bullets = []
     for (finding, data), parts in zip(found, scopes, strict=True):
         analysis = analyze(finding.campaign, data)
-        more = finding.more(reports) if finding.more is not None else ""
-        elsewhere = repeated(finding, reports) + on_a_gpu(finding, reports) + more
-        alone &= not elsewhere
         own = [part for part in parts if part not in usual]
-        where = "; ".join([f"{seeds(analysis.answers)} seeds", *own])
+        done = sum(row["status"] == "done" for row in data["runs"])
+        unfinished = [f"{done} of {data['planned_runs']} runs"] if runs_left(data) else []
+        where = "; ".join([f"{seeds(analysis.answers)} seeds", *unfinished, *own])
         report = f"[report](reports/{finding.campaign.report_name})"
-        bullets.append(f"- {finding.words(analysis)}{elsewhere} ({where}; {report})")
-    intro = introduction(usual, [data for _, data in found], alone=alone) + "\n\n" if found else ""
+        bullets.append(f"- {finding.words(analysis)} ({where}; {report})")
+    intro = introduction(usual) + "\n\n" if found else ""
     again = longer_runs_sentence(reports)
-    return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n"
-
-
-def repeated(finding: Finding, reports: Path) -> str:
-    """Return what all seeds of a comparison say, on the text of a finding and elsewhere, to go on the finding.
-
-    What has a label is one of several comparisons that a finding is about, and is summed up in a range.
-    """
-    comparison, label = finding.again or ("", "")
-    everywhere = pooled(reports, comparison) if comparison else []
-    if label and len(everywhere) > 1:
-        effects = range_text([one.together.mean for one in everywhere])
-        texts, sizes = ({getattr(one, name) for one in everywhere} for name in ("data", "preset"))
-        where = f"[over all seeds, on {counted(len(texts), 'text')} and at {counted(len(sizes), 'size')}]({PAGE})"
-        return f"; {label} by {effects} {where}"
-    said: list[str] = []
-    for one in everywhere:
-        larger = one.preset != finding.campaign.preset
-        places = [f"at {words.millions(one.parameters)} parameters"] if larger else []
-        places += [f"on {one.data}"] if one.data not in words.TEXTS else []
-        if places or len(one.parts) > 1:
-            where = f"[{' '.join(places) or f'over all {one.together.n} seeds'}]({PAGE})"
-            said.append(f"; {label} {where} {words.difference(one.together)}".replace("  ", " "))
-    return "".join(said)
+    elsewhere = places_table(reports, IN_README)
+    return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n" + elsewhere
 
 
 def range_text(means: Sequence[float]) -> str:
@@ -121,50 +88,25 @@ def range_text(means: Sequence[float]) -> str:
     return f"{min(means):+.3f} to {max(means):+.3f}".replace("-", "−")
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words, such as `2 texts`."""
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def on_a_gpu(finding: Finding, reports: Path) -> str:
-    """Return what a campaign on a GPU says of a finding, to go on it, and whether runs of it are missing."""
-    data = None if finding.on_a_gpu is None else data_of(finding.on_a_gpu[0], reports)
-    if finding.on_a_gpu is None or data is None:
-        return ""
-    campaign, spoken = finding.on_a_gpu
-    done = sum(row["status"] == "done" for row in data["runs"])
-    missing = f" ({done} of {data['planned_runs']} runs)" if runs_left(data) else ""
-    size, steps = words.millions(data["parameters"]), data["training"]["steps"]
-    tokens = {"gpt2": "GPT-2 tokens"}.get(data["tokenizer"], data["tokenizer"])
-    where = f"at {size} parameters](reports/{campaign.report_name}), after {steps} steps of {tokens} on a GPU{missing}"
-    return f"; [{where}, {spoken(analyze(campaign, data))}"
-
-
-def introduction(usual: Sequence[str], collected: Sequence[dict[str, Any]], *, alone: bool) -> str:
-    """Return what most findings have in common, and that nothing has run on a GPU while that is so.
-
-    collected: the data of all findings. alone: whether no finding says anything else.
-    """
-    devices = [environment["device"] for data in collected for environment in data["environments"]]
-    on_cpus = all(re.search(r"\b\d+ cores\)$", device) for device in devices)
-    gpu = "; nothing has run on a GPU yet" if on_cpus and not any(GPU_RESULTS.glob("*_cuda.json")) else ""
-    which = "All findings are" if alone else "Unless they say otherwise, findings are"
-    scale = f"{which} from {', '.join(usual)}{', on CPUs' if on_cpus else ''}{gpu}. " if usual else ""
+def introduction(usual: Sequence[str]) -> str:
+    """Return what most findings have in common."""
     return (
-        f"{scale}Scales larger than stated are untested. Differences are in final validation loss, in nats "
-        "per token. Brackets hold 95% intervals over seeds."
+        f"Unless they say otherwise, findings are from {', '.join(usual)}. Scales larger than stated are untested. "
+        "Differences are in final validation loss, in nats per token. Brackets hold 95% intervals over seeds."
     )
 
 
 def scope(data: dict[str, Any]) -> list[str]:
-    """Return what an answer holds for: the model, the text and the length of training."""
+    """Return what an answer holds for: the model, the text, the length of training and the devices."""
     model, training = data["model"], data["training"]
     budget = training.get("budget_seconds")
-    bytes_ = " (bytes)" if data["tokenizer"] == "bytes" else ""
+    whose = {"bytes": " (bytes)", "gpt2": " (GPT-2's)"}.get(data["tokenizer"], "")
+    cpus = {re.search(r"\b\d+ cores\)$", environment["device"]) is not None for environment in data["environments"]}
     return [
         f"a {words.millions(data['parameters'])}-parameter {model['arch']}",
         f"one text ({words.TEXTS.get(data['data'], data['data'])})",
-        f"{words.tokens_of(data):,} training tokens{bytes_}" if budget is None else f"{budget:g} s of training per run",
+        f"{words.tokens_of(data):,} training tokens{whose}" if budget is None else f"{budget:g} s of training per run",
+        " and ".join({True: "on CPUs", False: "on GPUs"}[cpu] for cpu in sorted(cpus, reverse=True)),
     ]
 
 
@@ -205,31 +147,26 @@ def muon_against_adam(analysis: Analysis) -> str:
     return f"{text}; it reaches Adam's final loss after at most {share_text(muon.speedup)} of Adam's steps"
 
 
-def adam_at_fixed_rates(analysis: Analysis) -> str:
-    """State how far Muon ends from Adam at each of several rates that nobody tuned."""
-    answers = [answer for answer in analysis.answers if not answer.contrast.control]
-    means = sorted(answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None)
-    against = f"than Adam at {len(means)} untuned rates"
-    if means[0] > 0:
-        return f"it ends {means[0]:.3f} to {means[-1]:.3f} lower {against}"
-    return f"it ends {-means[-1]:+.3f} to {-means[0]:+.3f} higher {against}".replace("-", "−")
-
-
-def at_equal_time(reports: Path) -> str:
-    """State what a campaign in which runs end by the clock says of Muon against AdamW, to go on the finding."""
-    data = data_of(EQUAL_TIME, reports)
-    if data is None or runs_left(data):
-        return ""
-    answer = named(analyze(EQUAL_TIME, data).answers, "AdamW, tuned against Muon")
+def at_equal_time(analysis: Analysis) -> str:
+    """State whether Muon beats AdamW where runs end by the clock."""
+    answer = named(analysis.answers, "AdamW, tuned against Muon")
     headline: dict[Word, str] = {
         "better": "AdamW is ahead",
-        "no difference that matters": f"they end within {matters(answer)} {answer.contrast.rule.unit}",
+        "no difference that matters": f"Muon and AdamW end within {matters(answer)} {answer.contrast.rule.unit}",
         "worse": "Muon is ahead too",
-        "undecided": "it is open which is ahead",
+        "undecided": "it is open whether Muon or AdamW is ahead",
     }
-    text = f". **At equal training time on a CPU, {headline[answer.verdict.word]}.** "
-    ends = f"[AdamW ends](reports/{EQUAL_TIME.report_name}) {difference(answer)} than Muon with NorMuon"
-    return f"{text}In {answer.contrast.rule.unit}, {ends}"
+    text = f"**At equal training time on a CPU, {headline[answer.verdict.word]}.**"
+    return f"{text} In {answer.contrast.rule.unit}, a tuned AdamW ends {difference(answer)} than Muon with NorMuon"
+
+
+def adam_at_fixed_rates(analysis: Analysis) -> str:
+    """State at how many of several rates that nobody tuned Muon ends lower than Adam, in a far larger model."""
+    answers = [answer for answer in analysis.answers if not answer.contrast.control]
+    higher, rates = len(words.answers_of(answers, "worse")), len(answers)
+    headline = f"In short runs of a far larger model, Muon ends lower than Adam at {higher} of {rates} untuned rates."
+    means = [-answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
+    return f"**{headline}**" + (f" Mean losses differ by {range_text(means)}" if means else "")
 
 
 def geodesic_against_projection(analysis: Analysis) -> str:
@@ -321,13 +258,17 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
 
 
 FINDINGS = (
-    Finding(
-        MUON_AGAINST_ADAM, muon_against_adam, ("Muon against Adam", ""), at_equal_time, (AT_155M, adam_at_fixed_rates),
-    ),
+    Finding(MUON_AGAINST_ADAM, muon_against_adam),
+    Finding(EQUAL_TIME, at_equal_time),
+    Finding(AT_155M, adam_at_fixed_rates),
     Finding(ORTHOGONALITY, singular_vectors),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
-    Finding(FEATURES, features, ("NorMuon against Muon", "NorMuon")),
-    Finding(GEODESIC, geodesic_against_projection, ("geodesic step, θ = lr‖u‖, against projection", "θ = lr‖u‖")),
-    Finding(PROJECTION, lazy_projection, ("Muon, K = 20 against 7", "20 steps instead of 7")),
+    Finding(FEATURES, features),
+    Finding(GEODESIC, geodesic_against_projection),
+    Finding(PROJECTION, lazy_projection),
 )
 """The findings in README's order."""
+
+IN_README = ("Muon against Adam", "NorMuon against Muon", "geodesic step, θ = lr‖u‖, against projection",
+             "Muon, K = 20 against 7")  # fmt: skip
+"""Comparisons that README shows at each size and on each text."""

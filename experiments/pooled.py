@@ -1,6 +1,7 @@
 """The same comparison in several campaigns, and what all their seeds say together."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,7 +27,7 @@ from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report.index import runs_left
 from ngpt.campaign.report.markdown import share_text
-from ngpt.campaign.report.words import TEXTS, interval_text, number
+from ngpt.campaign.report.words import TEXTS, interval_text, millions, number
 
 Place = tuple[Campaign, str, str]
 """a campaign, and the two of its methods that are compared, first minus second"""
@@ -159,6 +160,30 @@ def pooled_table(reports: Path) -> str:
             p = number(one.p_equal, 2)
             together = f"{interval_text(one.together)} | {one.together.n}"
             lines.append(f"| {comparison} | {where} | {parts} | {p} | {together} |")
+    return "\n".join(lines) + "\n"
+
+
+def places_table(reports: Path, comparisons: Sequence[str]) -> str:
+    """Return a row per comparison and a column per size and text, below a sentence, with a link relative to README.
+
+    Empty where none has been made in two places.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    sizes: dict[str, int] = {}
+    for comparison in comparisons:
+        for one in pooled(reports, comparison):
+            place = f"{millions(one.parameters)} parameters, {TEXTS.get(one.data, one.data)}"
+            cells.setdefault(comparison, {})[place] = interval_text(one.together)
+            sizes[place] = one.parameters
+    if len(sizes) < 2:
+        return ""
+    places = sorted(sizes, key=lambda place: sizes[place])
+    lines = [
+        f"\nOver [all seeds of all campaigns]({PAGE}) that tuned their rates, at equal steps, first minus second:\n",
+        f"| | {' | '.join(places)} |",
+        f"|---{'|---' * len(places)}|",
+        *(f"| {name} | {' | '.join(row.get(place, '') for place in places)} |" for name, row in cells.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -50,7 +50,7 @@ def rules_table(rules: Path = ROOT / "ngpt" / "rules") -> str:
 
 
 SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
-    "README.md": {"findings": findings_list, "order": lambda _: order_of_steps()},
+    "README.md": {"findings": findings_list},
     "docs/campaigns.md": {"ladder": lambda _: ladder_table(), "batch": lambda _: batch_tables()},
     "docs/method.md": {"order": lambda _: order_of_steps(), "rules": lambda _: rules_table()},
     "docs/reports.md": {
