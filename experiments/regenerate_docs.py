@@ -23,7 +23,7 @@ from experiments.findings import findings_list  # noqa: E402
 from experiments.ladder import ladder_table  # noqa: E402
 from experiments.longer_runs import longer_runs_table  # noqa: E402
 from experiments.pooled import pooled_table, soon_table  # noqa: E402
-from ngpt.campaign.report.index import known_map, write_index  # noqa: E402
+from ngpt.campaign.report.index import write_index  # noqa: E402
 from ngpt.errors import exit_code_of  # noqa: E402
 from ngpt.files import write_text  # noqa: E402
 
@@ -53,11 +53,7 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[Path], str]]] = {
     "README.md": {"findings": findings_list},
     "docs/campaigns.md": {"ladder": lambda _: ladder_table(), "batch": lambda _: batch_tables()},
     "docs/method.md": {"order": lambda _: order_of_steps(), "rules": lambda _: rules_table()},
-    "docs/reports.md": {
-        "results": lambda reports: known_map(INDEX, reports, "../reports/"), "pooled": pooled_table,
-        "soon": soon_table,
-        "longer": longer_runs_table,
-    },
+    "docs/reports.md": {"pooled": pooled_table, "soon": soon_table, "longer": longer_runs_table},
     "docs/speed.md": {"speed": lambda _: speed_tables()},
     "docs/scaling.md": {
         "exchange": lambda _: exchange_table(),

@@ -189,10 +189,10 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
         assert f"figures/scan_{kind}.png" in text
         assert (tmp_path / "figures" / f"scan_{kind}.png").stat().st_size > 10_000
 
-    table = known_map([CampaignStudy(SCAN)], tmp_path, "reports/").splitlines()
+    table = known_map([CampaignStudy(SCAN)], tmp_path).splitlines()
     assert table[0] == "| question | what matters | `tiny` (1,000), text.txt |" and len(table) == 4
     assert table[2].startswith("| Does Muon need it less often? | 0.02 nats per token | [**better**: −0.15")
-    assert table[2].endswith("](reports/SCAN_REPORT.md) |") and "| [2 **worse**: +0.05" in table[3]
+    assert table[2].endswith("](SCAN_REPORT.md) |") and "| [2 **worse**: +0.05" in table[3]
     write_index([CampaignStudy(SCAN)], tmp_path)
     index = (tmp_path / "README.md").read_text()
     assert "Of 2 questions about methods, 2 have been asked at one size and on one text only." in index
@@ -204,10 +204,10 @@ def test_a_campaign_with_outdated_data_is_named_in_the_index_and_stops_no_other(
     edited = dataclasses.replace(SCAN, leading=())
     with pytest.raises(OutdatedDataError, match=r"scan\.json: collected before the experiment's file was changed"):
         read_data(edited, tmp_path)
-    table = known_map([CampaignStudy(edited)], tmp_path, "reports/")
+    table = known_map([CampaignStudy(edited)], tmp_path)
     assert "| Does" not in table
     assert table.endswith("were collected: SCAN_REPORT.md (`python runners/scan.py` rebuilds it).\n")
-    assert "Not listed" not in known_map([CampaignStudy(SCAN)], tmp_path, "reports/")
+    assert "Not listed" not in known_map([CampaignStudy(SCAN)], tmp_path)
 
 
 def test_a_campaign_at_two_sizes_has_two_reports_and_one_row(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_cell_of_the_map_has_a_line_for_each_report_that_answers(tmp_path: Pat
     again = dataclasses.replace(SCAN, name="again")
     for campaign in (SCAN, again):
         write_data(tmp_path, data() | {"campaign": campaign.name})
-    rows = known_map([CampaignStudy(campaign) for campaign in (SCAN, again)], tmp_path, "").splitlines()[2:]
+    rows = known_map([CampaignStudy(campaign) for campaign in (SCAN, again)], tmp_path).splitlines()[2:]
     assert len(rows) == 2 and all("](SCAN_REPORT.md)<br>[" in one and "](AGAIN_REPORT.md)" in one for one in rows)
 
 

@@ -307,9 +307,9 @@ def test_the_index_has_a_row_a_gate(healthy: Path) -> None:
     write_index([GatesStudy(GATES)], healthy / "r")
     index = (healthy / "r" / "README.md").read_text()
     assert all(f"| {name}: " in index for name in ("G1", "G7")) and index.count("| PASS |") == 7
-    assert "| – | [**PASS** of 7 gates](reports/" in known_map([GatesStudy(GATES)], healthy / "r", "reports/")
+    assert "| – | [**PASS** of 7 gates](" in known_map([GatesStudy(GATES)], healthy / "r")
     other = dataclasses.replace(GATES, ns_steps_if_slow=4)
-    assert "Not listed" in known_map([GatesStudy(other)], healthy / "r", "reports/")
+    assert "Not listed" in known_map([GatesStudy(other)], healthy / "r")
 
 
 def places(folder: Path) -> list[str]:

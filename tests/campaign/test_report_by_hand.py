@@ -138,7 +138,7 @@ def test_where_nothing_is_tuned_nothing_is_said_of_tuning(tmp_path: Path) -> Non
     text = (tmp_path / "HAND_REPORT.md").read_text()
     assert "; 8 steps a run; 3 seeds, nothing tuned. *Cost.*" in text and "## Tuning" not in text
     assert "No rate is tuned: each is part of its method. Runs with the same seed" in text
-    assert "−0.1100<br>(rates not tuned)](HAND_REPORT.md) |" in known_map([CampaignStudy(fixed)], tmp_path, "")
+    assert "−0.1100<br>(rates not tuned)](HAND_REPORT.md) |" in known_map([CampaignStudy(fixed)], tmp_path)
 
 
 def test_the_first_screen(reports: Path) -> None:
@@ -271,10 +271,10 @@ def test_telemetry_and_cost(reports: Path) -> None:
 
 def test_the_index_and_the_verdicts(reports: Path) -> None:
     index = (reports / "README.md").read_text()
-    assert known_map([CampaignStudy(HAND)], reports, "x/") == (
+    assert known_map([CampaignStudy(HAND)], reports) == (
         "| question | what matters | `tiny` (0.25M), stdlib |\n|---|---|---|\n"
         "| Who ends lower? | 0.02 nats per token "
-        "| [1 **better**: −0.1100<br>1 **undecided**: +0.4100](x/HAND_REPORT.md) |\n"
+        "| [1 **better**: −0.1100<br>1 **undecided**: +0.4100](HAND_REPORT.md) |\n"
     )
     assert "Of 1 questions about methods, 1 has been asked at one size and on one text only." in index
     assert table_after(index, "Who ends lower? Against base:") == [

@@ -134,19 +134,19 @@ class Scope:
         return f"`{self.preset}`{f' ({millions(self.parameters)})' if self.parameters else ''}, {self.data}"
 
 
-def known_map(studies: Sequence[Indexed], reports: Path, link: str) -> str:
-    """Return a table of questions down, sizes and texts across; `link` precedes each report's file name.
+def known_map(studies: Sequence[Indexed], reports: Path) -> str:
+    """Return a table of questions down, sizes and texts across, with links to the reports beside it.
 
     An empty cell is a scope in which the question has not been asked; a cell has one entry per report that answers it.
     """
-    found, note = _collected(studies, reports, link)
+    found, note = _collected(studies, reports)
     scopes = sorted({Scope.of(data) for _, data in found})
     columns = ["question", "what matters", *(scope.name for scope in scopes)]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     rows: dict[tuple[str, str], dict[Scope, list[str]]] = {}
     for study, data in found:
         for question, matters, answers in study.cells(data):
-            cell = f"[{answers}]({link}{study.experiment.report_name})"
+            cell = f"[{answers}]({study.experiment.report_name})"
             rows.setdefault((question, matters), {}).setdefault(Scope.of(data), []).append(cell)
     for (question, matters), cells in rows.items():
         answered = ["<br>".join(cells.get(scope, [])) for scope in scopes]
@@ -164,7 +164,7 @@ def write_index(studies: Sequence[Indexed], reports: Path) -> None:
     others = _of_others(studies, reports)
     lines += others
     write_text(reports / VERDICTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    parts = [INTRODUCTION, _how_often(lines), known_map(studies, reports, ""), "## Every answer\n"]
+    parts = [INTRODUCTION, _how_often(lines), known_map(studies, reports), "## Every answer\n"]
     for study, data in found:
         report, scope = study.experiment.report_name, Scope.of(data)
         parts.append(f"### [{study.experiment.title}]({report})\n\n{scope.name}; {(data['dates'] or ['–'])[-1]}.\n")
@@ -228,13 +228,8 @@ def _how_often(lines: Sequence[dict[str, Any]]) -> str:
     return f"Of {len(scopes)} questions about methods, {once} {have} been asked at one size and on one text only.\n"
 
 
-def _collected(
-    studies: Sequence[Indexed], reports: Path, link: str = ""
-) -> tuple[list[tuple[Indexed, dict[str, Any]]], str]:
-    """Return the studies with data in `reports` of which no run is left to do, and a note that names the others.
-
-    link: as in `known_map`.
-    """
+def _collected(studies: Sequence[Indexed], reports: Path) -> tuple[list[tuple[Indexed, dict[str, Any]]], str]:
+    """Return the studies with data in `reports` of which no run is left to do, and a note that names the others."""
     found, outdated, unfinished = [], [], []
     for study in [known for one in studies for known in one.wherever_known(reports)]:
         report = study.experiment.report_name
@@ -244,7 +239,7 @@ def _collected(
             outdated.append(f"{report} (`python runners/{study.runner}.py` rebuilds it)")
             continue
         if runs_left(data):
-            unfinished.append(f"[{report}]({link}{report}) (`{data['command']}` continues it)")
+            unfinished.append(f"[{report}]({report}) (`{data['command']}` continues it)")
         else:
             found.append((study, data))
     notes = {
