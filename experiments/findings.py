@@ -3,7 +3,8 @@
 Every number is computed, and every verdict is worded by its label, so a sentence changes with its data.
 """
 
-import re
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from experiments import (
 from experiments.longer_runs import longer_runs_sentence
 from experiments.pooled import places_table
 from ngpt.campaign.analysis.analyze import Analysis, analyze
+from ngpt.campaign.analysis.statistics import PairedDifference
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
@@ -91,8 +93,8 @@ def range_text(means: Sequence[float]) -> str:
 def introduction(usual: Sequence[str]) -> str:
     """Return what most findings have in common."""
     return (
-        f"Unless they say otherwise, findings are from {', '.join(usual)}. Scales larger than stated are untested. "
-        "Differences are in final validation loss, in nats per token. Brackets hold 95% intervals over seeds."
+        f"Unless they say otherwise, findings are from {', '.join(usual)}. "
+        "Differences are in final validation loss, in nats per token. Brackets are 95% confidence intervals over seeds."
     )
 
 
@@ -101,7 +103,7 @@ def scope(data: dict[str, Any]) -> list[str]:
     model, training = data["model"], data["training"]
     budget = training.get("budget_seconds")
     whose = {"bytes": " (bytes)", "gpt2": " (GPT-2's)"}.get(data["tokenizer"], "")
-    cpus = {re.search(r"\b\d+ cores\)$", environment["device"]) is not None for environment in data["environments"]}
+    cpus = {words.is_cpu(environment["device"]) for environment in data["environments"]}
     return [
         f"a {words.millions(data['parameters'])}-parameter {model['arch']}",
         f"one text ({words.TEXTS.get(data['data'], data['data'])})",
@@ -132,7 +134,7 @@ def matters(answer: Answer) -> str:
 
 
 def muon_against_adam(analysis: Analysis) -> str:
-    """State whether Muon beats Adam at equal steps, and after which share of them it is at Adam's final loss."""
+    """State whether Muon beats Adam at equal steps, and after which share of them and of time it is at Adam's loss."""
     answer = named(analysis.answers, "Muon against Adam")
     muon = next(summary for summary in analysis.summaries if summary.method.name == "Muon")
     headline: dict[Word, str] = {
@@ -144,29 +146,37 @@ def muon_against_adam(analysis: Analysis) -> str:
     text = f"**{headline[answer.verdict.word]}.** It ends {difference(answer)}"
     if np.isinf(muon.speedup).any():
         return f"{text} and does not reach Adam's final loss on every seed"
-    return f"{text}; it reaches Adam's final loss after at most {share_text(muon.speedup)} of Adam's steps"
+    reached = f"after {share_text(muon.speedup)} of Adam's steps and {share_text(muon.time_share)} of its time"
+    return f"{text}; it reaches Adam's final loss {reached}, or sooner if its rate had decayed by then"
 
 
 def at_equal_time(analysis: Analysis) -> str:
-    """State whether Muon beats AdamW where runs end by the clock."""
+    """State whether Muon beats Adam (AdamW without weight decay) where runs end by the clock."""
     answer = named(analysis.answers, "AdamW, tuned against Muon")
     headline: dict[Word, str] = {
-        "better": "AdamW is ahead",
-        "no difference that matters": f"Muon and AdamW end within {matters(answer)} {answer.contrast.rule.unit}",
-        "worse": "Muon is ahead too",
-        "undecided": "it is open whether Muon or AdamW is ahead",
+        "better": "a tuned Adam beats Muon with NorMuon",
+        "no difference that matters": "Muon with NorMuon and a tuned Adam do not differ by what matters",
+        "worse": "Muon with NorMuon beats a tuned Adam",
+        "undecided": "it is open whether Muon with NorMuon beats a tuned Adam",
     }
-    text = f"**At equal training time on a CPU, {headline[answer.verdict.word]}.**"
-    return f"{text} In {answer.contrast.rule.unit}, a tuned AdamW ends {difference(answer)} than Muon with NorMuon"
+    text = f"**Given the same time on a CPU, {headline[answer.verdict.word]}.**"
+    effect = answer.verdict.effect
+    return text if effect is None else f"{text} Adam ends {words.difference(in_nats(effect))}"
+
+
+def in_nats(effect: PairedDifference) -> PairedDifference:
+    """Return a difference in bits per byte as one in nats per byte."""
+    scaled = {name: getattr(effect, name) * math.log(2) for name in ("mean", "sd", "t_low", "t_high")}
+    return dataclasses.replace(effect, **scaled)
 
 
 def adam_at_fixed_rates(analysis: Analysis) -> str:
     """State at how many of several rates that nobody tuned Muon ends lower than Adam, in a far larger model."""
     answers = [answer for answer in analysis.answers if not answer.contrast.control]
     higher, rates = len(words.answers_of(answers, "worse")), len(answers)
-    headline = f"In short runs of a far larger model, Muon ends lower than Adam at {higher} of {rates} untuned rates."
+    headline = f"Early in the training of a far larger model, Muon at one rate is ahead of Adam at {higher} of {rates}."
     means = [-answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
-    return f"**{headline}**" + (f" Mean losses differ by {range_text(means)}" if means else "")
+    return f"**{headline}**" + (f" Mean differences range from {range_text(means)}; no rate is tuned" if means else "")
 
 
 def geodesic_against_projection(analysis: Analysis) -> str:
@@ -200,26 +210,24 @@ def lazy_projection(analysis: Analysis) -> str:
         "worse": "Adam needs it less often",
         "undecided": "whether Adam needs it more often is open",
     }
-    parts.append(f"{says[less.verdict.word]}: K = 20 costs Muon {difference(less, 'less', 'more', 'the same')}")
+    costs = difference(less, "less than Adam", "more than Adam", "what it costs Adam")
+    parts.append(f"{says[less.verdict.word]}: going from K = 1 to 20 costs Muon {costs}")
     text = "; ".join(parts)
     return f"**{headline}** {text[0].upper()}{text[1:]}"
 
 
-def singular_vectors(analysis: Analysis) -> str:
-    """State what the singular vectors of Muon's update are worth, and what noise in its singular values costs."""
+def singular_values(analysis: Analysis) -> str:
+    """State what noise in the singular values of Muon's update costs, and what Adam does without its vectors."""
     kaon, adam = (named(analysis.answers, f"{name} against Muon") for name in ("Kaon", "Adam"))
-    effects = [answer.verdict.effect.mean for answer in (kaon, adam) if answer.verdict.effect is not None]
-    if adam.verdict.word != "worse" or len(effects) < 2 or 2 * effects[0] > effects[1]:
-        return "**Whether it is its singular vectors that make Muon's update good is open.**"
-    noise: dict[Word, str] = {
-        "better": "noise in its singular values helps",
-        "no difference that matters": "noise in its singular values does not",
-        "worse": "noise in its singular values costs less",
-        "undecided": "noise in its singular values perhaps not",
+    costs: dict[Word, str] = {
+        "better": "helps",
+        "no difference that matters": "costs nothing that matters",
+        "worse": "makes it worse",
+        "undecided": "is not shown to cost anything",
     }
-    headline = f"Muon's singular vectors matter; {noise[kaon.verdict.word]}."
-    text = f"**{headline}** With singular values drawn anew in every step it ends {difference(kaon)}"
-    return f"{text}; Adam, which computes none, ends {difference(adam)}, each at its best angle per step"
+    text = f"**Noise in the singular values of Muon's update {costs[kaon.verdict.word]}.**"
+    text = f"{text} With values drawn anew in every step it ends {difference(kaon)}"
+    return f"{text}; Adam, which uses no singular vectors, ends {difference(adam)}, each at its best angle per step"
 
 
 def field_against_muon(analysis: Analysis) -> str:
@@ -244,24 +252,26 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
     better, open_ = len(words.answers_of(answers, "better")), sum(not answer.verdict.confirmed for answer in answers)
     means = [answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
     what = f"{baseline} by {matters(answers[0])}{where}"
+    listed = [answer.contrast.pair[0] for answer in answers if answer.contrast.pair is not None]
+    which = f"{methods} ({', '.join(listed)})" if len(answers) == len(listed) <= words.FEW else methods
     if better:
-        headline = f"Of the {len(answers)} {methods}, {better} {'beats' if better == 1 else 'beat'} {what}."
+        headline = f"Of the {len(answers)} {which}, {better} {'beats' if better == 1 else 'beat'} {what}."
     elif open_:
-        headline = f"None of the {len(answers)} {methods} is shown to beat {what}."
+        headline = f"None of the {len(answers)} {which} is shown to beat {what}."
     else:
-        headline = f"None of the {len(answers)} {methods} beats {what}."
+        headline = f"None of the {len(answers)} {which} beats {what}."
     if not means:
         return f"**{headline}**"
     worse = len(words.answers_of(answers, "worse"))
     rest = f"; {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
-    return f"**{headline}** Mean losses differ by {range_text(means)}{rest}"
+    return f"**{headline}** Mean differences range from {range_text(means)}{rest}"
 
 
 FINDINGS = (
     Finding(MUON_AGAINST_ADAM, muon_against_adam),
     Finding(EQUAL_TIME, at_equal_time),
     Finding(AT_155M, adam_at_fixed_rates),
-    Finding(ORTHOGONALITY, singular_vectors),
+    Finding(ORTHOGONALITY, singular_values),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),
     Finding(FEATURES, features),
     Finding(GEODESIC, geodesic_against_projection),

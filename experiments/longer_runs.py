@@ -1,4 +1,4 @@
-"""What was found at `tiny` and tried again in longer runs: which differences are still there."""
+"""What was compared at `tiny` and in longer runs: which differences stay, shrink or appear."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from experiments import (
 from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.command import CampaignStudy
-from ngpt.campaign.definition import Campaign
+from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report.words import effect_of
 
@@ -30,25 +30,27 @@ AGAIN: tuple[tuple[Campaign, Campaign], ...] = (
 )  # fmt: skip
 """Campaigns at `tiny`, each with the one that asks the same in longer runs"""
 
+DIFFER: set[Word] = {"better", "worse"}
+
 PAGE = "docs/reports.md#what-longer-runs-changed"
 
 
 @dataclass(frozen=True)
 class Again:
-    """A difference that was found at `tiny`, and the answer to the same contrast in longer runs."""
+    """The answers to one contrast at `tiny` and in longer runs, one of which is *better* or *worse*."""
 
     campaigns: tuple[Campaign, Campaign]
     before: Answer
     after: Answer
 
     @property
-    def same(self) -> bool:
-        """Whether the answer is the same."""
-        return self.before.verdict.word == self.after.verdict.word
+    def words(self) -> tuple[Word, Word]:
+        """The answers' words."""
+        return self.before.verdict.word, self.after.verdict.word
 
 
 def tried_again(reports: Path) -> list[Again]:
-    """Return every *better* or *worse* of `tiny` whose contrast has an answer in longer runs too."""
+    """Return all contrasts with an answer in both lengths that is *better* or *worse* in at least one."""
     found = []
     for pair in AGAIN:
         if not all(data_path(reports, campaign.name).exists() for campaign in pair):
@@ -59,15 +61,16 @@ def tried_again(reports: Path) -> list[Again]:
             continue
         later = {answer.contrast.name: answer for answer in second}
         for answer in first:
-            name = answer.contrast.name
-            claims = answer.verdict.word in ("better", "worse") and not answer.contrast.control
-            if claims and name in later and later[name].verdict.effect is not None:
-                found.append(Again(pair, answer, later[name]))
+            after = later.get(answer.contrast.name)
+            if after is None or answer.contrast.control or None in (answer.verdict.effect, after.verdict.effect):
+                continue
+            if not DIFFER.isdisjoint((one := Again(pair, answer, after)).words):
+                found.append(one)
     return found
 
 
 def longer_runs_table(reports: Path) -> str:
-    """Return all differences that were tried again as a table, with links relative to docs/."""
+    """Return all of them as a table, with links relative to docs/."""
     lines = ["| comparison | at `tiny` | in longer runs, `rung-1` |", "|---|---|---|"]
     for one in tried_again(reports):
         cells = [f"[**{answer.verdict.word}**](../reports/{campaign.report_name}), {effect_of(answer)}"
@@ -77,18 +80,22 @@ def longer_runs_table(reports: Path) -> str:
 
 
 def longer_runs_sentence(reports: Path) -> str:
-    """Return in a sentence how many differences are smaller, too small to matter or not shown; empty without any."""
-    found = tried_again(reports)
+    """Return in a sentence what became of the differences of short runs, and how many appeared; empty without any."""
+    tried = tried_again(reports)
+    found = [one for one in tried if one.words[0] in DIFFER]
     if not found:
         return ""
-    small = sum(one.after.verdict.word == "no difference that matters" for one in found)
-    lost = sum(not one.same for one in found) - small
+    small = sum(one.words[1] == "no difference that matters" for one in found)
+    lost = sum(one.words[0] != one.words[1] for one in found) - small
     smaller = sum(abs(_mean(one.after)) < abs(_mean(one.before)) for one in found)
     which = "All" if smaller == len(found) else f"{smaller} of"
     rest = [f"{small} no longer by what matters"] * bool(small) + [f"{lost} not shown any more"] * bool(lost)
+    new = len(tried) - len(found)
+    appeared = f" {new} {'differs' if new == 1 else 'differ'} only in longer ones." if new else ""
     return (
         f"**{which} {len(found)} comparisons in which methods differed in short runs differ less in longer ones"
-        f"{'; '.join(['', *rest])}**; they overlap, and more than length changed ([list]({PAGE}))"
+        f"{'; '.join(['', *rest])}.**{appeared} Differences chosen for their size shrink when measured again, and more "
+        f"than length changed ([list]({PAGE}))"
     )
 
 

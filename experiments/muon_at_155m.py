@@ -37,9 +37,9 @@ CAMPAIGN = Campaign(
         ("155m", "English"): Reading(
             reading=r"""
                 Muon ends lower than Adam at every rate and on every seed. The other half of the prediction, a larger
-                lead than at `tiny`, is not borne out. Against the best of the four rates the lead per token of GPT-2,
-                of about four bytes, is no larger than that per byte at `tiny`, which was on another text and against a
-                tuned Adam.
+                lead than at `tiny`, is not borne out. Against the best of the four rates the lead per byte is a
+                fraction of that at `tiny`, which was on another text and against a tuned Adam; a token of GPT-2 has
+                about four bytes.
             """,
             does_not_show=r"""
                 What happens after the very beginning of training: a run sees one token for every hundred parameters.

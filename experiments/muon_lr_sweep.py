@@ -8,10 +8,10 @@ CAMPAIGN = Campaign(
     question="Does Muon beat a tuned Adam on gated nGPT?",
     claim=r"""
         Hidden matrices W are updated by Muon, $W \leftarrow W - \eta\,\mathrm{polar}((1-\mu)G + \mu M)$ ($\mu = 0.95$,
-        Nesterov, five Newton-Schulz iterations), or by Adam ($\beta = 0.9, 0.95$; 0.7, 0.95 on the
-        ladder). Either way, lazy projection brings
-        them back to the sphere every 7 steps. Everything else (embedding, head, gates, scalars) is updated by AdamW
-        at a rate of its own, the auxiliary rate. All rates fall linearly to zero over the run, so that losses are
+        Nesterov, five Newton-Schulz iterations), or by Adam ($\beta = 0.9, 0.95$; 0.7, 0.95 on the ladder). Either way,
+        lazy projection brings them back to the sphere every 7 steps. Everything else (embedding, head, gates, scalars)
+        is updated by AdamW without weight decay, at a rate of its own, the auxiliary rate. Beside Muon its betas are
+        0.9 and 0.95, and beside Adam those of Adam. All rates fall linearly to zero over the run, so that losses are
         compared at the end of a decay.
 
         Each method is tuned over its hidden rate, then over the auxiliary rate, with the same number of runs. Muon's
@@ -44,7 +44,8 @@ CAMPAIGN = Campaign(
             reading=r"""
                 Muon's lead is not confined to the very beginning of training: with many times as many tokens for each
                 parameter it is there on every seed. On average it is 0.4 times as large as at `tiny`. That is smaller,
-                as predicted, but not several times smaller: the prediction was too low.
+                as predicted, but not several times smaller: we predicted too small a lead. Adam's beta1, the length of
+                context and the depth changed as well, so this is not the effect of length alone.
             """,
             does_not_show=r"""
                 A lead at a larger size, or in training time: a Muon step costs more than an Adam step, and by how much
@@ -59,7 +60,7 @@ CAMPAIGN = Campaign(
         ("rung-1", "English"): Reading(
             reading=r"""
                 Muon leads on English as on Python's standard library, on every seed and by about as much, with all
-                rates tuned anew. So the lead does not depend on the text being code.
+                rates tuned anew. So the lead is not specific to code.
             """,
             does_not_show=r"""
                 A lead at a larger size, with tokens other than bytes, or in training time: see the speed in the table.
@@ -79,7 +80,7 @@ CAMPAIGN = Campaign(
         by how much depends on the processor and the width.
     """,
     follows=r"""
-        A tuned Adam stays the baseline to beat in every campaign. The same comparison at `rung-1`, where runs see as
-        many tokens per parameter as is usual, is a report of its own.
+        A tuned Adam stays the baseline to beat in every campaign. The same comparison at `rung-1`, where runs see 20
+        tokens per non-embedding parameter, is a report of its own.
     """,
 )

@@ -27,7 +27,7 @@ from ngpt.campaign.definition import Campaign
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report.index import runs_left
 from ngpt.campaign.report.markdown import share_text
-from ngpt.campaign.report.words import TEXTS, interval_text, millions, number
+from ngpt.campaign.report.words import TEXTS, interval_text, is_cpu, millions, number
 
 Place = tuple[Campaign, str, str]
 """a campaign, and the two of its methods that are compared, first minus second"""
@@ -172,14 +172,15 @@ def places_table(reports: Path, comparisons: Sequence[str]) -> str:
     sizes: dict[str, int] = {}
     for comparison in comparisons:
         for one in pooled(reports, comparison):
-            place = f"{millions(one.parameters)} parameters, {TEXTS.get(one.data, one.data)}"
+            place = f"{millions(one.parameters)} parameters, {one.data}"
             cells.setdefault(comparison, {})[place] = interval_text(one.together)
             sizes[place] = one.parameters
     if len(sizes) < 2:
         return ""
     places = sorted(sizes, key=lambda place: sizes[place])
     lines = [
-        f"\nOver [all seeds of all campaigns]({PAGE}) that tuned their rates, at equal steps, first minus second:\n",
+        f"\nFirst minus second, over [all seeds of all campaigns]({PAGE}) that tuned the hidden rate and found no best "
+        "one at the edge of its grid:\n",
         f"| | {' | '.join(places)} |",
         f"|---{'|---' * len(places)}|",
         *(f"| {name} | {' | '.join(row.get(place, '') for place in places)} |" for name, row in cells.items()),
@@ -208,8 +209,9 @@ def soon_table(reports: Path) -> str:
     ]
     for campaign, data, muon in soon(reports):
         where = f"`{data['preset']}`, {TEXTS.get(data['data'], data['data'])}"
-        speed = number(muon.tokens_per_second_ratio, 2)
-        shares = f"{share_text(muon.speedup)} | {share_text(muon.time_share)} | {speed}"
+        shared_gpu = data["jobs"] > 1 and not all(is_cpu(one["device"]) for one in data["environments"])
+        times = [share_text(muon.time_share), number(muon.tokens_per_second_ratio, 2)]
+        shares = " | ".join([share_text(muon.speedup), *(["runs shared a GPU", "–"] if shared_gpu else times)])
         lines.append(f"| [{campaign.name}](../reports/{campaign.report_name}) | {where} | {shares} |")
     return "\n".join(lines) + "\n"
 

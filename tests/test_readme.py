@@ -188,6 +188,14 @@ def test_the_index_lists_the_reports_that_are_there(tmp_path: Path) -> None:
     assert (ROOT / "reports" / "README.md").read_text() == (tmp_path / "README.md").read_text(), COMMAND
 
 
+@pytest.mark.parametrize("study", PLACES, ids=lambda study: study.name)
+def test_what_an_experiment_says_of_its_results_is_in_its_report(study: Study[Any]) -> None:
+    """It is left out where a run's budget or steps are not those that the file states."""
+    said = [getattr(study.experiment, name, "") for name in ("reading", "does_not_show", "follows")]
+    report = " ".join((ROOT / "reports" / study.experiment.report_name).read_text(encoding="utf-8").split())
+    assert all(" ".join(text.split()) in report for text in said)
+
+
 def test_findings_and_results_are_the_published_ones(tmp_path: Path) -> None:
     """Those committed: running a campaign changes `reports/`, not what is published."""
     if not (ROOT / ".git").exists():
@@ -265,13 +273,13 @@ def test_the_finding_of_a_far_larger_model_follows_the_verdicts(tmp_path: Path) 
         row["final_val_loss"] = loss + 0.001 * (-1) ** row["seed"] * (row["method"] != "Muon")
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
-    assert "Muon ends lower than Adam at 4 of 4 untuned rates.** Mean losses differ by −0.200 to −0.100 (" in found
+    assert "Muon at one rate is ahead of Adam at 4 of 4.** Mean differences range from −0.200 to −0.100; no " in found
     assert ", on GPUs. " in found  # what is common to all findings, here one
     for row in data["runs"]:
         if row["method"] == "Adam, 0.001":
             row["final_val_loss"] -= 0.2
     write_data(tmp_path, data)
-    assert "lower than Adam at 3 of 4 untuned rates.** Mean losses differ by −0.200 to +0.10" in findings_list(tmp_path)
+    assert "ahead of Adam at 3 of 4.** Mean differences range from −0.200 to +0.10" in findings_list(tmp_path)
     data["runs"][0]["status"] = "killed"
     del data["runs"][0]["final_val_loss"]
     write_data(tmp_path, data)
@@ -290,10 +298,11 @@ def test_the_finding_on_time_follows_the_verdicts(tmp_path: Path) -> None:
         write_data(tmp_path, data)
         return findings_list(tmp_path)
 
-    ends = "**At equal training time on a CPU, {}.** In bits per byte, a tuned AdamW ends "
-    assert ends.format("Muon is ahead too") + "0.050 higher [0.04" in found(0.05)
-    assert ends.format("AdamW is ahead") + "0.050 lower [0.04" in found(-0.05)
-    assert ends.format("Muon and AdamW end within 0.02 bits per byte") in found(0.001)
+    ends = "**Given the same time on a CPU, {}.** Adam ends "
+    muons, adams, nats = "Muon with NorMuon", "a tuned Adam", 0.05 * 0.6931
+    assert ends.format(f"{muons} beats {adams}") + f"{nats:.3f} higher [0.034, 0.035]" in found(0.05)
+    assert ends.format(f"{adams} beats {muons}") + f"{nats:.3f} lower [0.034, 0.035]" in found(-0.05)
+    assert ends.format(f"{muons} and {adams} do not differ by what matters") in found(0.001)
     assert "70 s of training per run" in found(0.001)
 
 
@@ -310,12 +319,13 @@ def test_the_finding_on_features_follows_the_verdicts(tmp_path: Path) -> None:
         write_data(tmp_path, data)
         return findings_list(tmp_path)
 
-    assert "**None of the 3 features of modded-nanogpt tried beats plain Muon by 0.01.**" in found(0.0)
-    assert "Mean losses differ by −0.004 to +0.002 (" in found(-0.004)
-    assert "**Of the 3 features of modded-nanogpt tried, 1 beats plain Muon by 0.01.**" in found(-0.03)
+    tried = "3 features of modded-nanogpt tried (cautious decay, NorMuon, Polar Express)"
+    assert f"**None of the {tried} beats plain Muon by 0.01.**" in found(0.0)
+    assert "Mean differences range from −0.004 to +0.002 (" in found(-0.004)
+    assert f"**Of the {tried}, 1 beats plain Muon by 0.01.**" in found(-0.03)
 
 
-def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) -> None:
+def test_the_finding_on_singular_values_follows_the_verdicts(tmp_path: Path) -> None:
     data = read_data(ORTHOGONALITY, ROOT / "reports")
     compared = [row for row in data["runs"] if row["stage"] == "comparison"]
     muon = {row["seed"]: row["final_val_loss"] for row in compared if row["method"] == "Muon"}
@@ -330,12 +340,11 @@ def test_the_finding_on_singular_vectors_follows_the_verdicts(tmp_path: Path) ->
         write_data(tmp_path, data)
         return findings_list(tmp_path)
 
-    assert "**Muon's singular vectors matter; noise in its singular values does not.**" in found(0.005, 0.1)
+    assert "singular values of Muon's update costs nothing that matters.** With" in found(0.005, 0.1)
     assert "ends 0.005 higher [0.0" in found(0.005, 0.1)
-    assert "; Adam, which computes none, ends 0.100 higher [0." in found(0.005, 0.1)
-    assert "matter; noise in its singular values costs less.**" in found(0.04, 0.1)
-    assert "**Whether it is its singular vectors that make Muon's update good is open.**" in found(0.06, 0.1)
-    assert "is open.**" in found(0.0, 0.01)
+    assert "; Adam, which uses no singular vectors, ends 0.100 higher [0." in found(0.005, 0.1)
+    assert "update makes it worse.**" in found(0.04, 0.1)
+    assert "update helps.**" in found(-0.04, 0.1)
 
 
 def test_the_finding_on_the_field_follows_the_verdicts(tmp_path: Path) -> None:
@@ -354,7 +363,7 @@ def test_the_finding_on_the_field_follows_the_verdicts(tmp_path: Path) -> None:
 
     level = found(-0.004, 0.005)
     assert "**None of the 7 methods best in short runs beats Muon by 0.02 in longer ones.**" in level
-    assert "Mean losses differ by −0.004 to +0.005 (" in level
+    assert "Mean differences range from −0.004 to +0.005 (" in level
     assert "**Of the 7 methods best in short runs, 1 beats Muon by 0.02" in found(-0.05, 0.0)
     assert "; 1 is worse (" in found(0.0, 0.05)
     assert "methods best in short runs is shown to beat Muon by 0.02 in longer" in found(0.0, 0.0, spread=0.05)
@@ -376,7 +385,7 @@ def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
         write_data(tmp_path, data)
         said = longer_runs_sentence(tmp_path)
         assert said.startswith(f"**{smaller} comparisons in which methods differed in short runs differ less in longer")
-        assert said.startswith("; 1 no longer by what matters**", said.index("ones") + 4) == bool(gone)
+        assert said.startswith("; 1 no longer by what matters.**", said.index("ones") + 4) == bool(gone)
         (row,) = longer_runs_table(tmp_path).splitlines()[2:]
         word = "no difference that matters" if gone else "better"
         assert f"(../reports/{short.report_name}), −0.15" in row

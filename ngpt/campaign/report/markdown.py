@@ -145,7 +145,7 @@ def hours_of(rows: Sequence[dict[str, Any]]) -> float:
 
 def hours_unit(data: dict[str, Any]) -> str:
     """Return the unit in which the time of runs is counted."""
-    one_core = all(e["threads"] == 1 and re.search(r"\d+ cores\)$", e["device"]) for e in data["environments"])
+    one_core = all(e["threads"] == 1 and words.is_cpu(e["device"]) for e in data["environments"])
     return "core-hours" if one_core else "hours of training"
 
 
@@ -159,12 +159,12 @@ def ways_to_be_surer(analysis: Analysis, data: dict[str, Any]) -> list[str]:
         return []
     hours = hours_of([row for row in data["runs"] if row["seed"] in seeds]) / len(seeds)
     number = seeds_to_halve(len(seeds))
-    ways = [f"intervals half as wide take {number} new seeds (`--comparison-seeds {number}`), "
+    ways = [f"intervals half as wide need {number} new seeds (`--comparison-seeds {number}`), "
             f"{number * hours:.2g} {hours_unit(data)}"]  # fmt: skip
     undecided = [answer for answer in analysis.answers if answer.verdict.seeds_needed and not answer.contrast.control]
     if undecided:
         first = min(undecided, key=lambda answer: answer.verdict.seeds_needed or 0)
-        ways.append(f"the undecided answer that is easiest to settle, {first.contrast.name}, takes about "
+        ways.append(f"the undecided answer that is easiest to settle, {first.contrast.name}, needs about "
                     f"{first.verdict.seeds_needed:,}")  # fmt: skip
     return ways
 

@@ -1,6 +1,7 @@
 """Answers as a person would say them: words, sentences and numbers as text. No torch."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,6 +134,11 @@ def share_of_training(share: float) -> str:
     return "100% or more" if math.isinf(share) else percent(share)
 
 
+def is_cpu(device: str) -> bool:
+    """Return whether a device, as a run's environment names it, is a CPU."""
+    return re.search(r"\b\d+ cores\)$", device) is not None
+
+
 def sentence(analysis: Analysis, answer: Answer) -> str:
     """Return one comparison as a person would say it, with its numbers."""
     verdict, pair, unit = answer.verdict, answer.contrast.pair, answer.contrast.rule.unit
@@ -146,8 +152,8 @@ def sentence(analysis: Analysis, answer: Answer) -> str:
             "better": f"{pair[0]} is better than {pair[1]}",
             "worse": f"{pair[0]} is worse than {pair[1]}",
             "undecided": f"whether {pair[0]} is better or worse than {pair[1]} is undecided",
-        }.get(verdict.word, f"{pair[0]} makes no difference that matters against {pair[1]}")
-        text = f"{start}: it ends {difference(verdict.effect, unit=unit)}, {on_seeds(answer)}"
+        }.get(verdict.word, f"{pair[0]} and {pair[1]} do not differ by what matters")
+        text = f"{start}: {pair[0]} ends {difference(verdict.effect, unit=unit)}, {on_seeds(answer)}"
         share = analysis.exchange.get(answer.contrast.name)
         if verdict.word in ("better", "worse") and share is not None:
             return f"{text}. That is {exchange_text(share, pair[1])}"
@@ -179,12 +185,15 @@ def tally(answers: Sequence[Answer]) -> str:
         verb = f"make{'s' if len(mine) == 1 else ''}" if word.startswith("no ") else "is" if len(mine) == 1 else "are"
         span, doubted = reach(mine), sum(answer.verdict.doubted is not None for answer in mine)
         named = "; ".join(short_name(answer, other) for answer in mine) if len(mine) <= FEW else ""
-        why = f"{doubted} only because of a rate at the edge of a grid or missing runs" if doubted else ""
+        which = "" if doubted == len(mine) else f"{doubted} of these "
+        why = f"{which}only because a best rate is at the edge of its grid or runs are missing" if doubted else ""
         numbers = f"{span} {unit}" if span and not parts else span
         details = "; ".join(part for part in (": ".join(part for part in (numbers, named) if part), why) if part)
         parts.append(f"{len(mine)} {verb} {word}" + (f" ({details})" if details else ""))
-    compared = f"{len(answers)} {'methods' if other else 'comparisons'}"
-    none = f"none of {compared} is better{f' than {other}' if other else ''}"
+    what = "methods" if other else "comparisons"
+    compared = f"{len(answers)} {what}"
+    none = f"{f'neither {what[:-1]}' if len(answers) == 2 else f'none of {compared}'} is better"
+    none += f" than {other}" if other else ""
     start = "" if answers_of(answers, "better") else f"{none}; "
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
     return f"{start}{listed}" if start else f"of {compared}{f' against {other}' if other else ''}, {listed}"
