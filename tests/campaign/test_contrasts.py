@@ -175,7 +175,7 @@ def test_a_report_of_several_questions(tmp_path: Path) -> None:
     text = path.read_text()
     order = [
         "Muon's cost minus Adam's: better, 0.150 nats per token lower [0.145, 0.155], on all 4 seeds.",
-        "None of 2 comparisons is better; 2 are worse (+0.05",
+        "Neither comparison is better; 2 are worse (+0.05",
         "## Answers",
         "**Does Muon need it less often?** Predicted lower: confirmed.",
         "| Muon's cost minus Adam's | **better** |",

@@ -147,15 +147,15 @@ def test_the_first_screen(reports: Path) -> None:
     assert screen.startswith(
         "# By hand\n\n"
         "**On a 0.25M-parameter model trained on 0.26M tokens of Python's standard library, of 2 methods against base, "
-        "1 is better (−0.1100 nats per token: good) and 1 is undecided (+0.4100: bad; 1 only because of a rate at the "
-        "edge of a grid or missing runs).**\n\n"
+        "1 is better (−0.1100 nats per token: good) and 1 is undecided (+0.4100: bad; only because a best rate is at the "
+        "edge of its grid or runs are missing).**\n\n"
         "[![Effects](figures/hand_effects.png)](figures/hand_effects.svg)\n\n"
         "What it shows.\n\n**What this does not show.** Much.\n\n**What follows.** Little.\n\n"
     )
     # 18 runs tune and 12 compare, 0.01 hours each. Half of t_2 / sqrt(3) is t_4 / sqrt(5); 5 seeds of 4 methods.
     assert screen.endswith(
         "*Scope.* Preset `tiny`: gated-ngpt, 1 layer, 16 wide; data `stdlib`; 8 steps a run; 2 tuning seeds and 3 "
-        "separate comparison seeds. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide take 5 new "
+        "separate comparison seeds. *Cost.* 30 runs, 0.3 core-hours. *To be surer:* intervals half as wide need 5 new "
         "seeds (`--comparison-seeds 5`), 0.2 core-hours.\n\n"
     )
 

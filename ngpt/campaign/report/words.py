@@ -153,7 +153,8 @@ def sentence(analysis: Analysis, answer: Answer) -> str:
             "worse": f"{pair[0]} is worse than {pair[1]}",
             "undecided": f"whether {pair[0]} is better or worse than {pair[1]} is undecided",
         }.get(verdict.word, f"{pair[0]} and {pair[1]} do not differ by what matters")
-        text = f"{start}: {pair[0]} ends {difference(verdict.effect, unit=unit)}, {on_seeds(answer)}"
+        which = pair[0] if verdict.word == "no difference that matters" else "it"
+        text = f"{start}: {which} ends {difference(verdict.effect, unit=unit)}, {on_seeds(answer)}"
         share = analysis.exchange.get(answer.contrast.name)
         if verdict.word in ("better", "worse") and share is not None:
             return f"{text}. That is {exchange_text(share, pair[1])}"
