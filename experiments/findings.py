@@ -16,6 +16,7 @@ import numpy as np
 from experiments import (
     advanced_features,
     geodesic_muon,
+    gpt_control,
     muon_ablations,
     muon_at_155m,
     muon_lr_sweep,
@@ -170,6 +171,24 @@ def in_nats(effect: PairedDifference) -> PairedDifference:
     return dataclasses.replace(effect, **scaled)
 
 
+def on_a_gpt(analysis: Analysis) -> str:
+    """State whether Muon's lead over Adam is smaller on nGPT than on a GPT, and which of the two ends lower."""
+    smaller, ours, theirs, models = (
+        named(analysis.answers, name)
+        for name in ("Muon's lead, nGPT minus GPT", "Muon against Adam on nGPT", "Muon against Adam on GPT",
+                     "nGPT: Muon against GPT: Muon")
+    )  # fmt: skip
+    headline: dict[Word, str] = {
+        "better": "Muon's lead over Adam is larger on nGPT than on a GPT",
+        "no difference that matters": "Muon's lead over Adam is the same on nGPT and on a GPT",
+        "worse": "Muon's lead over Adam is smaller on nGPT than on a GPT",
+        "undecided": "Whether Muon's lead over Adam is smaller on nGPT than on a GPT is open",
+    }
+    leads = f"It ends {difference(theirs)} on a GPT of that depth and width, {difference(ours)} on nGPT"
+    under_muon = difference(models, "lower than the GPT", "higher than the GPT", "level with the GPT")
+    return f"**{headline[smaller.verdict.word]}.** {leads}. Under Muon, nGPT ends {under_muon}"
+
+
 def adam_at_fixed_rates(analysis: Analysis) -> str:
     """State at how many of several rates that nobody tuned Muon ends lower than Adam, in a far larger model."""
     answers = [answer for answer in analysis.answers if not answer.contrast.control]
@@ -270,6 +289,7 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
 FINDINGS = (
     Finding(MUON_AGAINST_ADAM, muon_against_adam),
     Finding(EQUAL_TIME, at_equal_time),
+    Finding(gpt_control.CAMPAIGN, on_a_gpt),
     Finding(AT_155M, adam_at_fixed_rates),
     Finding(ORTHOGONALITY, singular_values),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),

@@ -147,8 +147,8 @@ def test_the_first_screen(reports: Path) -> None:
     assert screen.startswith(
         "# By hand\n\n"
         "**On a 0.25M-parameter model trained on 0.26M tokens of Python's standard library, of 2 methods against base, "
-        "1 is better (−0.1100 nats per token: good) and 1 is undecided (+0.4100: bad; only because a best rate is at the "
-        "edge of its grid or runs are missing).**\n\n"
+        "1 is better (−0.1100 nats per token: good) and 1 is undecided (+0.4100: bad; only because a best rate is at "
+        "the edge of its grid or runs are missing).**\n\n"
         "[![Effects](figures/hand_effects.png)](figures/hand_effects.svg)\n\n"
         "What it shows.\n\n**What this does not show.** Much.\n\n**What follows.** Little.\n\n"
     )
