@@ -90,7 +90,8 @@ CAMPAIGN = Campaign(
         comparison. They led to the warm-up and to the second beta1, and to lower rates for Adam on the GPT. With the
         warm-up, Adam's best rate was the highest of these on both tuning seeds that had ended, with either beta1. So on
         2026-11-27, before any comparison, its grid became the one that it had had at first, which is also that of nGPT.
-        Pilot runs of the GPT (seed 100) had placed the other grids.
+        For the same reason, on the first tuning seed, the grid of auxiliary rates was extended to 0.04, for all
+        methods. Pilot runs of the GPT (seed 100) had placed the other grids.
 
         Prediction: Muon beats Adam on both architectures, by more on the GPT, where the length of a step also decides
         how much the weights grow. NorMuon gains about 0.01 on the GPT and less on nGPT, on which projection already
@@ -118,7 +119,7 @@ CAMPAIGN = Campaign(
         architectures("Muon"), architectures("Adam"), architectures("Adam", "Adam, beta1 0.9"),
         noise_of(muon("nGPT"), LEVEL),
     ),
-    aux_lrs=(0.0025, 0.005, 0.01, 0.02),
+    aux_lrs=(0.0025, 0.005, 0.01, 0.02, 0.04),
     fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
     comparison_seeds=8,
 )  # fmt: skip
