@@ -172,11 +172,11 @@ def in_nats(effect: PairedDifference) -> PairedDifference:
 
 
 def on_a_gpt(analysis: Analysis) -> str:
-    """State whether Muon's lead over Adam is smaller on nGPT than on a GPT, and which of the two ends lower."""
-    smaller, ours, theirs, models = (
+    """State whether Muon's lead over Adam is smaller on nGPT than on a GPT, where Adam has either beta1."""
+    smaller, ours, theirs, usual = (
         named(analysis.answers, name)
         for name in ("Muon's lead, nGPT minus GPT", "Muon against Adam on nGPT", "Muon against Adam on GPT",
-                     "nGPT: Muon against GPT: Muon")
+                     "Muon against Adam, beta1 0.9 on GPT")
     )  # fmt: skip
     headline: dict[Word, str] = {
         "better": "Muon's lead over Adam is larger on nGPT than on a GPT",
@@ -184,9 +184,8 @@ def on_a_gpt(analysis: Analysis) -> str:
         "worse": "Muon's lead over Adam is smaller on nGPT than on a GPT",
         "undecided": "Whether Muon's lead over Adam is smaller on nGPT than on a GPT is open",
     }
-    leads = f"It ends {difference(theirs)} on a GPT of that depth and width, {difference(ours)} on nGPT"
-    under_muon = difference(models, "lower than the GPT", "higher than the GPT", "level with the GPT")
-    return f"**{headline[smaller.verdict.word]}.** {leads}. Under Muon, nGPT ends {under_muon}"
+    on_gpt = f"on a GPT of that depth and width {difference(theirs)}, or with a beta1 of 0.9 {difference(usual)}"
+    return f"**{headline[smaller.verdict.word]}.** On nGPT it ends {difference(ours)}, {on_gpt}"
 
 
 def adam_at_fixed_rates(analysis: Analysis) -> str:
