@@ -280,7 +280,8 @@ def test_the_finding_on_a_gpt_follows_the_verdicts(tmp_path: Path) -> None:
         found = findings_list(tmp_path)
         assert f"**Muon's lead over Adam is {says}" in found
         assert "On nGPT it ends 0.060 lower [0.059, 0.061], on a GPT of that depth and width " in found
-        assert f" {lead:.3f} lower [{lead - 0.001:.3f}, {lead + 0.001:.3f}], or with a beta1 of 0.9 0.050 lower" in found
+        interval = f"[{lead - 0.001:.3f}, {lead + 0.001:.3f}]"
+        assert f" {lead:.3f} lower {interval}, or with a beta1 of 0.9 0.050 lower" in found
 
 
 def test_the_finding_of_a_far_larger_model_follows_the_verdicts(tmp_path: Path) -> None:
