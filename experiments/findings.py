@@ -184,7 +184,7 @@ def on_a_gpt(analysis: Analysis) -> str:
         "worse": "Muon's lead over Adam is smaller on nGPT than on a GPT",
         "undecided": "Whether Muon's lead over Adam is smaller on nGPT than on a GPT is open",
     }
-    on_gpt = f"on a GPT of that depth and width {difference(theirs)}, or with a beta1 of 0.9 {difference(usual)}"
+    on_gpt = f"on a GPT {difference(theirs)}, or {difference(usual)} where Adam has its usual beta1"
     return f"**{headline[smaller.verdict.word]}.** On nGPT it ends {difference(ours)}, {on_gpt}"
 
 

@@ -111,4 +111,27 @@ CAMPAIGN = Campaign(
     aux_lrs=(0.0025, 0.005, 0.01, 0.02, 0.04),
     fields={"schedule": "linear", "aux_lr": 0.01, "aux_lr_ratio": None},
     comparison_seeds=8,
+    reading=r"""
+        Muon leads Adam on both architectures, on every seed, and by more on the GPT, whichever beta1 Adam has there. So
+        part of what Muon gains over Adam on a GPT is not there to be gained on nGPT. NorMuon ends lower on the GPT on
+        every seed, by so nearly what matters that the rule leaves it undecided. On nGPT a gain that matters is
+        excluded. That it gains less on nGPT is suggested: the interval excludes zero, but not a difference too small to
+        matter. Cautious decay on the GPT gains less than predicted, and less than matters. Adam's beta1 makes no
+        difference on average, though single seeds differ by more than what matters, with either sign. The other
+        predictions came true.
+
+        Adam wants another auxiliary rate on each architecture: on the GPT four times as high as on nGPT. With the rate
+        of nGPT, Muon's lead on the GPT would look larger than it is.
+    """,
+    does_not_show=r"""
+        Which architecture is better: the GPT is larger, and for neither is anything but the rates tuned. How large
+        Muon's lead is on a GPT of nGPT's size, or over an Adam with weight decay, longer warm-up or clipped gradients.
+        Another size or text. On nGPT nothing here is new evidence: Adam's comparison runs are those of
+        `muon_lr_sweep`, and Muon's and NorMuon's those of `advanced_features`, with the same settings and seeds. Twelve
+        of the tuning runs on nGPT are from a GPU.
+    """,
+    follows=r"""
+        A gain on nGPT need not be that on a GPT, nor the reverse. Next are the same contrasts at `rung-2`, with MLPs of
+        equal width.
+    """,
 )  # fmt: skip
