@@ -94,7 +94,7 @@ def longer_runs_sentence(reports: Path) -> str:
     appeared = f" {new} {'differs' if new == 1 else 'differ'} only in longer ones." if new else ""
     return (
         f"**{which} {len(found)} comparisons in which methods differed in short runs differ less in longer ones"
-        f"{'; '.join(['', *rest])}.**{appeared} Large differences shrink when measured again, and more "
+        f"{'; '.join(['', *rest])}.**{appeared} Selected differences shrink when repeated, and more "
         f"than length changed ([list]({PAGE}))"
     )
 
