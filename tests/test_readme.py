@@ -261,7 +261,7 @@ def test_findings_end_with_the_same_differences_elsewhere(tmp_path: Path) -> Non
     mean = (8 * 0.1 + 10 * 0.2) / 18
     half = 2.1199 * 0.01 * (8 / 16 + 10 / 16) ** 0.5 / 18**0.5  # t of 16, around each campaign's own mean
     size = f"{millions(data['parameters'])} parameters"
-    assert f"| | {size}, Python's standard library | {size}, English |\n|---|---|---|\n" in found and PAGE in found
+    assert f"| | {size}, stdlib | {size}, English |\n|---|---|---|\n" in found and PAGE in found
     both = f"−{mean:.4f} [−{mean + half:.4f}, −{mean - half:.4f}]"
     assert f"| Muon against Adam | {both} | −0.1000 [−0.10" in found
 
