@@ -56,7 +56,7 @@ class Finding:
 
 
 def findings_list(reports: Path) -> str:
-    """Return the bullets, with what they have in common above and the same differences elsewhere in a table below.
+    """Return the bullets, with what they have in common above, and below the main differences at each size and text.
 
     Links are relative to README.
     """
@@ -185,14 +185,14 @@ def on_a_gpt(analysis: Analysis) -> str:
         "undecided": "Whether Muon's lead over Adam is smaller on nGPT than on a GPT is open",
     }
     on_gpt = f"on a GPT {difference(theirs)}, or {difference(usual)} where Adam has its usual beta1"
-    return f"**{headline[smaller.verdict.word]}.** On nGPT it ends {difference(ours)}, {on_gpt}"
+    return f"**{headline[smaller.verdict.word]}.** On nGPT Muon ends {difference(ours)}, {on_gpt}"
 
 
 def adam_at_fixed_rates(analysis: Analysis) -> str:
     """State at how many of several rates that nobody tuned Muon ends lower than Adam, in a far larger model."""
     answers = [answer for answer in analysis.answers if not answer.contrast.control]
-    higher, rates = len(words.answers_of(answers, "worse")), len(answers)
-    headline = f"Early in the training of a far larger model, Muon at one rate is ahead of Adam at {higher} of {rates}."
+    ahead, rates = len(words.answers_of(answers, "worse")), len(answers)
+    headline = f"Early in the training of a far larger model, Muon at one rate is ahead of Adam at {ahead} of {rates}."
     means = [-answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
     return f"**{headline}**" + (f" Mean differences range from {range_text(means)}; no rate is tuned" if means else "")
 

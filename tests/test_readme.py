@@ -279,7 +279,7 @@ def test_the_finding_on_a_gpt_follows_the_verdicts(tmp_path: Path) -> None:
         write_data(tmp_path, data)
         found = findings_list(tmp_path)
         assert f"**Muon's lead over Adam is {says}" in found
-        assert "On nGPT it ends 0.060 lower [0.059, 0.061], on a GPT " in found
+        assert "On nGPT Muon ends 0.060 lower [0.059, 0.061], on a GPT " in found
         interval = f"[{lead - 0.001:.3f}, {lead + 0.001:.3f}]"
         assert f" {lead:.3f} lower {interval}, or 0.050 lower [0.049, 0.051] where Adam has" in found
 
