@@ -236,6 +236,32 @@ def test_loss_against_rate_and_against_the_angle_that_came_of_it() -> None:
     assert all(label.xy == pytest.approx((0.03, 2.11)) for label in end_labels(right)), "from the end of its line"
 
 
+def test_what_turns_by_no_angle_is_named_on_the_left() -> None:
+    """One of two methods; then, with a panel for each family, half of the families have no right panel."""
+    campaign = campaign_of("Muon", "Adam")
+    data = data_of(campaign, LOSSES)
+    for r in data["runs"]:
+        if r["method"] == "Adam":
+            r["telemetry"] = {"step": []}
+    left, right = drawn(draw_loss_against_lr, campaign, analyze(campaign, data), data).axes
+    named = [[label.get_text() for label in end_labels(axes)] for axes in (left, right)]
+    assert named == [["Adam"], ["Muon"]] and right.axison
+
+    names = [f"{kind} {number}" for number in range(4) for kind in ("sphere", "flat")]
+    campaign = campaign_of(*names, baselines=("sphere 0",))
+    methods = tuple(dataclasses.replace(m, family=m.name.split()[0]) for m in campaign.methods)
+    campaign = dataclasses.replace(campaign, methods=methods, baselines=("sphere 0", "flat 0"))
+    data = data_of(campaign, dict.fromkeys(names, LOSSES["Muon"]))
+    for r in data["runs"]:
+        if r["method"].startswith("flat"):
+            r["telemetry"] = {"step": []}
+    figure = drawn(draw_loss_against_lr, campaign, analyze(campaign, data), data)
+    panels = np.reshape(figure.axes, (2, 2))
+    assert [[axes.axison for axes in row] for row in panels] == [[True, True], [True, False]]
+    assert not end_labels(panels[0, 0]) and end_labels(panels[0, 1]) and end_labels(panels[1, 0])
+    assert panels[0, 1].get_xlabel().startswith("mean angle") and not panels[1, 1].get_xlabel()
+
+
 def test_without_measured_angles_there_is_one_panel_and_a_missing_run_is_a_cross() -> None:
     campaign = campaign_of("Muon", "Adam")
     data = data_of(campaign, LOSSES)

@@ -89,18 +89,22 @@ def _angles(
 
 
 def _draw(campaign: Campaign, analysis: Analysis, curves: Sequence[Curve], label: str, vectors: str) -> Figure:
-    """Draw all curves, by family if there are many, left against the rate and right against the angle."""
+    """Draw all curves, by family if there are many, left against the rate and right against the angle.
+
+    Where the vectors of a family's models have no length to keep, nothing turns by an angle, and there is no right.
+    """
     looks = looks_of(campaign)
     families = families_of(campaign, [curve.method for curve in curves])
     if len(curves) <= MOST or len(families) < 2:
         families = {"": [curve.method for curve in curves]}
-    measured = any((np.isfinite(curve.angles) & curve.whole & (curve.angles > 0)).any() for curve in curves)
+    turning = {curve.method for curve in curves if (curve.whole & (curve.angles > 0)).any()}
+    measured = bool(turning)
     most = max(map(len, families.values()))
     height = 0.9 + len(families) * max(3.0 if len(families) == 1 else 2.0, 0.25 + 0.16 * min(most, MANY))
     figure, grid = subplots(WIDTH if measured else 0.75 * WIDTH, height, len(families), 1 + measured, sharey="row",
                             squeeze=False, sharex="col")  # fmt: skip
     ends: dict[Axes, list[End]] = {}
-    unnamed = 0
+    unnamed, lowest = 0, grid[-1, -1]
     for axes, (family, names) in zip(grid, families.items(), strict=True):
         strong = standing_out(campaign, analysis, names)
         named = named_of(campaign, analysis, names)
@@ -114,8 +118,14 @@ def _draw(campaign: Campaign, analysis: Analysis, curves: Sequence[Curve], label
         _draw_curves(axes[0], mine, [curve.rates for curve in mine], looks, strong, optima=len(curves) < 4)
         if measured:
             _draw_curves(axes[1], mine, [curve.angles for curve in mine], looks, strong, optima=False)
-        last = [curve.angles if measured else curve.rates for curve in mine]
-        ends[axes[-1]] = _ends(family, mine, last, looks, strong)
+        turned, rest = ([curve for curve in mine if (curve.method in turning) == here] for here in (True, False))
+        if turned:
+            ends[axes[1]] = _ends(family, turned, [curve.angles for curve in turned], looks, strong)
+            lowest = axes[1]
+        elif measured:
+            axes[1].set_axis_off()
+        if rest:
+            ends[axes[0]] = _ends(family, rest, [curve.rates for curve in rest], looks, strong)
         axes[0].set_ylabel(metric_text(campaign))
         axes[0].set_title(family)
         _set_range(axes[0], mine, others=len(mine) < len(names))
@@ -125,7 +135,8 @@ def _draw(campaign: Campaign, analysis: Analysis, curves: Sequence[Curve], label
     if measured:
         angles = np.concatenate([curve.angles[curve.whole & (curve.angles > 0)] for curve in curves])
         name_ticks(grid[0, 1], "x", log_ticks(float(angles.min()) / 1.05, float(angles.max()) * 1.05))
-        grid[-1, 1].set_xlabel(f"mean angle by which the {vectors} turn per step [rad]")
+        lowest.tick_params(labelbottom=True)
+        lowest.set_xlabel(f"mean angle by which the {vectors} turn per step [rad]")
     few = len(curves) < 4
     says = "Mean, seeds as dots, and 95% interval over seeds" + ("" if few else " of baseline and best")
     says += "; dotted: fitted optimum, shaded: its range over resampled seeds" if few and any(
