@@ -81,7 +81,8 @@ CAMPAIGN = Campaign(
         warm-up, Adam's best rate was the highest of these on both tuning seeds that had ended, with either beta1. So on
         2026-11-27, before any comparison, its grid became the one that it had had at first, which is also that of nGPT.
         For the same reason, on the first tuning seed, the grid of auxiliary rates was extended to 0.04, for all
-        methods. Pilot runs of the GPT (seed 100) had placed the other grids.
+        methods. The comparison of Muon's lead with a beta1 of 0.9 was added on that day too, while the hidden rates
+        were being tuned. Pilot runs of the GPT (seed 100) had placed the other grids.
 
         Prediction: Muon beats Adam on both architectures, by more on the GPT, where the length of a step also decides
         how much the weights grow. NorMuon gains about 0.01 on the GPT and less on nGPT, on which projection already
