@@ -55,6 +55,11 @@ COMPARISONS: dict[str, tuple[Place, ...]] = {
         (projection_frequency.CAMPAIGN, "Adam, K = 20", "Adam, K = 7"),
         (scaling_ladder.CAMPAIGN, "Adam, K = 20", "Adam"),
     ),
+    "control: Muon on other batches against Muon": (
+        (orthogonality.CAMPAIGN, "Muon, other batches", "Muon"),
+        (sphere_finalists.CAMPAIGN, "Muon, other batches", "Muon"),
+        (scaling_ladder.CAMPAIGN, "Muon, other batches", "Muon"),
+    ),
 }  # fmt: skip
 
 SCOPES: tuple[tuple[str, str | None], ...] = tuple(product(("rung-1", "rung-2"), (None, "English")))

@@ -103,3 +103,13 @@ def test_no_table_is_wider_than_a_screen() -> None:
         for line in report.read_text(encoding="utf-8").splitlines():
             if line.startswith("|") and "GATES" not in report.name:
                 assert len(line.replace("**", "").replace("`", "")) <= WIDEST, f"{report.name}: {line}"
+
+
+def test_every_report_shows_a_control_for_noise_where_one_has_been_run() -> None:
+    """Its own, or those of other campaigns at the same preset, on the same text and as long."""
+    found = lines()
+    where = {(line["preset"], line["data"], line["tokens"]) for line in found if line["control"]}
+    reports = {line["report"] for line in found if (line["preset"], line["data"], line["tokens"]) in where}
+    assert len(reports) > 15
+    without = [name for name in reports if "**Control: " not in (REPORTS / name).read_text(encoding="utf-8")]
+    assert not without

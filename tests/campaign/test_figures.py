@@ -87,6 +87,24 @@ def test_the_legend_of_effects_has_the_words_that_occur() -> None:
     assert len({*WORD_MARKERS.values()}) == len({*WORD_COLORS.values()}) == 4
 
 
+def test_controls_of_other_campaigns_come_last_and_leave_the_range_of_the_effects() -> None:
+    campaign = campaign_of("Muon", "Adam")
+    line = {"contrast": "Muon, other batches against Muon", "campaign": "ladder", "effect": -0.01, "low": -0.07,
+            "high": 0.05, "agreeing": 6, "seeds": 10}  # fmt: skip
+    analysis = analyzed(campaign)[1]
+    (alone,) = drawn(draw_effects, analysis).axes
+    (axes,) = drawn(lambda one: draw_effects(one, [line]), analysis).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Adam", "Muon, other batches (ladder)"]
+    headers = [text.get_text() for text in axes.texts if text.get_gid() == "header"]
+    assert headers[1] == "Controls of other campaigns: how much do other batches change a method?"
+    place = place_of(axes, "Muon, other batches (ladder)")
+    mine = [one for one in axes.lines if len(one.get_xdata()) and set(one.get_ydata()) == {place}]
+    assert [list(one.get_xdata()) for one in mine] == [[-0.07, 0.05], [-0.01]] and "6 of 10" in texts(axes)
+    assert {one.get_color() for one in mine} == {GRAY} and mine[1].get_markerfacecolor() == "#FFFFFF"
+    low, high = axes.get_xlim()
+    assert low < -0.07 and alone.get_xlim()[1] <= high, "nothing of its own is left out"
+
+
 def test_an_effect_far_away_is_written_and_does_not_squash_the_others() -> None:
     campaign = campaign_of("Muon", "Adam", "Kaon", "random signs")
     losses = {**LOSSES, "Adam": (2.01, 2.12, 2.2), "random signs": (2.6, 2.71, 2.83)}

@@ -15,6 +15,8 @@ from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Contrast, Method, Reading, Rule, noise_of, on_other_batches
 from ngpt.campaign.execution.collect import write_data
+from ngpt.campaign.report import markdown
+from ngpt.campaign.report.controls import controls_of_others
 from ngpt.campaign.report.index import known_map, write_index
 from ngpt.campaign.report.markdown import settings_of, write_report
 from ngpt.campaign.report.words import headline, prediction, reach
@@ -267,6 +269,33 @@ def test_telemetry_and_cost(reports: Path) -> None:
     ]
     assert "30 runs planned: 30 done.\nNo run failed or diverged, and no step was skipped.\n" in text
     assert "python train_architectural.py --lr 0.02 --good 1 2 --seed 50 --threads 1 --out single\n" in text
+
+
+def test_a_campaign_without_a_control_shows_those_of_published_ones(
+    reports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods, baselines = HAND.methods[:-1], HAND.baselines[:-1]
+    alone = dataclasses.replace(HAND, name="alone", methods=methods, baselines=baselines, further=())
+    rows = [row for row in collected()["runs"] if row["method"] != "base, other batches"]
+    mine = {**collected(), "campaign": "alone", "definition": alone.digest, "runs": rows, "planned_runs": len(rows)}
+    monkeypatch.setattr(markdown, "PUBLISHED", reports)
+    write_data(tmp_path, mine)
+    text = write_report(alone, tmp_path)[0].read_text()
+    assert table_after(text, "**Control: how much do other batches change a method?**") == [
+        "| comparison | campaign | effect [95% interval], nats per token | seeds with that sign |",
+        "| base, other batches against base | `hand` | +0.0100 [−0.0397, +0.0597] | 2 of 3 |",
+    ]
+    assert "how much do other batches change a method" not in (reports / "HAND_REPORT.md").read_text(), "it has its own"
+
+    analysis = analyze(alone, mine)
+    training, model = mine["training"], mine["model"]
+    elsewhere: tuple[dict[str, Any], ...] = (
+        {"preset": "rung-1"}, {"data": "other.txt"}, {"training": {**training, "steps": 9}},
+        {"model": {**model, "arch": "gpt"}}, {"training": {**training, "budget_seconds": 8.0}},
+    )  # fmt: skip
+    assert controls_of_others(analysis, mine, reports)
+    assert not any(controls_of_others(analysis, {**mine, **change}, reports) for change in elsewhere)
+    assert controls_of_others(analysis, mine, tmp_path / "nothing") == []
 
 
 def test_the_index_and_the_verdicts(reports: Path) -> None:

@@ -181,17 +181,22 @@ def write_index(studies: Sequence[Indexed], reports: Path) -> None:
     write_text(reports / "README.md", "\n".join(parts))
 
 
+def read_verdicts(reports: Path) -> list[dict[str, Any]]:
+    """Return the lines of `verdicts.jsonl` in `reports`; none without that file. Raises InputError if it is damaged."""
+    path = reports / VERDICTS
+    if not path.exists():
+        return []
+    with as_input_error(f"{path}: damaged; remove it", ValueError):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 HEAD = "| comparison | answer | effect [95% interval] | seeds |\n|---|---|---|---|\n"
 
 
 def _of_others(studies: Sequence[Indexed], reports: Path) -> list[dict[str, Any]]:
     """Return the lines of the last `verdicts.jsonl` whose reports are there and are of none of these experiments."""
-    path = reports / VERDICTS
-    if not path.exists():
-        return []
-    with as_input_error(f"{path}: damaged; remove it", ValueError):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     own = {name for study in studies for name in (study.name, study.runner)}
+    lines = read_verdicts(reports)
     return [line for line in lines if line["campaign"] not in own and (reports / line["report"]).exists()]
 
 

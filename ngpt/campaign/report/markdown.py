@@ -21,6 +21,7 @@ from ngpt.campaign.definition.plan import key_of
 from ngpt.campaign.execution.collect import data_path, read_data
 from ngpt.campaign.execution.options import PUBLISHED
 from ngpt.campaign.report import words
+from ngpt.campaign.report.controls import controls_of_others, effect_in
 from ngpt.campaign.report.figures import draw_figures
 from ngpt.campaign.report.forecast import forecasts_of
 from ngpt.campaign.report.words import mean_sd, percent, signed
@@ -44,10 +45,11 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
     data = read_data(campaign, reports)
     analysis = analyze(campaign, data)
     summaries = analysis.summaries
+    controls = controls_of_others(analysis, data, PUBLISHED)
     usual = campaign.configure(campaign.arms()[0], 0, {}, campaign.preset)
     path = write_markdown(
         "report.md.j2", reports / campaign.report_name, campaign=campaign, analysis=analysis, data=data,
-        files=draw_figures(campaign, analysis, data, reports / "figures"),
+        files=draw_figures(campaign, analysis, data, reports / "figures", controls), controls=controls,
         headline=words.headline(campaign, analysis, data), cost=cost_of(data),
         ways=ways_to_be_surer(analysis, data), forecasts=forecasts_of(data, analysis),
         published=campaign.published.get((data["data"], data["preset"])),
@@ -78,7 +80,7 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.interval_text, words.word_of,
-                words.agreement, words.prediction, words.p_text)  # fmt: skip
+                words.agreement, words.prediction, words.p_text, effect_in)  # fmt: skip
     filters = (*of_words, nanmean, counted, interval, share_text, cleandoc, hours_unit)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     text = environment.get_template(template).render(**content)

@@ -9,7 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ngpt.campaign.analysis.analyze import Analysis
+from ngpt.campaign.analysis.statistics import Array, PairedDifference
 from ngpt.campaign.analysis.verdict import Answer
+from ngpt.campaign.definition import Rule, Word
+from ngpt.campaign.report.controls import Line, effect_in
 from ngpt.campaign.report.figures.marks import BAND, Differences, headline, range_without_far
 from ngpt.campaign.report.style import (
     BLACK,
@@ -35,28 +38,33 @@ NAME_WIDTH = 48
 HEADER_WIDTH = 128
 
 
-def draw_effects(analysis: Analysis) -> Figure | None:
-    """Draw the contrast of every answer, its seeds behind it, over the band of differences that do not matter."""
+def draw_effects(analysis: Analysis, controls: Sequence[Line] = ()) -> Figure | None:
+    """Draw the contrast of every answer, its seeds behind it, over the band of differences that do not matter.
+
+    controls: those of other campaigns, which come last, without seeds.
+    """
     groups = [list(answers) for answers in analysis.questions().values()]
-    shown = [answer for answers in groups for answer in answers]
-    if not any(answer.verdict.effect is not None for answer in shown):
+    rows = [row for answers in groups for row in _rows(answers)]
+    own = [row.drawn for row in rows if row.drawn is not None]
+    if not any(one.effect is not None for one in own):
         return None
-    rows: list[Row] = [row for answers in groups for row in _rows(answers)]
+    rows += _rows_of_controls(controls, groups[0][0].contrast.rule)
     place = 0.0
     for row in rows:
         extra = 0.5 * row.text.count("\n")
         place += 0.45 if row.kind == "question" and place else 0.0
         row.place = place + extra / 2
         place += 1 + extra
-    headers = [row for row in rows if row.answer is None]
-    places = {row.place: row.answer for row in rows if row.answer is not None}
-    names = {row.place: row.text for row in rows if row.answer is not None}
+    headers = [row for row in rows if row.drawn is None]
+    places = {row.place: row.drawn for row in rows if row.drawn is not None}
+    names = {row.place: row.text for row in rows if row.drawn is not None}
+    shown = list(places.values())
     figure, axes = subplots(WIDTH, 1.2 + 0.235 * place)
-    axes.set(ylim=(place - 0.4, -0.6), xlim=_limits(shown))
-    units = {answer.contrast.rule.unit for answer in shown}
+    axes.set(ylim=(place - 0.4, -0.6), xlim=_limits(own, controls))
+    units = {one.rule.unit for one in shown}
     _draw_bands(axes, rows)
-    for at, answer in places.items():
-        _draw_row(axes, answer, at, unit=len(units) > 1)
+    for at, one in places.items():
+        _draw_row(axes, one, at, unit=len(units) > 1)
     axes.axvline(0, color=BLACK, linewidth=0.9, zorder=2.5)
     axes.set_yticks(list(names), list(names.values()))
     axes.tick_params(axis="y", length=0)
@@ -75,14 +83,36 @@ def draw_effects(analysis: Analysis) -> Figure | None:
     return figure
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One comparison as a row shows it."""
+
+    effect: PairedDifference | None
+    values: Array
+    """on each seed that has a result"""
+    word: Word | None
+    """None for a control"""
+    rule: Rule
+    agreement: str
+
+
 @dataclass
 class Row:
     """One line of text at the left: a question, what its answers are against, or an answer."""
 
     kind: Literal["question", "against", "answer"]
     text: str
-    answer: Answer | None = None
+    drawn: Drawn | None = None
     place: float = 0.0
+
+
+def _row(answer: Answer, other: str | None) -> Row:
+    drawn = Drawn(
+        effect=answer.verdict.effect, values=answer.values[np.isfinite(answer.values)],
+        word=None if answer.contrast.control else answer.verdict.word, rule=answer.contrast.rule,
+        agreement=agreement(answer),
+    )  # fmt: skip
+    return Row("answer", fill(short_name(answer, other), NAME_WIDTH), drawn)
 
 
 def _rows(answers: Sequence[Answer]) -> list[Row]:
@@ -90,7 +120,7 @@ def _rows(answers: Sequence[Answer]) -> list[Row]:
     question, other = answers[0].contrast.question, against(answers)
     if other is not None:
         header = fill(f"{question} – against {other}", HEADER_WIDTH)
-        return [Row("question", header), *(Row("answer", fill(short_name(a, other), NAME_WIDTH), a) for a in answers)]
+        return [Row("question", header), *(_row(answer, other) for answer in answers)]
     rows = [Row("question", fill(question, HEADER_WIDTH))]
     pairs = [answer.contrast.pair for answer in answers]
     plain = all(pair is not None and answer.contrast.name == f"{pair[0]} against {pair[1]}"
@@ -99,51 +129,61 @@ def _rows(answers: Sequence[Answer]) -> list[Row]:
         if plain and pair is not None and pair[1] != other:
             other = pair[1]
             rows.append(Row("against", f"against {other}"))
-        rows.append(Row("answer", fill(short_name(answer, other), NAME_WIDTH), answer))
+        rows.append(_row(answer, other))
+    return rows
+
+
+def _rows_of_controls(controls: Sequence[Line], rule: Rule) -> list[Row]:
+    """Return the rows of controls from other campaigns, below a header; their values on each seed are not at hand."""
+    rows = [Row("question", "Controls of other campaigns: how much do other batches change a method?")] * bool(controls)
+    for line in controls:
+        said = f"{line['agreeing']} of {line['seeds']}"
+        drawn = Drawn(effect=effect_in(line), values=np.empty(0), word=None, rule=rule, agreement=said)
+        name = f"{line['contrast'].split(' against ')[0]} ({line['campaign']})"
+        rows.append(Row("answer", fill(name, NAME_WIDTH), drawn))
     return rows
 
 
 def _draw_bands(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw the band of differences that do not matter behind the rows, in one piece where they follow each other."""
-    for _, run in groupby(rows, lambda row: row.answer and row.answer.contrast.rule.smallest_effect):
+    for _, run in groupby(rows, lambda row: row.drawn and row.drawn.rule.smallest_effect):
         mine = list(run)
-        if mine[0].answer is not None:
-            smallest = mine[0].answer.contrast.rule.smallest_effect
+        if mine[0].drawn is not None:
+            smallest = mine[0].drawn.rule.smallest_effect
             edges = [mine[0].place - 0.5, mine[-1].place + 0.5]
             axes.fill_betweenx(edges, -smallest, smallest, color=BAND, linewidth=0, zorder=0)
 
 
-def _limits(shown: Sequence[Answer]) -> tuple[float, float]:
-    """Return the range of differences: all intervals but far ones, and the seeds near them."""
-    effects = [answer.verdict.effect for answer in shown]
-    known = [e for e in effects if e is not None]
-    smallest = max(answer.contrast.rule.smallest_effect for answer in shown)
+def _limits(shown: Sequence[Drawn], controls: Sequence[Line]) -> tuple[float, float]:
+    """Return the range of differences: all intervals but far ones, the seeds near them, and those of `controls`."""
+    known = [one.effect for one in shown if one.effect is not None]
+    smallest = max(one.rule.smallest_effect for one in shown)
     low, high = range_without_far([e.t_low for e in known], [e.t_high for e in known], 1.15 * smallest)
-    values = np.concatenate([answer.values[np.isfinite(answer.values)] for answer in shown])
+    values = np.concatenate([one.values for one in shown])
     reach = 0.5 * (high - low)
     near = values[(values > low - reach) & (values < high + reach)]
     low, high = min([low, *near]), max([high, *near])
     inside = [e for e in known if low <= e.mean <= high]  # their intervals are drawn whole
     low, high = min([low, *(e.t_low for e in inside)]), max([high, *(e.t_high for e in inside)])
+    low, high = min([low, *(line["low"] for line in controls)]), max([high, *(line["high"] for line in controls)])
     room = 0.04 * (high - low)
     return low - room, high + room
 
 
-def _draw_row(axes: Axes, answer: Answer, place: float, *, unit: bool) -> None:
-    """Draw one answer at a height; what lies outside the axes becomes an arrow and a number at their edge."""
-    rule, e, control = answer.contrast.rule, answer.verdict.effect, answer.contrast.control
+def _draw_row(axes: Axes, one: Drawn, place: float, *, unit: bool) -> None:
+    """Draw one comparison at a height; what lies outside the axes becomes an arrow and a number at their edge."""
+    e = one.effect
     low, high = axes.get_xlim()
-    values = answer.values[np.isfinite(answer.values)]
-    color = GRAY if control else WORD_COLORS[answer.verdict.word]
-    axes.plot(values, np.full(len(values), place), "o", color=mixed(color, "#FFFFFF", 0.45), markersize=5,
+    color = GRAY if one.word is None else WORD_COLORS[one.word]
+    axes.plot(one.values, np.full(len(one.values), place), "o", color=mixed(color, "#FFFFFF", 0.45), markersize=5,
               markeredgewidth=0, zorder=2.8)  # fmt: skip
     beside = blended_transform_factory(axes.transAxes, axes.transData)
-    text = agreement(answer) if e is not None else "too few runs"
-    axes.text(1.012, place, text + (f", {rule.unit}" if unit else ""), transform=beside, va="center_baseline")
+    text = one.agreement if e is not None else "too few runs"
+    axes.text(1.012, place, text + (f", {one.rule.unit}" if unit else ""), transform=beside, va="center_baseline")
     if e is None:
         return
-    face = "#FFFFFF" if control else color
-    marker = "o" if control else WORD_MARKERS[answer.verdict.word]
+    face = "#FFFFFF" if one.word is None else color
+    marker = "o" if one.word is None else WORD_MARKERS[one.word]
     if low <= e.mean <= high:
         line = axes.plot([e.t_low, e.t_high], [place, place], color=color, linewidth=1.5, zorder=3)[0]
         line.set_solid_capstyle("butt")
@@ -161,19 +201,19 @@ def _draw_row(axes: Axes, answer: Answer, place: float, *, unit: bool) -> None:
     )  # fmt: skip
 
 
-def _legend(figure: Figure, shown: Sequence[Answer]) -> None:
+def _legend(figure: Figure, shown: Sequence[Drawn]) -> None:
     """Add a legend below the axes: the words that occur, and what dots and band mean."""
-    said = {answer.verdict.word for answer in shown if not answer.contrast.control}
+    said = {one.word for one in shown}
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=color, marker=WORD_MARKERS[word], markersize=6.5, linewidth=1.5, label=word)
         for word, color in WORD_COLORS.items() if word in said
     ]  # fmt: skip
-    if any(answer.contrast.control for answer in shown):
+    if None in said:
         handles.append(Line2D([], [], color=GRAY, marker="o", markerfacecolor="#FFFFFF", markersize=6.5, linewidth=1.5,
                               label="control: noise alone"))  # fmt: skip
     handles.append(Line2D([], [], color=mixed(GRAY, "#FFFFFF", 0.45), marker="o", markersize=5, linewidth=0,
                           label="one seed"))  # fmt: skip
-    smallest = sorted({answer.contrast.rule.smallest_effect for answer in shown})
+    smallest = sorted({one.rule.smallest_effect for one in shown})
     size = f": ±{smallest[0]:g}" if len(smallest) == 1 else ""
     handles.append(Patch(color=BAND, label=f"too small to matter{size}"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) if len(handles) < 7 else 4,
