@@ -13,28 +13,39 @@ STUDY = Transfer(
         competing rule for Adam is that of nuGPT, width^(-3/4) for the rate of hidden matrices
         ([arXiv 2604.27077](https://arxiv.org/abs/2604.27077)), which makes the angle proportional to width^(-1/4).
 
-        Widths from 32 to 256 differ by a factor of 8, over which the two rules differ by 1.7 in the rate. Depth, head
-        width, batches and the number of steps are the same at all widths, so wider models see fewer tokens per
-        parameter. The auxiliary rate is not tuned: it is the preset's at width 64, and proportional to width^(-1/2),
-        on which both rules agree for the embedding. The logit scale starts at the root of the width, as always.
+        Widths from 32 to 256 differ by a factor of 8. From 64 to 256 the two rules differ by 1.4 in the rate. Depth,
+        head width, batches and the number of steps are the same at all widths, so that wider models see fewer tokens
+        per parameter. The auxiliary rate is not tuned: it is the preset's at width 64, and proportional to
+        width^(-1/2), on which both rules agree for the embedding. That also slows gates, alpha and the scales of the
+        MLP, for which nothing asks. In `sensitivity`, four times the auxiliary rate went with a best hidden rate lower
+        by a sixth, under Muon and Adam. So an auxiliary exponent that is wrong by 1/2 would shift the exponents found
+        here by about 0.06.
 
-        Prediction: equal angles hold for Muon and both geodesic steps. For Adam equal angles are not ruled out, and
-        nuGPT's rule is either ruled out or open: a factor of 1.7 in the rate costs less than 0.02 nats.
+        The middle of each grid is the best rate of published campaigns, interpolated to 500 steps. Their noise was
+        0.010 to 0.017 nats a run. In made-up studies with such noise, five seeds nearly always tell the two rules for
+        Adam apart, and most often find that a true rule holds (`tests/campaign/test_transfer.py`).
+
+        Prediction: equal angles hold for Muon, both geodesic steps and Adam, and nuGPT's rule is ruled out. Carrying
+        the best rate of width 64 by equal angles costs less than 0.02 nats at every width.
+
+        Before any run, a reader of this file found that three of five rates entered the parabola, that Adam's first
+        step, several times as large as the rest, raised its angles, and that nuGPT's rule, which is about the rate, was
+        judged by the angle. All three were changed, and the grids moved a little.
     """,
     preset="rung-1",
     fields={"steps": 500, "eval_every": 100, "telemetry_every": 19},
     methods={
-        "Muon": Scaled(fields={"optimizer": "muon"}, lr=0.03, exponent=0.0),
+        "Muon": Scaled(fields={"optimizer": "muon"}, lr=0.035, exponent=0.0),
         "geodesic, θ = lr": Scaled(fields={"optimizer": "muon", "geodesic_muon": "lr"}, lr=0.03, exponent=0.0),
-        "geodesic, θ = lr‖u‖": Scaled(fields={"optimizer": "muon", "geodesic_muon": "lr-norm"}, lr=0.03, exponent=0.0),
-        "Adam": Scaled(fields={"optimizer": "adam"}, lr=0.015, exponent=-0.5),
+        "geodesic, θ = lr‖u‖": Scaled(fields={"optimizer": "muon", "geodesic_muon": "lr-norm"}, lr=0.035, exponent=0.0),
+        "Adam": Scaled(fields={"optimizer": "adam"}, lr=0.016, exponent=-0.5),
     },
     widths=(32, 64, 128, 256),
     base=64,
     factors=(0.25, 0.5, 1.0, 2.0, 4.0),
     rules=(
         ScalingRule(name="equal angles", exponent=0.0),
-        ScalingRule(name="nuGPT", exponent=-0.25, methods=("Adam",)),
+        ScalingRule(name="nuGPT", exponent=-0.75, of="rate", methods=("Adam",)),
     ),
     tolerance=0.125,
 )

@@ -1,7 +1,7 @@
 """The numbers of a study of rates across widths, from its collected data. Pure, no torch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,17 +12,20 @@ from scipy import stats
 
 from ngpt.campaign.analysis.statistics import LEVEL, Array
 from ngpt.campaign.definition import Method
-from ngpt.campaign.transfer.definition import ScalingRule, Transfer
+from ngpt.campaign.transfer.definition import Quantity, ScalingRule, Transfer
 
 State = Literal["holds", "ruled out", "open"]
 """of a rule for a method. `holds`: the interval of the exponent lies within the tolerance of the rule's; `ruled out`:
-it does not contain the rule's; `open`: neither"""
+it does not contain the rule's, and the exponent differs from it by more than the tolerance; `open`: neither"""
 
 Seeds = NDArray[np.int_]
 """indices of the seeds that an estimate uses"""
 
 ANGLE = "rotation_hidden_rad"
 """telemetry: mean angle by which the hidden vectors turned in a step"""
+
+NEAR = 0.25
+"""nats per token above the lowest mean loss, within which rates belong to the parabola"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +52,11 @@ class Scan:
     """mean angle per step of the hidden vectors over measured steps and seeds, (rates,), rad; NaN: not known"""
     losses: Array
     """(seeds, rates); NaN where a run has no result"""
-    best: Estimate | None
-    """angle per step at which the loss is lowest, with its own 95% interval; None where that is at an end of the grid,
+    best_rate: Estimate | None
+    """rate at which the loss is lowest, with its own 95% interval; None where the lowest loss is at an end of the grid,
     with all seeds or without one"""
-
-    @property
-    def best_rate(self) -> float | None:
-        """The rate that turns the vectors by the best angle, between two rates of the grid."""
-        if self.best is None:
-            return None
-        return math.exp(np.interp(math.log(self.best.value), np.log(self.angles), np.log(self.rates)))
+    best_angle: Estimate | None
+    """the same of the angle per step, from the mean angles at the rates beside it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ class Tested:
     rule: ScalingRule
     state: State
     costs: dict[int, Estimate | None]
-    """by width: loss at the angle that the rule gives from the best at the base width, minus the lowest"""
+    """by width: loss at what the rule gives from the best at the base width, minus the lowest"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +76,11 @@ class Scaling:
     method: str
     scans: list[Scan]
     """by increasing width"""
-    exponent: Estimate | None
-    """of the best angle per step in width, with an interval that holds jointly for all methods; None where a best angle
-    is not known"""
-    rate_exponent: Estimate | None
-    """the same of the rate: that of the angle plus that of rates of equal angle"""
+    exponents: Mapping[Quantity, Estimate | None]
+    """of the best angle per step and of the best rate in width, each with an interval that holds jointly for all
+    methods; None where a best rate is not known"""
+    check: Estimate | None
+    """the exponent of the best angle, if only the lowest loss and its two neighbors made the parabola"""
     tested: list[Tested]
 
 
@@ -104,46 +102,55 @@ def _scan_data(arms: list[Method], data: dict[str, Any]) -> tuple[Array, Array]:
 
 
 def _mean_angle(row: dict[str, Any]) -> float:
-    values = np.array(row.get("telemetry", {}).get(ANGLE, []), dtype=np.float64)
+    """Return the mean angle over the measured steps after the first, in which momentum and second moments begin."""
+    telemetry = row.get("telemetry", {})
+    steps = np.array(telemetry.get("step", []), dtype=np.int_)
+    values = np.array(telemetry.get(ANGLE, []), dtype=np.float64)[steps > 1]
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _scaling(study: Transfer, method: str, places: list[tuple[Array, Array]]) -> Scaling:
-    widths = np.array(study.widths, dtype=np.float64)
-    angles, losses = [place[0] for place in places], np.stack([place[1] for place in places])
-    joint = LEVEL / len(study.methods)
+    widths = np.log(np.array(study.widths) / study.base)
+    rates = [np.log(study.rates(method, width)) for width in study.widths]
+    angles, losses = [np.log(place[0]) for place in places], np.stack([place[1] for place in places])
+    base, joint, n = study.widths.index(study.base), LEVEL / len(study.methods), losses.shape[1]
 
-    def optima(kept: Seeds) -> Array:
-        return np.array([lowest(x, table[kept].mean(axis=0))[0] for x, table in zip(angles, losses, strict=True)])
+    def best_rates(kept: Seeds, near: float = NEAR) -> Array:
+        means = losses[:, kept].mean(axis=1)
+        return np.array([lowest(x, mean, near)[0] for x, mean in zip(rates, means, strict=True)])
 
-    def optimum(place: int, kept: Seeds) -> float:
-        return float(optima(kept)[place])
+    def best_angles(kept: Seeds, near: float = NEAR) -> Array:
+        found = best_rates(kept, near)
+        return np.array([np.interp(best, x, y) for best, x, y in zip(found, rates, angles, strict=True)])
 
-    def slope(kept: Seeds) -> float:
-        return float(np.polynomial.polynomial.polyfit(np.log(widths), optima(kept), 1)[1])
+    best: dict[Quantity, Callable[[Seeds], Array]] = {"angle": best_angles, "rate": best_rates}
+
+    def slope(find: Callable[[Seeds], Array], kept: Seeds) -> float:
+        return float(np.polynomial.polynomial.polyfit(widths, find(kept), 1)[1])
+
+    def optimum(of: Quantity, place: int, kept: Seeds) -> float:
+        return float(best[of](kept)[place])
 
     def cost(rule: ScalingRule, place: int, kept: Seeds) -> float:
-        best = optima(kept)
-        carried = best[study.widths.index(study.base)] + rule.exponent * math.log(widths[place] / study.base)
-        return lowest(angles[place], losses[place][kept].mean(axis=0))[1] * float(carried - best[place]) ** 2
+        found = best[rule.of](kept)
+        missed = found[base] + rule.exponent * widths[place] - found[place]
+        return lowest(rates[place], losses[place][kept].mean(axis=0))[1] * float(missed) ** 2
 
-    n = losses.shape[1]
-    exponent = jackknife(slope, n, joint)
+    exponents: dict[Quantity, Estimate | None] = {of: jackknife(partial(slope, best[of]), n, joint) for of in best}
     scans = []
     for place, width in enumerate(study.widths):
-        best = jackknife(partial(optimum, place), n, LEVEL)
-        scans.append(Scan(method=method, width=width, rates=study.rates(method, width), angles=angles[place],
-                          losses=losses[place], best=best and best.map(math.exp)))  # fmt: skip
+        at = {of: jackknife(partial(optimum, of, place), n, LEVEL) for of in best}
+        scans.append(Scan(method=method, width=width, rates=study.rates(method, width), angles=np.exp(angles[place]),
+                          losses=losses[place], **{f"best_{of}": one and one.map(math.exp) for of, one in at.items()}))
     tested = [
-        Tested(rule=rule, state=judge(rule, exponent, study.tolerance), costs={
+        Tested(rule=rule, state=judge(rule, exponents[rule.of], study.tolerance), costs={
             width: jackknife(partial(cost, rule, place), n, LEVEL)
             for place, width in enumerate(study.widths) if width != study.base
         })
         for rule in study.rules_of(method)
     ]  # fmt: skip
-    shift = study.methods[method].exponent
-    return Scaling(method=method, scans=scans, exponent=exponent, tested=tested,
-                   rate_exponent=exponent and exponent.map(lambda value: value + shift))  # fmt: skip
+    check = jackknife(partial(slope, partial(best_angles, near=0.0)), n, joint)
+    return Scaling(method=method, scans=scans, exponents=exponents, check=check, tested=tested)
 
 
 def judge(rule: ScalingRule, exponent: Estimate | None, tolerance: float) -> State:
@@ -152,26 +159,31 @@ def judge(rule: ScalingRule, exponent: Estimate | None, tolerance: float) -> Sta
         return "open"
     if max(exponent.high - rule.exponent, rule.exponent - exponent.low) <= tolerance:
         return "holds"
-    return "open" if exponent.low <= rule.exponent <= exponent.high else "ruled out"
+    excluded = not exponent.low <= rule.exponent <= exponent.high
+    return "ruled out" if excluded and abs(exponent.value - rule.exponent) > tolerance else "open"
 
 
-def lowest(angles: Array, mean: Array) -> tuple[float, float]:
-    """Find log angle and curvature at the minimum of the parabola through the lowest point and its two neighbors.
+def lowest(rates: Array, mean: Array, near: float = NEAR) -> tuple[float, float]:
+    """Find the best rate and the curvature of a parabola, by least squares through all points that are not far up.
 
-        loss = loss* + c (log angle - log angle*)^2
+        loss = loss* + c (log rate - log rate*)^2
 
-    angles, mean: (rates,). Returns log angle* and c, both NaN if the lowest point is an end of the grid, or if it or a
-    neighbor is not known.
+    rates: logarithms, (rates,). mean: losses, (rates,). near: points more than this above the lowest do not count, but
+    for its two neighbors. Returns log rate* and c, both NaN if the lowest point is an end of the grid, if a neighbor is
+    not known, or if the parabola has no minimum within the grid.
     """
     if not np.isfinite(mean).any():
         return math.nan, math.nan
     i = int(np.nanargmin(mean))
-    near = slice(max(i - 1, 0), i + 2)
-    x, y = np.log(angles[near]), mean[near]
-    if len(x) < 3 or not np.isfinite([x, y]).all():
+    if i in (0, len(mean) - 1) or not np.isfinite(mean[i - 1 : i + 2]).all():
         return math.nan, math.nan
-    _, linear, c = np.polynomial.polynomial.polyfit(x - x[1], y, 2)
-    return (float(x[1] - linear / (2 * c)), float(c)) if c > 0 else (math.nan, math.nan)
+    used = mean <= mean[i] + near
+    used[i - 1 : i + 2] = True
+    center = float(rates[i])
+    _, linear, c = np.polynomial.polynomial.polyfit(rates[used] - center, mean[used], 2)
+    if c <= 0 or not rates[0] < (best := center - linear / (2 * c)) < rates[-1]:
+        return math.nan, math.nan
+    return float(best), float(c)
 
 
 def jackknife(estimator: Callable[[Seeds], float], n: int, level: float) -> Estimate | None:

@@ -18,7 +18,9 @@ class TransferStudy(UntunedStudy[Transfer]):
     def report(self, reports: Path) -> tuple[Path, list[str], bool]:
         data = self.read(reports)
         path, analysis, found = write_transfer_report(self.study, self.experiment, data, reports)
-        lines = [f"{one.method}: exponent {exponent_text(one.exponent)}; {_states(one)}" for one in found]
+        exponents = [exponent_text(one.exponents["angle"]) for one in found]
+        lines = [f"{one.method}: exponent of the angle {exponent}; {_states(one)}"
+                 for one, exponent in zip(found, exponents, strict=True)]  # fmt: skip
         return path, lines, not (analysis.idle or analysis.counts.get("failed"))
 
     def listed(self, data: dict[str, Any]) -> list[Listed]:
@@ -26,8 +28,8 @@ class TransferStudy(UntunedStudy[Transfer]):
         seeds = str(data["comparison_seeds"])
         return [
             Listed(question=self.study.question, contrast=f"{tested.rule.name}: {one.method}", answer=tested.state,
-                   effect=f"{exponent_text(one.exponent)}, exponent of the angle", seeds=seeds)
-            for one in find(self.study, data) for tested in one.tested
+                   effect=f"{exponent_text(one.exponents[of])}, exponent of the {of}", seeds=seeds)
+            for one in find(self.study, data) for tested in one.tested for of in [tested.rule.of]
         ]  # fmt: skip
 
     def cells(self, data: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ngpt.campaign.definition import Campaign, Method, Rule
 from ngpt.campaign.definition.experiment import Statements
 from ngpt.campaign.definition.rule import check
 from ngpt.presets import HEAD_WIDTH, resolve
+
+Quantity = Literal["angle", "rate"]
+"""what is best at a width: the angle per step, or the hidden rate"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class ScalingRule:
 
     name: str
     exponent: float
-    """the best angle per step is proportional to width to this power"""
+    """the best angle per step, or the best rate, is proportional to width to this power"""
+    of: Quantity = "angle"
     methods: tuple[str, ...] = ()
     """names of the methods that it is about; empty: all"""
 

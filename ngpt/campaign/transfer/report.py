@@ -26,9 +26,10 @@ from ngpt.campaign.report.style import (
     subplots,
     to_hex,
 )
-from ngpt.campaign.report.words import signed
-from ngpt.campaign.transfer.analysis import Estimate, Scaling, find
+from ngpt.campaign.report.words import signed, tokens_of
+from ngpt.campaign.transfer.analysis import NEAR, Estimate, Scaling, find
 from ngpt.campaign.transfer.definition import Transfer
+from ngpt.cost import hidden_entries
 
 HIGHEST = 0.25
 """nats per token above the best rate tried, at which panels end"""
@@ -51,13 +52,22 @@ def write_transfer_report(
         "transfer.md.j2", reports / campaign.report_name, study=study, campaign=campaign, analysis=analysis, data=data,
         own=speaks_of(as_run, as_run.configure(as_run.arms()[0], 0, {}, study.preset), data,
                       complete=analysis.complete),
-        found=found, files=files, budget=None, exponent_text=exponent_text, angle_text=angle_text, cost_text=_cost_text,
+        found=found, files=files, budget=None, exponent_text=exponent_text, best_text=best_text, cost_text=_cost_text,
         cells=[[_cell(study, one, place) for place in range(len(study.widths))] for one in found],
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         ends_with_decay=ends_with_decay(data["training"]), command_of=partial(command_of, data),
+        near=NEAR, tokens=_tokens_per_parameter(study, data),
         at_base=[middle[f"{one.method}, {study.base} wide"] for one in found],
     )  # fmt: skip
     return path, analysis, found
+
+
+def _tokens_per_parameter(study: Transfer, data: dict[str, Any]) -> str:
+    """Return the tokens of a run for each entry of the hidden matrices, by increasing width."""
+    campaign = study.at(data["preset"])
+    configs = {arm.fields["n_embd"]: campaign.configure(arm, 0, {}, data["preset"]) for arm in campaign.arms()}
+    shares = [tokens_of(data) / hidden_entries(configs[width].model) for width in study.widths]
+    return ", ".join(f"{share:.2g}" for share in shares)
 
 
 def exponent_text(exponent: Estimate | None) -> str:
@@ -67,13 +77,13 @@ def exponent_text(exponent: Estimate | None) -> str:
     return f"{signed(exponent.value, 2)} [{signed(exponent.low, 2)}, {signed(exponent.high, 2)}]"
 
 
-def angle_text(angle: Estimate | None) -> str:
-    """Return an angle in rad per step with its interval."""
-    return "beyond the grid" if angle is None else f"{angle.value:.3g} [{angle.low:.3g}, {angle.high:.3g}]"
+def best_text(angle: Estimate | None) -> str:
+    """Return a best angle per step, or a best rate, with its interval."""
+    return "unknown" if angle is None else f"{angle.value:.3g} [{angle.low:.3g}, {angle.high:.3g}]"
 
 
 def _cost_text(cost: Estimate | None) -> str:
-    return "–" if cost is None else f"{signed(cost.value)} [{signed(cost.low)}, {signed(cost.high)}]"
+    return "–" if cost is None else f"{signed(cost.value)} [{signed(max(0.0, cost.low))}, {signed(cost.high)}]"
 
 
 def _cell(study: Transfer, one: Scaling, place: int) -> str:
@@ -93,16 +103,15 @@ def _draw_best(study: Transfer, found: list[Scaling]) -> Figure:
     figure, grid = subplots(WIDTH, 3.4, 1, len(found), squeeze=False, sharey=True)
     widths = np.array(study.widths, dtype=np.float64)
     for axes, one in zip(grid.flat, found, strict=True):
-        known = [scan for scan in one.scans if scan.best is not None]
-        for scan, best in ((scan, scan.best) for scan in known):
-            if best is not None:
-                axes.errorbar(scan.width, best.value, [[best.value - best.low], [best.high - best.value]], marker="o",
-                              markersize=5, capsize=3, color=looks[one.method].color)  # fmt: skip
-        base = next((scan.best.value for scan in known if scan.width == study.base and scan.best is not None), None)
+        found_at = {scan.width: scan.best_angle for scan in one.scans if scan.best_angle is not None}
+        for width, best in found_at.items():
+            axes.errorbar(width, best.value, [[best.value - best.low], [best.high - best.value]], marker="o",
+                          markersize=5, capsize=3, color=looks[one.method].color)  # fmt: skip
         for rule, line in zip(study.rules_of(one.method), LINES, strict=False):
-            if base is not None:
-                axes.plot(widths, base * (widths / study.base) ** rule.exponent, color=INK, linestyle=line,
-                          linewidth=1, label=rule.name, zorder=1)  # fmt: skip
+            if study.base in found_at:
+                power = rule.exponent - (study.methods[one.method].exponent if rule.of == "rate" else 0.0)
+                axes.plot(widths, found_at[study.base].value * (widths / study.base) ** power, color=INK,
+                          linestyle=line, linewidth=1, label=rule.name, zorder=1)  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="width", title=one.method)
         name_ticks(axes, "x", list(study.widths))
     low, high = grid[0, 0].get_ylim()
@@ -142,8 +151,8 @@ def _draw_scan(axes: Axes, one: Scaling, shades: list[str]) -> None:
         table = losses - losses[:, [losses.mean(axis=0).argmin()]]
         axes.errorbar(scan.angles[whole], table.mean(axis=0), half_width(table), color=shade, marker="o", markersize=4,
                       capsize=2.5, linewidth=1.3, elinewidth=1)  # fmt: skip
-        if scan.best is not None:
-            axes.axvline(scan.best.value, color=shade, linestyle=":", linewidth=1)
+        if scan.best_angle is not None:
+            axes.axvline(scan.best_angle.value, color=shade, linestyle=":", linewidth=1)
     axes.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
     axes.set(xscale="log", title=one.method, xlabel="angle per step [rad]")
     name_ticks(axes, "x", log_ticks(*axes.get_xlim(), most=5))
