@@ -8,6 +8,7 @@ from experiments import (
     geodesic_muon,
     muon_ablations,
     muon_lr_sweep,
+    nca_pretraining,
     orthogonality,
     projection_frequency,
     sphere_finalists,
@@ -23,7 +24,7 @@ from ngpt.campaign.report.words import effect_of
 AGAIN: tuple[tuple[Campaign, Campaign], ...] = (
     *((campaign, CampaignStudy(campaign).at("rung-1").experiment) for campaign in (
         muon_lr_sweep.CAMPAIGN, geodesic_muon.CAMPAIGN, projection_frequency.CAMPAIGN, advanced_features.CAMPAIGN,
-        muon_ablations.CAMPAIGN,
+        muon_ablations.CAMPAIGN, nca_pretraining.CAMPAIGN,
     )),
     (sphere_optimizers.CAMPAIGN, sphere_finalists.CAMPAIGN),
     (orthogonality.CAMPAIGN, CampaignStudy(orthogonality.CAMPAIGN).at("rung-1").experiment),

@@ -88,7 +88,7 @@ CAMPAIGN = Campaign(
         says nothing about the paper's own claim.
     """,
     follows=r"""
-        Next is the same question in longer runs, at `rung-1`.
+        The same question in longer runs, without that limit, has a report at `rung-1`.
     """,
     at_scale={
         "rung-1": AtScale(
@@ -108,6 +108,23 @@ CAMPAIGN = Campaign(
 
                 Prediction: automata do not help here either, and what they cost does not differ by what matters between
                 Muon and Adam. Beyond the rule: they cost less than at `tiny`.
+            """,
+            reading=r"""
+                Automata do not help here either: under both optimizers a gain that would matter is excluded, as
+                predicted. On average they cost about as much as would matter, on nearly every seed; whether it is more
+                or less than that is undecided. The cost is smaller than at `tiny`, as predicted. It is as large under
+                Muon as under Adam on average, but with so much noise that a difference that matters is not excluded.
+
+                Under Muon a model is ahead after automata at the first validation, and behind from before the middle of
+                the run. Under Adam it is behind at every validation.
+            """,
+            does_not_show=r"""
+                Whether what automata cost matters. What they would do with rates or a length of pre-training that were
+                tuned, or in a larger model: the paper's is four orders of magnitude larger.
+            """,
+            follows=r"""
+                At this size nothing speaks for automata. More seeds would settle whether they cost what matters. The paper's
+                claim needs a larger model and longer pre-training, on a GPU.
             """,
         ),
     },
