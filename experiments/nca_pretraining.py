@@ -123,8 +123,8 @@ CAMPAIGN = Campaign(
                 tuned, or in a larger model: the paper's is four orders of magnitude larger.
             """,
             follows=r"""
-                At this size nothing speaks for automata. More seeds would settle whether they cost what matters. The paper's
-                claim needs a larger model and longer pre-training, on a GPU.
+                At this size nothing speaks for automata. More seeds would settle whether they cost what matters. The
+                paper's claim needs a larger model and longer pre-training, on a GPU.
             """,
         ),
     },
