@@ -76,11 +76,11 @@ CAMPAIGN = Campaign(
     reading=r"""
         The automata are learned: on rules that appear in no training sequence the loss falls far below that of a
         uniform guess, further under Muon than under Adam. What is learned does not help this model with text; it hurts.
-        The first steps on text are slightly faster after automata than from scratch, but then the model falls behind
-        and stays there, under both optimizers. The automata enlarge the residual steps and gates, and these stay
-        enlarged throughout the text. Pre-training costs Muon less than Adam. Both optimizers rotate their vectors as
-        fast as from scratch, so slower steps are not the cause. The independent replications that found harm did not
-        use a sphere; this experiment does.
+        At first the training loss on text is lower after automata than from scratch. By the first validation, a fifth
+        of the way, the model is behind, and it stays behind, under both optimizers. The automata enlarge the residual
+        steps and gates, and these stay enlarged throughout the text. Pre-training costs Muon less than Adam. Both
+        optimizers rotate their vectors as fast as from scratch, so slower steps are not the cause. Independent
+        replications found harm without a sphere; here it appears on the sphere too.
     """,
     does_not_show=r"""
         The runs are limited by the logit scale, which starts at one here: much of what they measure is how fast AdamW
@@ -111,20 +111,22 @@ CAMPAIGN = Campaign(
             """,
             reading=r"""
                 Automata do not help here either: under both optimizers a gain that would matter is excluded, as
-                predicted. On average they cost about as much as would matter, on nearly every seed; whether it is more
-                or less than that is undecided. The cost is smaller than at `tiny`, as predicted. It is as large under
-                Muon as under Adam on average, but with so much noise that a difference that matters is not excluded.
+                predicted. The loss ends higher on nearly every seed, on average by just about the amount that matters.
+                Neither cost stands out from noise: Adam's interval contains zero, and Muon's is not significant once
+                both comparisons are counted. The mean cost is lower than at `tiny`, as predicted: clearly so under
+                Adam, within the noise under Muon. On average it is the same under both optimizers, but the interval
+                does not exclude a difference that matters, so the prediction that they are level is not confirmed.
 
-                Under Muon a model is ahead after automata at the first validation, and behind from before the middle of
-                the run. Under Adam it is behind at every validation.
+                Under Muon a model is ahead after automata at the first validation, and behind on average from the
+                second. Under Adam it is behind on average at every validation, by less and less toward the end.
             """,
             does_not_show=r"""
-                Whether what automata cost matters. What they would do with rates or a length of pre-training that were
-                tuned, or in a larger model: the paper's is four orders of magnitude larger.
+                Whether automata cost enough to matter. What they would do if the rates and the length of pre-training
+                were tuned, or in a larger model: the paper's has about 12,000 times as many parameters.
             """,
             follows=r"""
-                At this size nothing speaks for automata. More seeds would settle whether they cost what matters. The
-                paper's claim needs a larger model and longer pre-training, on a GPU.
+                At this size there is no reason to pre-train on automata. The paper's claim needs a larger model and
+                longer pre-training, on a GPU.
             """,
         ),
     },

@@ -96,7 +96,7 @@ def test_controls_of_other_campaigns_come_last_and_leave_the_range_of_the_effect
     (axes,) = drawn(lambda one: draw_effects(one, [line]), analysis).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["Adam", "Muon, other batches (ladder)"]
     headers = [text.get_text() for text in axes.texts if text.get_gid() == "header"]
-    assert headers[1] == "Controls of other campaigns: how much do other batches change a method?"
+    assert headers[1] == "Controls of other campaigns: how much does the order of the data alone change the loss?"
     place = place_of(axes, "Muon, other batches (ladder)")
     mine = [one for one in axes.lines if len(one.get_xdata()) and set(one.get_ydata()) == {place}]
     assert [list(one.get_xdata()) for one in mine] == [[-0.07, 0.05], [-0.01]] and "6 of 10" in texts(axes)

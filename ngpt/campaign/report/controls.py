@@ -14,9 +14,9 @@ Line = dict[str, Any]
 
 
 def controls_of_others(analysis: Analysis, data: dict[str, Any], reports: Path) -> list[Line]:
-    """Return the controls in `verdicts.jsonl` at the same preset, on the same text, in runs of as many tokens.
+    """Return the controls in `verdicts.jsonl` with the same preset, architecture, text and number of tokens.
 
-    None for a campaign with a control of its own, and where runs end by the clock.
+    Empty if the campaign has a control of its own, or if its runs end by the clock.
     """
     own = any(answer.contrast.control for answer in analysis.answers)
     if own or data["training"].get("budget_seconds") is not None:

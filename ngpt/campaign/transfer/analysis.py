@@ -53,8 +53,8 @@ class Scan:
     losses: Array
     """(seeds, rates); NaN where a run has no result"""
     best_rate: Estimate | None
-    """rate at which the loss is lowest, with its own 95% interval; None where the lowest loss is at an end of the grid,
-    with all seeds or without one"""
+    """rate at which the loss is lowest, with its own 95% interval; None where `lowest` finds none, with all seeds or
+    without one"""
     best_angle: Estimate | None
     """the same of the angle per step, from the mean angles at the rates beside it"""
 
@@ -66,7 +66,7 @@ class Tested:
     rule: ScalingRule
     state: State
     costs: dict[int, Estimate | None]
-    """by width: loss at what the rule gives from the best at the base width, minus the lowest"""
+    """by width: loss at the rate or angle that the rule predicts from the best at the base width, minus the lowest"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +164,13 @@ def judge(rule: ScalingRule, exponent: Estimate | None, tolerance: float) -> Sta
 
 
 def lowest(rates: Array, mean: Array, near: float = NEAR) -> tuple[float, float]:
-    """Find the best rate and the curvature of a parabola, by least squares through all points that are not far up.
+    """Find the best rate and the curvature of a parabola, by least squares through the points near the lowest.
 
         loss = loss* + c (log rate - log rate*)^2
 
-    rates: logarithms, (rates,). mean: losses, (rates,). near: points more than this above the lowest do not count, but
-    for its two neighbors. Returns log rate* and c, both NaN if the lowest point is an end of the grid, if a neighbor is
-    not known, or if the parabola has no minimum within the grid.
+    rates: logarithms, (rates,). mean: losses, (rates,). near: points more than this above the lowest are left out,
+    except its two neighbors. Returns log rate* and c, both NaN if the lowest point is an end of the grid, if a neighbor
+    is not known, or if the parabola has no minimum within the grid.
     """
     if not np.isfinite(mean).any():
         return math.nan, math.nan
@@ -189,10 +189,10 @@ def lowest(rates: Array, mean: Array, near: float = NEAR) -> tuple[float, float]
 def jackknife(estimator: Callable[[Seeds], float], n: int, level: float) -> Estimate | None:
     """Estimate a number from n seeds, with the t interval of Tukey's pseudo-values.
 
-        v_s = n e - (n - 1) e_(-s),  mean(v) +- t_{n-1} sd(v) / sqrt(n)  around e
+        e +- t_{n-1} sd(v) / sqrt(n),  with the pseudo-values v_s = n e - (n - 1) e_(-s)
 
-    level: one minus the confidence. None if the number is not
-    finite with all seeds or without one of them. Source: J. W. Tukey 1958.
+    level: one minus the confidence. Returns None if the number is not finite with all seeds or without one of them.
+    Source: J. W. Tukey 1958.
     """
     everything = np.arange(n)
     value = estimator(everything)

@@ -1,4 +1,4 @@
-"""Every answer as a row: the seeds, their mean and its interval, and on how many seeds the sign is the same."""
+"""Every answer as a row: the seeds, their mean with its interval, and the number of seeds with the mean's sign."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,7 +135,8 @@ def _rows(answers: Sequence[Answer]) -> list[Row]:
 
 def _rows_of_controls(controls: Sequence[Line], rule: Rule) -> list[Row]:
     """Return the rows of controls from other campaigns, below a header; their values on each seed are not at hand."""
-    rows = [Row("question", "Controls of other campaigns: how much do other batches change a method?")] * bool(controls)
+    header = "Controls of other campaigns: how much does the order of the data alone change the loss?"
+    rows = [Row("question", header)] * bool(controls)
     for line in controls:
         said = f"{line['agreeing']} of {line['seeds']}"
         drawn = Drawn(effect=effect_in(line), values=np.empty(0), word=None, rule=rule, agreement=said)
@@ -155,7 +156,7 @@ def _draw_bands(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _limits(shown: Sequence[Drawn], controls: Sequence[Line]) -> tuple[float, float]:
-    """Return the range of differences: all intervals but far ones, the seeds near them, and those of `controls`."""
+    """Return the range to show: all intervals except far ones, the seeds near them, and the intervals of `controls`."""
     known = [one.effect for one in shown if one.effect is not None]
     smallest = max(one.rule.smallest_effect for one in shown)
     low, high = range_without_far([e.t_low for e in known], [e.t_high for e in known], 1.15 * smallest)
