@@ -35,7 +35,7 @@ def row(stage: str, method: str, lr: float, seed: int, loss: float, **change: An
     return {
         "stage": stage, "method": method, "lr": lr, "seed": seed, "status": "done", "steps": 30,
         "final_val_loss": loss, "val": {"step": [10, 20, 30], "loss": [3 * loss, 1.5 * loss, loss]},
-        "telemetry": {"step": [1, 20], "rotation_hidden_rad": [0.75 * lr, 0.25 * lr], "drift_hidden": [None, 0.01]},
+        "telemetry": {"step": [10, 20], "rotation_hidden_rad": [0.75 * lr, 0.25 * lr], "drift_hidden": [None, 0.01]},
     } | change  # fmt: skip
 
 

@@ -342,7 +342,7 @@ def test_telemetry_is_labeled_at_its_ends_with_ticks_that_a_person_reads() -> No
     data, analysis = analyzed(campaign, {**LOSSES, "Nora": (3.0, 3.0, 3.0), "RMNP": (1.5, 1.5, 1.5)})
     figure = drawn(draw_telemetry, campaign, analysis)
     angle, drift = [axes for axes in figure.axes if axes.get_title("left")]
-    assert labeled(angle, "Kaon") == pytest.approx(np.array([[1, 0.0225], [20, 0.0075]]))
+    assert labeled(angle, "Kaon") == pytest.approx(np.array([[10, 0.0225], [20, 0.0075]]))
     assert labeled(drift, "Kaon") == pytest.approx(np.array([[20, 0.01]])), "what was not measured is not drawn"
     labels = {label.get_text(): label.get_fontweight() for label in end_labels(angle)}
     assert labels == {name: "bold" if name in ("Muon", "RMNP") else "normal" for name in names}

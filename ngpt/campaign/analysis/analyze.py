@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -242,6 +243,18 @@ def _mean_telemetry(rows: list[Row]) -> dict[str, tuple[Array, Array]]:
     step = np.array(measured[0]["step"][:length], dtype=np.float64)
     curves = {name: np.array([t[name][:length] for t in measured], dtype=np.float64) for name in sorted(names)}
     return {name: (step, curve.mean(axis=0)) for name, curve in curves.items()}
+
+
+def mean_after_first(steps: Sequence[float] | Array, values: Sequence[float | None] | Array) -> float:
+    """Return the mean of a quantity over the steps at which it was measured, NaN without any.
+
+    The first step of training is left out if there are others: averages of gradients begin there, so that a step is no
+    typical one, and among a few measured steps it would have a large weight.
+    """
+    found, at = np.array(values, dtype=np.float64), np.array(steps, dtype=np.float64)
+    later = np.isfinite(found) & (at > 1)
+    used = later if later.any() else np.isfinite(found)
+    return float(found[used].mean()) if used.any() else math.nan
 
 
 def _idle_arms(campaign: Campaign, rows: list[Row]) -> list[tuple[str, str]]:

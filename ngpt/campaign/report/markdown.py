@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay
+from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, analyze, ends_with_decay, mean_after_first
 from ngpt.campaign.analysis.statistics import paired_difference, sample_mean, seeds_to_halve
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.definition.experiment import Experiment
@@ -81,7 +81,7 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
     )  # fmt: skip
     of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.interval_text, words.word_of,
                 words.agreement, words.prediction, words.p_text, effect_in)  # fmt: skip
-    filters = (*of_words, nanmean, counted, interval, share_text, cleandoc, hours_unit)
+    filters = (*of_words, over_steps, counted, interval, share_text, cleandoc, hours_unit)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     text = environment.get_template(template).render(**content)
     write_text(path, re.sub(r"\n{3,}", "\n\n", text))  # a part that is left out leaves its blank lines
@@ -261,10 +261,10 @@ def interval(values: np.ndarray, kind: str = "difference") -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def nanmean(values: np.ndarray) -> str:
-    """Return the mean over the steps at which the quantity was measured."""
-    finite = values[np.isfinite(values)]
-    return f"{finite.mean():.3g}" if finite.size else "–"
+def over_steps(measured: tuple[np.ndarray, np.ndarray]) -> str:
+    """Return the mean of a quantity, given with its steps, over the steps at which it was measured."""
+    mean = mean_after_first(*measured)
+    return f"{mean:.3g}" if math.isfinite(mean) else "–"
 
 
 def counted(values: np.ndarray) -> str:

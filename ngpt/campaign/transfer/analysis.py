@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ngpt.campaign.analysis.analyze import mean_after_first
 from ngpt.campaign.analysis.statistics import LEVEL, Array
 from ngpt.campaign.definition import Method
 from ngpt.campaign.transfer.definition import Quantity, ScalingRule, Transfer
@@ -49,7 +50,8 @@ class Scan:
     width: int
     rates: tuple[float, ...]
     angles: Array
-    """mean angle per step of the hidden vectors over measured steps and seeds, (rates,), rad; NaN: not known"""
+    """mean angle per step of the hidden vectors over steps, as `mean_after_first`, and seeds, (rates,), rad; NaN: not
+    known"""
     losses: Array
     """(seeds, rates); NaN where a run has no result"""
     best_rate: Estimate | None
@@ -96,17 +98,11 @@ def _scan_data(arms: list[Method], data: dict[str, Any]) -> tuple[Array, Array]:
     seeds = sorted({seed for _, seed in rows})
     found = [[rows.get((arm.name, seed), {}) for arm in arms] for seed in seeds]
     losses = np.array([[row.get("final_val_loss", math.nan) for row in of_seed] for of_seed in found])
-    angles = np.array([[_mean_angle(row) for row in of_seed] for of_seed in found])
+    measured = [[row.get("telemetry", {}) for row in of_seed] for of_seed in found]
+    angles = np.array([[mean_after_first(one["step"], one[ANGLE]) if ANGLE in one else math.nan for one in of_seed]
+                       for of_seed in measured])  # fmt: skip
     known = np.isfinite(angles).any(axis=0)
     return np.where(known, np.nanmean(np.where(known, angles, 0.0), axis=0), math.nan), losses
-
-
-def _mean_angle(row: dict[str, Any]) -> float:
-    """Return the mean angle over the measured steps after the first, in which momentum and second moments begin."""
-    telemetry = row.get("telemetry", {})
-    steps = np.array(telemetry.get("step", []), dtype=np.int_)
-    values = np.array(telemetry.get(ANGLE, []), dtype=np.float64)[steps > 1]
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _scaling(study: Transfer, method: str, places: list[tuple[Array, Array]]) -> Scaling:

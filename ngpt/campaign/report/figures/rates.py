@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ngpt.campaign.analysis.analyze import Analysis, MethodSummary
+from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, mean_after_first
 from ngpt.campaign.analysis.statistics import LrOptimum
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.report.figures.looks import (
@@ -75,16 +75,16 @@ def draw_loss_against_aux_lr(campaign: Campaign, analysis: Analysis, data: dict[
 def _angles(
     data: dict[str, Any], summary: MethodSummary, rate: str, grid: Sequence[float], role: str
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return the mean angle per step at each rate of a grid: over the measured steps, then over the seeds."""
+    """Return the mean angle per step at each rate of a grid: over steps, as `mean_after_first`, then over seeds."""
     at: dict[float, list[float]] = {value: [] for value in grid}
     for row in data["runs"]:
         mine = row["method"] == summary.method.name and row["stage"] in ("tuning", "auxiliary")
         tuned = row["stage"] == "tuning" if rate == "lr" else row.get("lr") == summary.chosen_lr
         if not mine or not tuned or row.get(rate) not in at:
             continue
-        values = np.array(row.get("telemetry", {}).get(f"rotation_{role}_rad", []), dtype=np.float64)
-        if np.isfinite(values).any():
-            at[row[rate]].append(float(np.nanmean(values)))
+        measured, name = row.get("telemetry", {}), f"rotation_{role}_rad"
+        if name in measured and np.isfinite(mean := mean_after_first(measured["step"], measured[name])):
+            at[row[rate]].append(mean)
     return np.array([np.mean(found) if found else np.nan for found in at.values()])
 
 

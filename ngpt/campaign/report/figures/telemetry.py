@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ngpt.campaign.analysis.analyze import Analysis, MethodSummary
+from ngpt.campaign.analysis.analyze import Analysis, MethodSummary, mean_after_first
 from ngpt.campaign.definition import Campaign
 from ngpt.campaign.report.figures.looks import (
     IN_BACKGROUND,
@@ -101,8 +101,8 @@ def _apart(positions: Sequence[float], most: int = 9) -> Sequence[float]:
 
 
 def _mean_telemetry(name: str, summary: MethodSummary) -> NDArray[np.float64]:
-    """Return the mean of a quantity over the measured steps (1,), so that no interval is shown."""
-    return np.nanmean(summary.telemetry[name][1], keepdims=True) if name in summary.telemetry else np.empty(0)
+    """Return the mean of a quantity over steps, as `mean_after_first` (1,), so that no interval is shown."""
+    return np.array([mean_after_first(*summary.telemetry[name])] if name in summary.telemetry else [])
 
 
 def draw_telemetry(campaign: Campaign, analysis: Analysis) -> Figure | None:
