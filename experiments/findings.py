@@ -22,6 +22,7 @@ from experiments import (
     muon_lr_sweep,
     orthogonality,
     projection_frequency,
+    scaling_ladder,
     sphere_finalists,
 )
 from experiments.longer_runs import longer_runs_sentence
@@ -33,6 +34,7 @@ from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report import words
+from ngpt.campaign.report.forecast import forecasts_of
 from ngpt.campaign.report.index import runs_left
 from ngpt.campaign.report.markdown import share_text
 
@@ -45,6 +47,7 @@ MUON_AGAINST_ADAM, GEODESIC, PROJECTION, FEATURES, ORTHOGONALITY, EQUAL_TIME = (
 """Where runs are longest; those of the last end by the clock"""
 
 AT_155M = CampaignStudy(muon_at_155m.CAMPAIGN).at("155m", "English").experiment
+AT_RUNG_3 = CampaignStudy(scaling_ladder.CAMPAIGN).at("rung-3").experiment
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,22 @@ def findings_list(reports: Path) -> str:
         own = [part for part in parts if part not in usual]
         done = sum(row["status"] == "done" for row in data["runs"])
         unfinished = [f"{done} of {data['planned_runs']} runs"] if runs_left(data) else []
-        where = "; ".join([f"{seeds(analysis.answers)} seeds", *unfinished, *own])
+        where = "; ".join([f"{seeds(analysis.answers)} seeds", *unfinished, *forecast(data, analysis), *own])
         report = f"[report](reports/{finding.campaign.report_name})"
         bullets.append(f"- {finding.words(analysis)} ({where}; {report})")
     intro = introduction(usual) + "\n\n" if found else ""
     again = longer_runs_sentence(reports)
     elsewhere = places_table(reports, IN_README)
     return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n" + elsewhere
+
+
+def forecast(data: dict[str, Any], analysis: Analysis) -> list[str]:
+    """Return the forecast of a campaign's first contrast, such as `forecast: 0.014 lower [−0.023, 0.050]`, if any."""
+    one = next(iter(forecasts_of(data, analysis)), None)
+    if one is None:
+        return []
+    band = PairedDifference(mean=one.mean, sd=math.nan, n=0, t_low=one.low, t_high=one.high, p=math.nan)
+    return [f"forecast: {words.difference(band)}"]
 
 
 def range_text(means: Sequence[float]) -> str:
@@ -148,7 +160,7 @@ def muon_against_adam(analysis: Analysis) -> str:
     if np.isinf(muon.speedup).any():
         return f"{text} and does not reach Adam's final loss on every seed"
     reached = f"after {share_text(muon.speedup)} of Adam's steps and {share_text(muon.time_share)} of its time"
-    return f"{text}; it reaches Adam's final loss {reached}, or sooner if its rate had decayed by then"
+    return f"{text}; it reaches Adam's final loss {reached}"
 
 
 def at_equal_time(analysis: Analysis) -> str:
@@ -186,6 +198,18 @@ def on_a_gpt(analysis: Analysis) -> str:
     }
     on_gpt = f"on a GPT {difference(theirs)}, or {difference(usual)} where Adam has its usual beta1"
     return f"**{headline[smaller.verdict.word]}.** On nGPT Muon ends {difference(ours)}, {on_gpt}"
+
+
+def at_a_third_size(analysis: Analysis) -> str:
+    """State whether Muon beats Adam at a size at which no rate was tuned."""
+    answer = named(analysis.answers, scaling_ladder.MUON_AGAINST_ADAM.name)
+    headline: dict[Word, str] = {
+        "better": "At a third size, at rates that are not tuned, Muon beats Adam",
+        "no difference that matters": "At a third size, at rates that are not tuned, Muon and Adam end level",
+        "worse": "At a third size, at rates that are not tuned, Adam beats Muon",
+        "undecided": "Whether Muon beats Adam at a third size, at rates that are not tuned, is open",
+    }
+    return f"**{headline[answer.verdict.word]}.** Muon ends {difference(answer)}"
 
 
 def adam_at_fixed_rates(analysis: Analysis) -> str:
@@ -289,6 +313,7 @@ FINDINGS = (
     Finding(MUON_AGAINST_ADAM, muon_against_adam),
     Finding(EQUAL_TIME, at_equal_time),
     Finding(gpt_control.CAMPAIGN, on_a_gpt),
+    Finding(AT_RUNG_3, at_a_third_size),
     Finding(AT_155M, adam_at_fixed_rates),
     Finding(ORTHOGONALITY, singular_values),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),

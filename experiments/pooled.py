@@ -184,8 +184,7 @@ def places_table(reports: Path, comparisons: Sequence[str]) -> str:
         return ""
     places = sorted(sizes, key=lambda place: sizes[place])
     lines = [
-        f"\nFirst minus second, over [all seeds of all campaigns]({PAGE}) that tuned the hidden rate and found no best "
-        "one at the edge of its grid:\n",
+        f"\nFirst minus second, over [all seeds]({PAGE}) of campaigns whose tuned rates were inside their grids:\n",
         f"| | {' | '.join(places)} |",
         f"|---{'|---' * len(places)}|",
         *(f"| {name} | {' | '.join(row.get(place, '') for place in places)} |" for name, row in cells.items()),
