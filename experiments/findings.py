@@ -204,10 +204,10 @@ def at_a_third_size(analysis: Analysis) -> str:
     """State whether Muon beats Adam at a size at which no rate was tuned."""
     answer = named(analysis.answers, scaling_ladder.MUON_AGAINST_ADAM.name)
     headline: dict[Word, str] = {
-        "better": "At a third size, at rates that are not tuned, Muon beats Adam",
-        "no difference that matters": "At a third size, at rates that are not tuned, Muon and Adam end level",
-        "worse": "At a third size, at rates that are not tuned, Adam beats Muon",
-        "undecided": "Whether Muon beats Adam at a third size, at rates that are not tuned, is open",
+        "better": "At a third size, with untuned rates, Muon beats Adam",
+        "no difference that matters": "At a third size, with untuned rates, Muon and Adam end level",
+        "worse": "At a third size, with untuned rates, Adam beats Muon",
+        "undecided": "Whether Muon beats Adam at a third size, with untuned rates, is open",
     }
     return f"**{headline[answer.verdict.word]}.** Muon ends {difference(answer)}"
 

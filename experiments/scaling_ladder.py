@@ -190,6 +190,24 @@ CAMPAIGN = Campaign(
                 had ended on that library, and was changed before the first run here. So "tuned" in the questions is not
                 true of these runs.
             """,
+            reading=r"""
+                The forecast of Muon's lead failed, and in the other direction than at `rung-2`: there the lead was
+                smaller than forecast, here it is many times as large, and larger than at both sizes below. It is there
+                on every seed. At first Muon leads by about as much as at those sizes. Then its lead about doubles or
+                more, and stays. When that happens depends on the seed, but it begins and ends before the training text
+                is read a second time. The same is seen with geodesic steps, on one seed later. Whether these differ
+                from projection by what matters is undecided, and their mean lies just above the band of its forecast.
+            """,
+            does_not_show=r"""
+                How two tuned optimizers compare: no rate was tuned at this size. Why Muon's lead grows where it does,
+                and whether Adam would catch up at another rate or in a longer run. The context is twice that of the
+                rungs below, and a step has more tokens. Three seeds ran on a GPU and two on a CPU, each with all its
+                methods on one of them.
+            """,
+            follows=r"""
+                A straight line through two sizes is no scaling law, and effects at these sizes should not be
+                extrapolated. `context_length` asks whether the longer context is the reason, with Adam tuned.
+            """,
         ),
     },
 )
