@@ -102,7 +102,8 @@ def test_runs_of_unequal_length_are_shown_as_far_as_all_have_come(tmp_path: Path
     for r in data["runs"]:
         speed = (0.04 if r["method"] == "Muon" else 0.06) * (1 + 0.03 * (r["seed"] % 4))
         r["val"] = curve(speed, 0.01, 0.0)
-        r["telemetry"] = {"step": [37 * i for i in range(1, 3 + r["seed"] % 2)], "rotation_hidden_rad": [0.1] * 3}
+        steps = [37 * i for i in range(1, 3 + r["seed"] % 2)]
+        r["telemetry"] = {"step": steps, "rotation_hidden_rad": [0.1] * len(steps)}
     data["training"] |= {"budget_seconds": 10.0, "schedule": "wsd"}
     (fast, slow) = analyze(CAMPAIGN, data).summaries
     assert list(fast.telemetry["rotation_hidden_rad"][0]) == [37, 74]
