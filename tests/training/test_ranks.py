@@ -50,11 +50,12 @@ from ngpt.training.sharding import FullyShardedParameters, ShardedOptimizerState
 TOLERANCE = 1e-6
 """Relative, of losses in float32: ranks add the same numbers in another order."""
 
+# a product near zero may change its sign with the order of a sum; a small decay keeps that below the tolerance
 STEPS: dict[str, dict[str, Any]] = {
     "linear": {},
     "geodesic lr": {"geodesic_muon": "lr", "momentum_transport": "parallel"},
     "geodesic lr-norm": {"geodesic_muon": "lr-norm", "tangent": "before"},
-    "normuon, cautious decay": {"normuon": "short-axis", "weight_decay": 1.0, "cautious_wd": True},
+    "normuon, cautious decay": {"normuon": "short-axis", "weight_decay": 0.01, "cautious_wd": True},
     "adam": {"optimizer": "adam"},
     "ngpt": {"arch": "ngpt"},
     "gpt": {"arch": "gpt", "lr": 0.005, "aux_lr": 0.002},
@@ -110,22 +111,14 @@ def only(out: Path) -> Path:
 def test_any_number_of_ranks_has_the_losses_of_one_process(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int, parallel: str
 ) -> None:
-    """By PyTorch's products: oneDNN's round a part of a batch differently, and cautious decay turns that into steps.
-
-    So does the order of a sum, for a product near zero. Which seeds have one depends on the processor: one must agree.
-    """
+    """By PyTorch's products: oneDNN's round a part of a batch differently, and cautious decay turns that into steps."""
+    config = thirty(data, **STEPS[name])
     monkeypatch.setattr(dense, "onednn_runs", lambda: False)
-    for seed in range(5):
-        config, folder = thirty(data, **STEPS[name], seed=seed), tmp_path / str(seed)
-        expected = outcome(start(config, folder / "one process")[0])
-        ended(ranks_of(flags(config, folder / "runs", "--parallel", parallel), folder / "err", count, PLAIN_PRODUCTS=1))
-        try:
-            same_losses(only(folder / "runs"), expected)
-            break
-        except AssertionError:
-            if seed == 4 or "cautious_wd" not in STEPS[name]:
-                raise
-    record = read_record(only(folder / "runs"))
+    expected = outcome(start(config, tmp_path / "one process")[0])
+    arguments = flags(config, tmp_path / "runs", "--parallel", parallel)
+    ended(ranks_of(arguments, tmp_path / "errors", count, PLAIN_PRODUCTS=1))
+    same_losses(only(tmp_path / "runs"), expected)
+    record = read_record(only(tmp_path / "runs"))
     assert (record.ranks, record.status) == (count, "done")
     assert record.engine == f"eager, {count} ranks, {parallel}"
 
