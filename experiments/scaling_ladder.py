@@ -133,6 +133,27 @@ CAMPAIGN = Campaign(
                 tuning seed. At `rung-3` that one is used, as was fixed before these runs.
             """,
         ),
+        ("rung-3", "English"): Reading(
+            reading=r"""
+                Muon leads Adam on every seed, and both forecasts came true. The mean lead is close to that at `rung-2`,
+                while the forecast expected it to shrink. But the interval is wide, since the lead almost vanishes on
+                one seed: it allows a lead that shrinks and one that grows. Geodesic steps make no difference that
+                matters, with a narrow interval. On Python's standard library something doubles Muon's lead in the
+                middle of a run. Nothing like it happens on this text: here the lead is largest at the beginning,
+                shrinks for half of the run, and grows again as the rates decay.
+            """,
+            does_not_show=r"""
+                How two tuned optimizers compare: no rate was tuned at this size, and both are those used on the
+                standard library. Whether the lead depends on size: intervals this wide at three sizes allow either.
+                Three seeds ran on a GPU and two on a CPU, each with all its methods on one of them, so that medians of
+                times and speeds mix the two.
+            """,
+            follows=r"""
+                Size and a longer context do not suffice to make Muon's lead grow as it does on the standard library at
+                this size: on English both are there, and the lead does not. `context_length` asks what the context
+                contributes on that library.
+            """,
+        ),
     },
     at_scale={
         "rung-2": AtScale(
