@@ -47,7 +47,9 @@ MUON_AGAINST_ADAM, GEODESIC, PROJECTION, FEATURES, ORTHOGONALITY, EQUAL_TIME = (
 """Where runs are longest; those of the last end by the clock"""
 
 AT_155M = CampaignStudy(muon_at_155m.CAMPAIGN).at("155m", "English").experiment
-AT_RUNG_3 = CampaignStudy(scaling_ladder.CAMPAIGN).at("rung-3").experiment
+AT_RUNG_3, AT_RUNG_3_ON_ENGLISH = (
+    CampaignStudy(scaling_ladder.CAMPAIGN).at("rung-3", text).experiment for text in (None, "English")
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Finding:
 
     campaign: Campaign
     words: Words
+    elsewhere: Campaign | None = None
+    """the same on another text, of which the bullet gives the first contrast"""
 
 
 def findings_list(reports: Path) -> str:
@@ -82,11 +86,29 @@ def findings_list(reports: Path) -> str:
         unfinished = [f"{done} of {data['planned_runs']} runs"] if runs_left(data) else []
         where = "; ".join([f"{seeds(analysis.answers)} seeds", *unfinished, *forecast(data, analysis), *own])
         report = f"[report](reports/{finding.campaign.report_name})"
-        bullets.append(f"- {finding.words(analysis)} ({where}; {report})")
+        bullets.append(f"- {finding.words(analysis)} ({where}; {report}){repeated(finding, reports)}")
     intro = introduction(usual) + "\n\n" if found else ""
     again = longer_runs_sentence(reports)
     elsewhere = places_table(reports, IN_README)
     return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n" + elsewhere
+
+
+def repeated(finding: Finding, reports: Path) -> str:
+    """Return what a finding's first contrast comes to on another text, as a clause; nothing without final data."""
+    campaign = finding.elsewhere
+    if campaign is None or not data_path(reports, campaign.name).exists():
+        return ""
+    try:
+        data = read_data(campaign, reports)
+    except OutdatedDataError:  # the index says so
+        return ""
+    if runs_left(data):
+        return ""
+    analysis = analyze(campaign, data)
+    answer = analysis.answers[0]
+    word = "" if answer.verdict.word in ("better", "worse") else f"{answer.verdict.word}, "
+    where = "; ".join([*forecast(data, analysis), f"[report](reports/{campaign.report_name})"])
+    return f"; on {data['data']} {word}{difference(answer)} ({where})"
 
 
 def forecast(data: dict[str, Any], analysis: Analysis) -> list[str]:
@@ -126,8 +148,8 @@ def scope(data: dict[str, Any]) -> list[str]:
 
 
 def seeds(answers: Sequence[Answer]) -> int:
-    """Return the smallest number of paired seeds behind the answers."""
-    return min(0 if answer.verdict.effect is None else answer.verdict.effect.n for answer in answers)
+    """Return the smallest number of paired seeds behind the answers that have an effect."""
+    return min((answer.verdict.effect.n for answer in answers if answer.verdict.effect is not None), default=0)
 
 
 def difference(answer: Answer, lower: str = "lower", higher: str = "higher", level: str = "level") -> str:
@@ -265,7 +287,7 @@ def singular_values(analysis: Analysis) -> str:
         "better": "helps",
         "no difference that matters": "costs nothing that matters",
         "worse": "makes it worse",
-        "undecided": "is not shown to cost anything",
+        "undecided": f"may {'help' if kaon.verdict.side == 'lower' else 'cost something'}",
     }
     text = f"**Noise in the singular values of Muon's update {costs[kaon.verdict.word]}.**"
     text = f"{text} With values drawn anew in every step it ends {difference(kaon)}"
@@ -313,7 +335,7 @@ FINDINGS = (
     Finding(MUON_AGAINST_ADAM, muon_against_adam),
     Finding(EQUAL_TIME, at_equal_time),
     Finding(gpt_control.CAMPAIGN, on_a_gpt),
-    Finding(AT_RUNG_3, at_a_third_size),
+    Finding(AT_RUNG_3, at_a_third_size, elsewhere=AT_RUNG_3_ON_ENGLISH),
     Finding(AT_155M, adam_at_fixed_rates),
     Finding(ORTHOGONALITY, singular_values),
     Finding(sphere_finalists.CAMPAIGN, field_against_muon),

@@ -19,6 +19,7 @@ from ngpt.campaign.analysis.verdict import Answer
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
+from ngpt.campaign.report.index import runs_left
 from ngpt.campaign.report.words import effect_of
 
 AGAIN: tuple[tuple[Campaign, Campaign], ...] = (
@@ -57,9 +58,12 @@ def tried_again(reports: Path) -> list[Again]:
         if not all(data_path(reports, campaign.name).exists() for campaign in pair):
             continue
         try:
-            first, second = (analyze(campaign, read_data(campaign, reports)).answers for campaign in pair)
+            both = [read_data(campaign, reports) for campaign in pair]
         except OutdatedDataError:  # the index names them
             continue
+        if any(map(runs_left, both)):  # not final, which their reports say
+            continue
+        first, second = (analyze(campaign, data).answers for campaign, data in zip(pair, both, strict=True))
         later = {answer.contrast.name: answer for answer in second}
         for answer in first:
             after = later.get(answer.contrast.name)
@@ -87,10 +91,12 @@ def longer_runs_sentence(reports: Path) -> str:
     if not found:
         return ""
     small = sum(one.words[1] == "no difference that matters" for one in found)
-    lost = sum(one.words[0] != one.words[1] for one in found) - small
+    turned = sum(set(one.words) == DIFFER for one in found)
+    lost = sum(one.words[0] != one.words[1] for one in found) - small - turned
     smaller = sum(abs(_mean(one.after)) < abs(_mean(one.before)) for one in found)
     which = "All" if smaller == len(found) else f"{smaller} of"
     rest = [f"{small} no longer by what matters"] * bool(small) + [f"{lost} not shown any more"] * bool(lost)
+    rest += [f"{turned} the other way round"] * bool(turned)
     new = len(tried) - len(found)
     appeared = f" {new} {'differs' if new == 1 else 'differ'} only in longer ones." if new else ""
     return (

@@ -105,8 +105,7 @@ def edges(campaign: Campaign, data: dict[str, Any], *methods: str) -> list[str]:
     hidden = {one.method.name: one.chosen_lr for one in summaries}
     auxiliary = {one.method.name: one.chosen_aux_lr for one in summaries}
     found = rates_at_edges(campaign, hidden, auxiliary)
-    lent = [one.method.at_rates_of for one in summaries if one.method.name in methods]
-    return [text for name in dict.fromkeys((*methods, *filter(None, lent))) for text in found[name]]
+    return list(dict.fromkeys(text for name in methods for text in found[name]))
 
 
 def pooled(reports: Path, comparison: str) -> list[Pooled]:

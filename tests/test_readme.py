@@ -15,6 +15,8 @@ import torch
 from experiments import INDEX, gpt_control, muon_lr_sweep, scaling_ladder, sphere_finalists
 from experiments.findings import (
     AT_155M,
+    AT_RUNG_3,
+    AT_RUNG_3_ON_ENGLISH,
     EQUAL_TIME,
     FEATURES,
     MUON_AGAINST_ADAM,
@@ -387,6 +389,21 @@ def test_the_finding_on_the_field_follows_the_verdicts(tmp_path: Path) -> None:
     assert "methods best in short runs is shown to beat Muon by 0.02 in longer" in found(0.0, 0.0, spread=0.05)
 
 
+def test_the_finding_at_a_third_size_has_the_other_text_too(tmp_path: Path) -> None:
+    for campaign in (AT_RUNG_3, AT_RUNG_3_ON_ENGLISH):
+        write_data(tmp_path, read_data(campaign, ROOT / "reports"))
+    data = read_data(AT_RUNG_3_ON_ENGLISH, ROOT / "reports")
+    assert "; on English 0.043 lower [" in findings_list(tmp_path)
+    losses = {(row["method"], row["seed"]): row["final_val_loss"] for row in data["runs"]}
+    for row in data["runs"]:
+        row["final_val_loss"] = losses["Adam", row["seed"]] + 1e-4 * (row["method"] == "Muon") * (-1) ** row["seed"]
+    write_data(tmp_path, data)
+    assert "; on English no difference that matters, level [" in findings_list(tmp_path)
+    data["runs"][0]["status"] = "running"
+    write_data(tmp_path, data)
+    assert "; on English" not in findings_list(tmp_path)
+
+
 def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
     """Muon's lead over Adam is there again, then larger, then gone."""
     short, long = muon_lr_sweep.CAMPAIGN, MUON_AGAINST_ADAM
@@ -408,3 +425,11 @@ def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
         word = "no difference that matters" if gone else "better"
         assert f"(../reports/{short.report_name}), −0.15" in row
         assert f"[**{word}**](../reports/{long.report_name})" in row
+    for row in compared:
+        lag = (row["method"] == "Muon") * (0.05 + 0.001 * (-1) ** row["seed"])
+        row["final_val_loss"] = losses["Adam", row["seed"]] + lag
+    write_data(tmp_path, data)
+    assert "; 1 the other way round.**" in longer_runs_sentence(tmp_path)
+    compared[0]["status"] = "running"
+    write_data(tmp_path, data)
+    assert longer_runs_sentence(tmp_path) == "", "it may still change"

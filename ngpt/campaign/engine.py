@@ -173,8 +173,8 @@ def _collected(study: Study[PlanT], reports: Path) -> dict[str, Any] | None:
 
 
 def holds_more(there: dict[str, Any] | None, data: dict[str, Any]) -> bool:
-    """Return whether collected data of the same statements, text and code have more finished runs than `data`."""
-    if there is None or any(there.get(name) != data[name] for name in ("definition", "data_digest", "code_digest")):
+    """Return whether collected data of the same statements and text, by any code, have more finished runs."""
+    if there is None or any(there.get(name) != data[name] for name in ("definition", "data_digest")):
         return False
     before, now = (sum(row["status"] in FINISHED for row in one["runs"]) for one in (there, data))
     return before > now
@@ -237,7 +237,7 @@ def _carry_out_stages(
             print(*described(batch[0].config.data), sep="\n", file=sys.stderr)
         runs += batch
         if report_only:
-            outcome.failures |= failures_of(batch, plan.out)
+            outcome.failures |= failures_of([run for run in batch if run.run_id not in plan.known], plan.out)
         elif batch:
             try_classes([run for run in batch if not is_finished(plan, run)])
             each_once = {run.run_id: run for run in batch if run.run_id not in plan.known}

@@ -289,8 +289,10 @@ class EntrantStudy(CampaignStudy):
         stated = [[origin_of(one["optimizer"]).identity, one.get("optimizer_args", "")] for one in classes]
         begun = given.known[0] if given.known else data
         if given.known or ((given.report_only or given.reproduce) and data.exists()):
-            measured = read_json(begun).get("measured", {})
+            there = read_json(begun)
+            measured = there.get("measured", {})
             require(measured.get("classes") == stated, f"{begun}: of other classes than these, or of other arguments")
+            require(there.get("preset") == given.preset, f"{begun}: measured at the preset {there.get('preset')}")
             middles, angle = measured["rates"], measured["angle"]
         else:
             middles, angle = rates_and_angle(classes, given.preset, fields | overrides, given.device)

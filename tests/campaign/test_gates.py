@@ -227,6 +227,14 @@ def never_once(data: dict[str, Any]) -> None:
     rows(data, "race")[1]["val"]["loss"] = [9.0, 8.0, 7.0]
 
 
+def no_finite_step(data: dict[str, Any]) -> None:
+    for optimizer in ("Muon", "AdamW"):
+        for row in rows(data, "stability", optimizer):
+            row |= {"status": "diverged", "steps_not_finite": row["steps"]}
+            for name in ("first_loss", "largest_grad_norm", "lr_first", "lr_last", "steps_per_second"):
+                row.pop(name, None)
+
+
 TELEMETRY = {"step": [1, 8], "orthogonality_error": [0.1, 0.2], "rotation_hidden_rad": [0.1, 0.1],
              "rotation_embedding_rad": [0.1, 0.1], "rotation_head_rad": [0.1, 0.1]}  # fmt: skip
 
@@ -244,6 +252,7 @@ TELEMETRY = {"step": [1, 8], "orthogonality_error": [0.1, 0.2], "rotation_hidden
         ("G2", change("stability", lr_last=4.6e-5), False),
         ("G2", change("stability", telemetry=TELEMETRY | {"rotation_embedding_rad": [0.0, 0.1]}), False),
         ("G2", change("stability", first_loss=0.0), False),
+        ("G2", no_finite_step, False),
         ("G3", change("overfit", final_val_bpb=0.99), True),
         ("G3", change("overfit", final_val_bpb=1.0), False),
         ("G4", change("speed", steps_per_second=1.0), True),
@@ -253,6 +262,7 @@ TELEMETRY = {"step": [1, 8], "orthogonality_error": [0.1, 0.2], "rotation_hidden
         ("G5", change("stability", steps_not_finite=1), False),
         ("G5", change("stability", status="diverged"), False),
         ("G5", change("stability", status="missing"), False),
+        ("G5", no_finite_step, False),
         ("G6", race_at(0.89), True),
         ("G6", race_at(0.91), False),
         ("G6", never_once, False),

@@ -121,6 +121,38 @@ def test_a_report_alone_replaces_no_data_that_have_more_runs(
     assert carry_out(SHORT, [*here, "--report-only"]) == 0
     assert collected.read_text() == data
     assert "has more finished runs of this campaign than" in capsys.readouterr().err
+    write_json(collected, read_json(collected) | {"code_digest": "of earlier code"})
+    data = collected.read_text()
+    assert carry_out(SHORT, [*here, "--report-only"]) == 0
+    assert collected.read_text() == data, "whatever code they are of"
+
+
+def test_a_run_that_failed_here_and_ended_elsewhere_has_ended(
+    begun: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, whole = begun
+    here = flags(folder, tmp_path, "--known", str(part(whole, tmp_path / "part.json", "tuning")))
+    assert carry_out(SHORT, here) == 0
+    taken = next(row for row in whole["runs"] if row["stage"] == "tuning")
+    shutil.copytree(tmp_path / whole["runs"][-1]["run_id"], tmp_path / taken["run_id"])
+    record = tmp_path / taken["run_id"] / "record.json"
+    failed = {"run_id": taken["run_id"], "status": "failed", "message": "no space left"}
+    write_json(record, read_json(record) | failed)
+    (tmp_path / "reports/data/mini.json").unlink()
+    assert carry_out(SHORT, [*here, "--report-only"]) == 0
+    rows = read_json(tmp_path / "reports/data/mini.json")["runs"]
+    assert {row["status"] for row in rows} == {"done"}
+
+
+def test_a_campaign_with_known_runs_can_be_watched(
+    begun: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, whole = begun
+    known = tmp_path / "whole.json"
+    write_json(known, whole)
+    assert carry_out(SHORT, [*flags(folder, tmp_path / "here", "--known", str(known)), "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert "16 of 16 runs have ended" in shown and "effect so far" in shown
 
 
 def test_a_report_alone_says_how_many_runs_there_were_at_a_time(

@@ -195,7 +195,8 @@ def test_what_differs_includes_what_the_preset_implies() -> None:
     assert adam == {
         "--preset": "rung-1", "--optimizer": "adam", "--aux-lr": "0.01", "--lr": "0.01", "--adam-beta1": "0.7"
     }  # fmt: skip
-    muon = settings_of("python train_architectural.py --preset rung-1 --lr 0.03", data)
+    data["training"]["aux_lr"] = 0.01  # of the first run; the flag is left out where it is the default
+    muon = settings_of("python train_architectural.py --preset rung-1 --lr 0.03", data, 0.005)
     assert muon == {
         "--preset": "rung-1", "--optimizer": "muon", "--aux-lr": "0.005", "--lr": "0.03", "--adam-beta1": "0.9"
     }  # fmt: skip

@@ -272,6 +272,7 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert engine.carry_out(study, arguments) == 0
     text = (tmp_path / "out" / "reports" / "MINI_TRANSFER_REPORT.md").read_text()
     assert "27 runs planned: 27 done." in text and "Incomplete" not in text
+    assert " layers, 32 to 96 wide, context " in text
     index = (tmp_path / "out" / "reports" / "README.md").read_text()
     assert "| equal angles: Adam |" in index and "| nuGPT: Adam |" in index
     assert "Adam: equal angles **" in index

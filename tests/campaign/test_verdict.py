@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngpt.campaign.analysis.statistics import PairedDifference
-from ngpt.campaign.analysis.verdict import judge, judge_campaign
+from ngpt.campaign.analysis.verdict import judge, judge_campaign, judge_simplicity
 from ngpt.campaign.definition import Campaign, Method, Prediction, Rule, Word
 
 LRS = (0.01, 0.03, 0.1)
@@ -105,8 +105,9 @@ def test_a_doubt_about_a_gain_leaves_it_open_whether_there_is_none(mean: float, 
     doubts: dict[Word, list[str]] = {"worse": ["an edge"], "no difference that matters": ["an edge"]}
     assert judge(rule("not lower"), around(mean, half)).confirmed is True
     assert judge(rule("not lower"), around(mean, half), doubts=doubts).confirmed is False
-    other: dict[Word, list[str]] = {"better": ["an edge of the baseline's"]}
-    assert judge(rule("not lower"), around(mean, half), doubts=other).confirmed is True
+    other: dict[Word, list[str]] = dict.fromkeys(("better", SAME), ["an edge of the baseline's"])
+    assert judge(rule("not lower"), around(mean, half), doubts=other).confirmed is True, "it would only raise it"
+    assert judge(rule("not lower"), around(mean, half), doubts=other, n_missing=1).confirmed is False
 
 
 def test_too_few_seeds_decide_nothing() -> None:
@@ -114,11 +115,14 @@ def test_too_few_seeds_decide_nothing() -> None:
     assert (verdict.word, verdict.seeds_needed, verdict.confirmed) == ("undecided", 9, False)
     parts = ("5 seeds", "9 complete pairs", "runs are missing on 2 seeds")
     assert all(part in verdict.reason for part in parts)
+    verdict = judge(rule(seeds=5), None, n_missing=3)
+    assert (verdict.word, verdict.effect, verdict.seeds_needed) == ("undecided", None, 5)
     verdict = judge(rule(seeds=5), None, n_missing=5)
-    assert (verdict.word, verdict.effect, verdict.seeds_needed) == ("undecided", None, 5) and verdict.side == ""
+    assert (verdict.word, verdict.effect, verdict.seeds_needed) == ("undecided", None, None) and verdict.side == ""
     assert verdict.reason == f"{verdict.why}." and not verdict.why.endswith("."), "reports end it themselves"
     assert "fewer than 2" in verdict.reason and "runs are missing on 5 seeds" in verdict.reason
     assert judge(rule(None), None).confirmed is None
+    assert judge(rule(seeds=7), around(-0.03, 0.01), n_missing=2).seeds_needed is None, "seven were run, and two lost"
 
 
 def test_missing_runs_and_noise_block_words() -> None:
@@ -247,6 +251,43 @@ def test_missing_runs_make_no_method_worse_by_chance() -> None:
         answers, _ = judge_campaign(campaign, table, rates)
         found += any(answer.verdict.word == "worse" for answer in answers)
     assert found <= 200 * 0.05 + 2 * math.sqrt(200 * 0.05 * 0.95)
+
+
+def borrowing() -> tuple[Campaign, np.ndarray]:
+    """Return a campaign in which `late` takes the rates of `base`, both level with `other`, and its results."""
+    base, other = (Method(name=name, fields={"optimizer": "muon"}, lrs=LRS, family="f") for name in ("base", "other"))
+    late = Method(name="late", fields={"lazy_proj_freq": 20}, lrs=(), at_rates_of="base", family="f")
+    campaign = Campaign(
+        name="c", title="t", question="q?", claim="c", preset="tiny", methods=(other, base, late), baselines=("other",),
+        rule=rule("level"), fields={}, comparison_seeds=5,
+    )  # fmt: skip
+    return campaign, quiet_table(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("rate", "word"), [(0.03, SAME), (0.1, "undecided")])
+def test_who_takes_a_rate_takes_the_doubts_about_it(rate: float, word: Word) -> None:
+    campaign, table = borrowing()
+    answers, _ = judge_campaign(campaign, table, {"other": 0.03, "base": rate, "late": rate})
+    assert [answer.verdict.word for answer in answers] == [word, word]
+    if word == "undecided":
+        assert {answer.verdict.why for answer in answers} == {
+            f"the numbers say {SAME}, but the best rate of base is at the edge of its grid"
+        }
+
+
+def test_who_takes_a_rate_takes_the_loss_of_runs_that_chose_it() -> None:
+    campaign, table = borrowing()
+    rates = dict.fromkeys(("other", "base", "late"), 0.03)
+    answers, _ = judge_campaign(campaign, table, rates, lost_in_tuning={"base": 2})
+    assert [answer.verdict.why.partition(", but ")[2] for answer in answers] == [
+        "2 of the runs that tune base are missing"
+    ] * 2
+
+
+def test_what_is_simpler_wins_nothing_from_a_baseline_that_might_do_better() -> None:
+    assert judge_simplicity(rule(), around(0.0, 0.004)) == "a win"
+    assert judge_simplicity(rule(), around(0.0, 0.004), doubted=True) == "open"
+    assert judge_simplicity(rule(), around(0.006, 0.002), doubted=True) == "not free"
 
 
 def test_the_values_of_an_answer_are_the_contrast_on_each_seed() -> None:

@@ -124,7 +124,8 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     training, undecayed = data["training"], None
     if training.get("budget_seconds") is not None:
         undecayed = training["budget_seconds"] * (1 - training["decay_share"] if ends_with_decay(training) else 1)
-    plain = [answer for answer in answers if answer.contrast.question in campaign.questions_of_methods()]
+    of_methods = {contrast.name for contrast in campaign.against_baselines()}
+    plain = [answer for answer in answers if answer.contrast.name in of_methods]
     spreads = [a.verdict.effect.sd for a in plain if a.verdict.effect is not None]
     counts = Counter(row["status"] for row in rows)
     summaries = [_summary(campaign, m, data, columns[m.name], undecayed, rng) for m in campaign.methods]
@@ -132,7 +133,8 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
         summaries=summaries, answers=answers, winner=winner,
         exchange=_exchange(answers, final, rule.metric), at_optima=_at_optima(answers, summaries),
         simplifications=[
-            (m, a, judge_simplicity(a.contrast.rule, a.verdict.effect, n_missing=a.result.n_missing))
+            (m, a, judge_simplicity(
+                a.contrast.rule, a.verdict.effect, n_missing=a.result.n_missing, doubted=bool(a.doubts["better"])))
             for m in campaign.methods for a in plain if m.leaves_out and a.contrast.weights.get(m.name) == 1.0
         ],
         noise_floors={name: mean.sd for name in campaign.baselines if (mean := sample_mean(columns[name])) is not None},

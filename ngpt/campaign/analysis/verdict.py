@@ -56,6 +56,8 @@ class Answer:
     verdict: Verdict
     values: Array = field(compare=False)
     """the contrast on each comparison seed, (seeds,); NaN where a run of it has no result"""
+    doubts: Mapping[Word, Sequence[str]] = field(default_factory=dict, compare=False)
+    """for each word, what could overturn it"""
 
     @property
     def agreeing(self) -> int:
@@ -101,7 +103,7 @@ def judge(
     unknown = None if rule.predicted is None else False
     if difference is None:
         why = f"{rule.metric} has fewer than 2 complete pairs of seeds, the rule asks for {rule.seeds}{missing}"
-        return Verdict("undecided", None, why, f"{why}.", rule.seeds, unknown)
+        return Verdict("undecided", None, why, f"{why}.", None if n_missing >= rule.seeds else rule.seeds, unknown)
     at_the_limit = 0 < rule.smallest_effect - abs(difference.mean) < difference.sd / math.sqrt(difference.n)
     needed = None if at_the_limit else seeds_to_decide(difference, rule.smallest_effect)
     smallest = f"the {rule.smallest_effect:g} {rule.unit} that matter"
@@ -112,23 +114,25 @@ def judge(
             f"{rule.metric} differs by {difference.mean:+.4g} {rule.unit} ({1 - LEVEL:.0%} interval "
             f"{difference.t_low:+.4g} to {difference.t_high:+.4g}, {difference.n} seeds): {why}."
         )
-        lost = [gap] if n_missing and word not in ("worse", "undecided") else []
-        if reasons := [*(doubts or {}).get(word, ()), *lost]:
-            why = f"the numbers say {word}, but {' and '.join(reasons)}"
-            return Verdict("undecided", difference, why, f"{reason} But: {why}.", None, unknown, doubted=word)
         bounds: dict[str, tuple[float, Word]] = {
             "not lower": (-difference.t_low, "worse"), "not higher": (difference.t_high, "better")
         }  # fmt: skip
         bound, side_excluded = bounds.get(rule.predicted or "", (np.inf, word))
         sound = difference.n >= rule.seeds and not (doubts or {}).get(side_excluded)
         excluded = sound and bound < rule.smallest_effect
-        came_true = word in rule.confirming or excluded
+        lost = [gap] if n_missing and word not in ("worse", "undecided") else []
+        reasons = [*(doubts or {}).get(word, ()), *lost]
+        came_true = (word in rule.confirming and not reasons) or excluded
         confirmed = None if rule.predicted is None else came_true and not n_missing
+        if reasons:
+            why = f"the numbers say {word}, but {' and '.join(reasons)}"
+            return Verdict("undecided", difference, why, f"{reason} But: {why}.", None, confirmed, doubted=word)
         return Verdict(word, difference, why, reason, seeds_needed, confirmed)
 
     if difference.n < rule.seeds:
         why = f"too few, the rule asks for {rule.seeds} complete pairs of seeds{missing}"
-        return verdict("undecided", why, needed and max(needed, rule.seeds))
+        run_enough = difference.n + n_missing >= rule.seeds  # more of them would be lost as well
+        return verdict("undecided", why, None if run_enough else needed and max(needed, rule.seeds))
     if side and abs(difference.mean) >= rule.smallest_effect:
         if not distinguishable:
             why = f"{side}, on average by at least {smallest}, but not beyond the noise of all the methods compared"
@@ -151,8 +155,11 @@ def _are(count: int) -> str:
 def rates_at_edges(
     campaign: Campaign, rates: Mapping[str, float | None], aux_rates: Mapping[str, float | None]
 ) -> dict[str, list[str]]:
-    """Return for each method which of its chosen rates are at the edge of their grid, in words."""
-    return {
+    """Return for each method which of its chosen rates are at the edge of their grid, in words.
+
+    A method at the rates of another one has that method's.
+    """
+    found = {
         method.name: [
             f"the best {kind}rate of {method.name} is at the edge of its grid"
             for grid, chosen, kind in (
@@ -163,6 +170,12 @@ def rates_at_edges(
         ]
         for method in campaign.methods
     }
+    return _lent(campaign, found)
+
+
+def _lent(campaign: Campaign, found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return doubts by method, where a method at the rates of another one has that method's instead of its own."""
+    return {method.name: [*found[method.at_rates_of or method.name]] for method in campaign.methods}
 
 
 def judge_campaign(
@@ -186,6 +199,7 @@ def judge_campaign(
     for name, number in (lost_in_tuning or {}).items():
         if number:
             hidden[name].append(f"{number} of the runs that tune {name} {_are(number)} missing")
+    hidden = _lent(campaign, hidden)
     lost = dict(zip([method.name for method in campaign.methods], (~np.isfinite(table)).sum(axis=0), strict=True))
     answers = []
     for question in dict.fromkeys(contrast.question for contrast in contrasts):
@@ -196,9 +210,10 @@ def judge_campaign(
         values = np.where(incomplete, np.nan, np.where(np.isfinite(table), table, 0.0) @ weights.T)
         for contrast, result, column in zip(asked, found, values.T, strict=True):
             doubts = {
-                word: [text for name in contrast.methods_that_could_overturn(word) for text in hidden[name]]
+                word: list(dict.fromkeys(
+                    text for name in contrast.methods_that_could_overturn(word) for text in hidden[name]))
                 for word in get_args(Word)
-            }
+            }  # fmt: skip
             doubts["worse"] += [f"{lost[name]} of the runs of {name} {_are(lost[name])} missing"
                                 for name, weight in contrast.weights.items() if weight < 0 and lost[name]]  # fmt: skip
             own_test = bool(result.n_missing) and result.difference is not None and (
@@ -207,18 +222,21 @@ def judge_campaign(
                 contrast.rule, result.difference, n_missing=result.n_missing,
                 distinguishable=result.distinguishable or own_test, doubts=doubts,
             )  # fmt: skip
-            answers.append(Answer(contrast=contrast, result=result, verdict=verdict, values=column))
-    asked_of_methods = campaign.questions_of_methods()
-    better = [a for a in answers if a.contrast.question in asked_of_methods and a.verdict.word == "better"]
+            answers.append(Answer(contrast=contrast, result=result, verdict=verdict, values=column, doubts=doubts))
+    of_methods = {contrast.name for contrast in campaign.against_baselines()}
+    better = [a for a in answers if a.contrast.name in of_methods and a.verdict.word == "better"]
     gains = {next(name for name, weight in a.contrast.weights.items() if weight > 0): a.verdict.effect.mean
              for a in better if a.verdict.effect is not None}  # fmt: skip
     return answers, min(gains, key=gains.__getitem__) if gains else None
 
 
-def judge_simplicity(rule: Rule, difference: PairedDifference | None, *, n_missing: int = 0) -> Simplicity:
+def judge_simplicity(
+    rule: Rule, difference: PairedDifference | None, *, n_missing: int = 0, doubted: bool = False
+) -> Simplicity:
     """Judge whether a method that is simpler than its baseline costs anything that matters.
 
-        a win      the t interval of the cost lies below rule.smallest_effect, and no run of the method is missing
+        a win      the t interval of the cost lies below rule.smallest_effect, no run of the method is missing, and the
+                   baseline is not `doubted`: it might have a better rate
         not free   otherwise, and it lies above zero
         open       otherwise, and always with fewer than `rule.seeds` pairs
 
@@ -227,6 +245,6 @@ def judge_simplicity(rule: Rule, difference: PairedDifference | None, *, n_missi
     """
     if difference is None or difference.n < rule.seeds:
         return "open"
-    if difference.t_high < rule.smallest_effect and not n_missing:
+    if difference.t_high < rule.smallest_effect and not n_missing and not doubted:
         return "a win"
     return "not free" if difference.t_low > 0 else "open"

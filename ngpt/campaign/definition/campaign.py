@@ -338,10 +338,6 @@ class Campaign(Experiment):
         """Return the leading contrasts, every method against the baseline of its family, and the further ones."""
         return [*self.leading, *self.against_baselines(), *self.further]
 
-    def questions_of_methods(self) -> set[str]:
-        """Return what is asked of methods against their baselines."""
-        return {self.question, *(contrast.question for contrast in self.against_baselines())}
-
     def arms(self) -> list[Arm]:
         """Return every method at every hidden rate of its grid, at the auxiliary rate of `fields`."""
         default = self.fields["aux_lr"] if self.aux_lrs else None

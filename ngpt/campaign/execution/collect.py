@@ -105,8 +105,21 @@ def collect(
         "commands": {run.key: shlex.join(_portable_flags(run.config)) for run in runs},
         "environments": [{**dict(content), "runs": number} for content, number in environments.items()],
         **next((scale for one, scale in scales if one == model), dict.fromkeys(SCALE)),
+        "ranges": _ranges(configs, [scale for _, scale in scales]),
         "preset": preset, **details, "runs": rows,
     }  # fmt: skip
+
+
+def _ranges(configs: Sequence[RunConfig], scales: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Return the smallest and the largest value of each measure of size in which runs differ."""
+    values = {
+        "layers": [config.model.n_layer for config in configs],
+        "width": [config.model.n_embd for config in configs],
+        "context": [config.model.seq_len for config in configs],
+        "batch": [config.train.batch_size for config in configs],
+        "parameters": [scale["parameters"] for scale in scales if scale["parameters"] is not None],
+    }
+    return {name: (min(some), max(some)) for name, some in values.items() if len({*some}) > 1}
 
 
 def _is_usual(model: ModelConfig, preset: str) -> bool:
@@ -134,7 +147,8 @@ def row_of(
     record = record_of(out, run.run_id)  # read once: it may change while another process carries the run out
     finished = record is not None and record.status in FINISHED
     if not finished and (there := known.get(run.run_id)) is not None:
-        return {**there.row, **run.labels}, there
+        row = {name: value for name, value in there.row.items() if name != "environment"}  # a place in its own list
+        return {**row, **run.labels}, there
     row = {**run.labels, "run_id": run.run_id, "status": "missing" if record is None else record.status}
     if record is None:
         return row, None

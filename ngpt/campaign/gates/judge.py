@@ -14,6 +14,8 @@ from ngpt.campaign.gates.definition import Gates, OptimizerName, Targets, TaskNa
 
 BOTH: tuple[OptimizerName, ...] = ("Muon", "AdamW")
 
+NO_STEP = "no step had a finite loss and gradient"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
@@ -107,6 +109,8 @@ def polar_updates(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tu
 def hybrid(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
     """G2: embedding and head are moved too, and the rate follows its cosine from end to end."""
     row = rows[0]
+    if "first_loss" not in row:
+        return "–", NO_STEP
     turns = [r for role in ("embedding", "head") for r in _telemetry(row, f"rotation_{role}_rad")]
     slowest, first, last = min(turns, default=0.0), row["lr_first"], row["lr_last"]
     reasons = {
@@ -139,6 +143,8 @@ def fast(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, 
 def stable(rows: list[Row], targets: Targets, data: dict[str, Any]) -> tuple[str, str]:
     """G5: loss and gradient norm of every step are finite."""
     row, steps, missed = rows[0], f"{rows[0]['steps']:,} steps", rows[0]["steps_not_finite"]
+    if "largest_grad_norm" not in row:
+        return f"{steps}, {missed} not finite", NO_STEP
     fallback = f", NorMuon from step {row['fell_back_at_step']} on" if "fell_back_at_step" in row else ""
     text = f"{steps}, {missed} not finite, largest gradient norm {row['largest_grad_norm']:.3g}{fallback}"
     whys = [f"only {steps}"] * (row["steps"] < targets.stable_steps) + [f"{missed} steps not finite"] * (missed > 0)

@@ -8,6 +8,7 @@ from functools import partial
 from inspect import cleandoc
 from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
     )  # fmt: skip
     of_words = (words.number, signed, percent, mean_sd, words.effect_of, words.interval_text, words.word_of,
                 words.agreement, words.prediction, words.p_text, effect_in)  # fmt: skip
-    filters = (*of_words, over_steps, counted, interval, share_text, cleandoc, hours_unit)
+    filters = (*of_words, over_steps, counted, interval, share_text, cleandoc, hours_unit, median)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     text = environment.get_template(template).render(**content)
     write_text(path, re.sub(r"\n{3,}", "\n\n", text))  # a part that is left out leaves its blank lines
@@ -194,7 +195,8 @@ def seeds_of(data: dict[str, Any]) -> list[int]:
 def differences(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> dict[str, str]:
     """Return by method how its settings differ from those of its baseline, at the chosen rates of both."""
     compared = [summary for summary in analysis.summaries if summary.chosen_lr is not None]
-    flags = {summary.method.name: settings_of(command_of(data, summary), data) for summary in compared}
+    flags = {summary.method.name: settings_of(command_of(data, summary), data, first_run(data, summary).get("aux_lr"))
+             for summary in compared}  # fmt: skip
     found = {}
     for summary in analysis.summaries:
         name, baseline = summary.method.name, campaign.baseline_of(summary.method)
@@ -222,12 +224,15 @@ def _code(flag: str, value: str) -> str:
     return f"`{flag} {value}`" if value else f"`{flag}`"
 
 
-def settings_of(command: str, data: dict[str, Any]) -> dict[str, str]:
-    """Return the flags of a run's command by name, and those that preset and optimizer imply and may differ."""
+def settings_of(command: str, data: dict[str, Any], aux_lr: float | None = None) -> dict[str, str]:
+    """Return the flags of a run's command by name, and those that preset and optimizer imply and may differ.
+
+    aux_lr: the run's rate; None in data from before it was tuned, where all runs have one.
+    """
     given = {"--optimizer": OptimConfig.optimizer} | _flags(command)
     by_preset = [one.defaults.get(data["preset"], {}) for one in OPTIMIZERS.values()]
     implied = {name: getattr(OptimConfig, name) for name in chain.from_iterable(by_preset)}
-    implied |= {"aux_lr": data["training"].get("aux_lr")}
+    implied |= {"aux_lr": data["training"].get("aux_lr") if aux_lr is None else aux_lr}
     implied |= entry(given["--optimizer"]).defaults.get(data["preset"], {})
     flags = {"--" + name.replace("_", "-"): f"{value:g}" for name, value in implied.items() if value is not None}
     return given | {flag: value for flag, value in flags.items() if flag not in given}
@@ -246,9 +251,14 @@ def _flags(command: str) -> dict[str, str]:
 
 def command_of(data: dict[str, Any], summary: MethodSummary) -> str:
     """Return the command of a method's run at its chosen rates, on the first comparison seed."""
-    compared = (row for row in data["runs"] if row["stage"] == "comparison" and row["method"] == summary.method.name)
-    flags = data["commands"][key_of(next(compared))]
+    flags = data["commands"][key_of(first_run(data, summary))]
     return f"python train_architectural.py {flags} --threads 1 --out single".replace("  ", " ")
+
+
+def first_run(data: dict[str, Any], summary: MethodSummary) -> dict[str, Any]:
+    """Return the row of a method's run on the first comparison seed."""
+    mine = (row for row in data["runs"] if row["stage"] == "comparison" and row["method"] == summary.method.name)
+    return next(mine)
 
 
 def interval(values: np.ndarray, kind: str = "difference") -> str:
