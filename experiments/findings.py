@@ -129,7 +129,7 @@ def introduction(usual: Sequence[str]) -> str:
     """Return what most findings have in common."""
     return (
         f"Unless they say otherwise, findings are from {', '.join(usual)}. "
-        "Differences are in final validation loss, in nats per token. Brackets are 95% confidence intervals over seeds."
+        "Differences are in final validation loss, nats per token. Brackets are 95% confidence intervals over seeds."
     )
 
 
@@ -240,7 +240,7 @@ def adam_at_fixed_rates(analysis: Analysis) -> str:
     ahead, rates = len(words.answers_of(answers, "worse")), len(answers)
     headline = f"Early in the training of a far larger model, Muon at one rate is ahead of Adam at {ahead} of {rates}."
     means = [-answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
-    return f"**{headline}**" + (f" Mean differences range from {range_text(means)}; no rate is tuned" if means else "")
+    return f"**{headline}**" + (f" Mean differences: {range_text(means)}; no rate is tuned" if means else "")
 
 
 def geodesic_against_projection(analysis: Analysis) -> str:
@@ -328,7 +328,7 @@ def gains(answers: Sequence[Answer], methods: str, baseline: str, where: str = "
         return f"**{headline}**"
     worse = len(words.answers_of(answers, "worse"))
     rest = f"; {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
-    return f"**{headline}** Mean differences range from {range_text(means)}{rest}"
+    return f"**{headline}** Mean differences: {range_text(means)}{rest}"
 
 
 FINDINGS = (

@@ -293,13 +293,13 @@ def test_the_finding_of_a_far_larger_model_follows_the_verdicts(tmp_path: Path) 
         row["final_val_loss"] = loss + 0.001 * (-1) ** row["seed"] * (row["method"] != "Muon")
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
-    assert "Muon at one rate is ahead of Adam at 4 of 4.** Mean differences range from −0.200 to −0.100; no " in found
+    assert "Muon at one rate is ahead of Adam at 4 of 4.** Mean differences: −0.200 to −0.100; no " in found
     assert ", on GPUs. " in found  # what is common to all findings, here one
     for row in data["runs"]:
         if row["method"] == "Adam, 0.001":
             row["final_val_loss"] -= 0.2
     write_data(tmp_path, data)
-    assert "ahead of Adam at 3 of 4.** Mean differences range from −0.200 to +0.10" in findings_list(tmp_path)
+    assert "ahead of Adam at 3 of 4.** Mean differences: −0.200 to +0.10" in findings_list(tmp_path)
     data["runs"][0]["status"] = "killed"
     del data["runs"][0]["final_val_loss"]
     write_data(tmp_path, data)
@@ -341,7 +341,7 @@ def test_the_finding_on_features_follows_the_verdicts(tmp_path: Path) -> None:
 
     tried = "3 features of modded-nanogpt tried (cautious decay, NorMuon, Polar Express)"
     assert f"**None of the {tried} beats plain Muon by 0.01.**" in found(0.0)
-    assert "Mean differences range from −0.004 to +0.002 (" in found(-0.004)
+    assert "Mean differences: −0.004 to +0.002 (" in found(-0.004)
     assert f"**Of the {tried}, 1 beats plain Muon by 0.01.**" in found(-0.03)
 
 
@@ -383,7 +383,7 @@ def test_the_finding_on_the_field_follows_the_verdicts(tmp_path: Path) -> None:
 
     level = found(-0.004, 0.005)
     assert "**None of the 7 methods best in short runs beats Muon by 0.02 in longer ones.**" in level
-    assert "Mean differences range from −0.004 to +0.005 (" in level
+    assert "Mean differences: −0.004 to +0.005 (" in level
     assert "**Of the 7 methods best in short runs, 1 beats Muon by 0.02" in found(-0.05, 0.0)
     assert "; 1 is worse (" in found(0.0, 0.05)
     assert "methods best in short runs is shown to beat Muon by 0.02 in longer" in found(0.0, 0.0, spread=0.05)
