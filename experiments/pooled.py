@@ -19,7 +19,7 @@ from experiments import (
     scaling_ladder,
     sphere_finalists,
 )
-from ngpt.campaign.analysis.analyze import MethodSummary, analyze
+from ngpt.campaign.analysis.analyze import MethodSummary, analyze, rates_of
 from ngpt.campaign.analysis.statistics import LEVEL, PairedDifference, paired_difference
 from ngpt.campaign.analysis.verdict import rates_at_edges
 from ngpt.campaign.command import CampaignStudy
@@ -101,10 +101,8 @@ def data_of(campaign: Campaign, reports: Path) -> dict[str, Any] | None:
 
 def edges(campaign: Campaign, data: dict[str, Any], *methods: str) -> list[str]:
     """Return which of the rates that methods have chosen are at the edge of their grid, in words."""
-    summaries = analyze(campaign, data).summaries
-    hidden = {one.method.name: one.chosen_lr for one in summaries}
-    auxiliary = {one.method.name: one.chosen_aux_lr for one in summaries}
-    found = rates_at_edges(campaign, hidden, auxiliary)
+    compared = (row for row in data["runs"] if row["stage"] == "comparison")
+    found = rates_at_edges(campaign, *rates_of(campaign, compared))
     return list(dict.fromkeys(text for name in methods for text in found[name]))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +115,7 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
     names = [method.name for method in campaign.methods]
     columns = {name: np.array([values.get((name, seed), math.nan) for seed in seeds], np.float64) for name in names}
     table = np.stack(list(columns.values()), axis=1)
-    rates = {row["method"]: row["lr"] for row in final}
-    aux_rates = {row["method"]: row["aux_lr"] for row in final if campaign.aux_lrs}
+    rates, aux_rates = rates_of(campaign, final)
     tuned = [row for row in rows if row["stage"] in ("tuning", "auxiliary")]
     lost = Counter(row["method"] for row in tuned if row["status"] not in FINISHED)
     answers, winner = judge_campaign(campaign, table, rates, aux_rates=aux_rates, lost_in_tuning=lost)
@@ -142,6 +141,13 @@ def analyze(campaign: Campaign, data: dict[str, Any]) -> Analysis:
         idle=_idle_arms(campaign, rows), counts=dict(counts),
         complete=len(rows) == data["planned_runs"] and counts["done"] + counts["diverged"] == len(rows),
     )  # fmt: skip
+
+
+def rates_of(campaign: Campaign, final: Iterable[Row]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the hidden rate of each method in comparison runs, and its auxiliary rate if that is tuned."""
+    rates = {row["method"]: (row["lr"], row.get("aux_lr")) for row in final}
+    aux_rates = {name: aux_lr for name, (_, aux_lr) in rates.items() if campaign.aux_lrs and aux_lr is not None}
+    return {name: lr for name, (lr, _) in rates.items()}, aux_rates
 
 
 def ends_with_decay(training: dict[str, Any]) -> bool:

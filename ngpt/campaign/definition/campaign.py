@@ -267,40 +267,36 @@ class Campaign(Experiment):
         if preset == self.preset:
             return self
         there = self.at_scale.get(preset, AtScale())
+        question = there.question or self.question
         claim = f"{cleandoc(self.claim)}\n\n**At `{preset}`.** {cleandoc(there.claim)}" if there.claim else self.claim
-        same = dataclasses.replace(
-            self, preset=preset, claim=claim, reading=there.reading, does_not_show=there.does_not_show,
-            follows=there.follows, follow_up=None, question=there.question or self.question, at_scale={},
-            on_texts={place: reading for place, reading in self.on_texts.items() if place[0] == preset},
-            fields=self.fields if there.fields is None else there.fields, forecast_from=there.forecast_from,
-            budget_seconds=there.budget_seconds or self.budget_seconds,
-        )  # fmt: skip
+        methods = [method for method in self.methods if there.lrs is None or method.name in there.lrs]
+        names = {method.name for method in methods}
 
         def ruled(question: str, rule: Rule) -> Rule:
             predicted = there.predicted
             return dataclasses.replace(rule, predicted=predicted[question]) if question in predicted else rule
 
-        def all_ruled(contrasts: tuple[Contrast, ...]) -> tuple[Contrast, ...]:
-            return tuple(dataclasses.replace(one, rule=ruled(one.question, one.rule)) for one in contrasts)
-
         def with_own_rule(method: Method) -> Method:
             own = method.question or method.rule is not None
-            rule = ruled(method.question or same.question, method.rule or self.rule) if own else None
-            return dataclasses.replace(method, rule=rule)
+            rule = ruled(method.question or question, method.rule or self.rule) if own else None
+            lrs = method.lrs if there.lrs is None else there.lrs[method.name]
+            return dataclasses.replace(method, rule=rule, lrs=lrs)
 
-        same = dataclasses.replace(
-            same, rule=ruled(same.question, same.rule), leading=all_ruled(self.leading),
-            further=all_ruled(self.further), methods=tuple(map(with_own_rule, self.methods)),
-        )  # fmt: skip
-        if there.lrs is None:
-            return same
-        methods = (method for method in same.methods if method.name in there.lrs)
+        def of_these(contrasts: tuple[Contrast, ...]) -> tuple[Contrast, ...]:
+            return tuple(dataclasses.replace(one, rule=ruled(one.question, one.rule))
+                         for one in contrasts if names >= one.weights.keys())  # fmt: skip
+
         return dataclasses.replace(
-            same, methods=tuple(dataclasses.replace(method, lrs=there.lrs[method.name]) for method in methods),
-            baselines=tuple(name for name in same.baselines if name in there.lrs),
-            leading=tuple(one for one in same.leading if there.lrs.keys() >= one.weights.keys()),
-            further=tuple(one for one in same.further if there.lrs.keys() >= one.weights.keys()),
-            aux_lrs=there.aux_lrs, comparison_seeds=there.comparison_seeds,
+            self, preset=preset, claim=claim, question=question, reading=there.reading, follows=there.follows,
+            does_not_show=there.does_not_show, follow_up=None, at_scale={}, forecast_from=there.forecast_from,
+            on_texts={place: reading for place, reading in self.on_texts.items() if place[0] == preset},
+            fields=self.fields if there.fields is None else there.fields,
+            budget_seconds=there.budget_seconds or self.budget_seconds,
+            rule=ruled(question, self.rule), methods=tuple(map(with_own_rule, methods)),
+            baselines=tuple(name for name in self.baselines if name in names),
+            leading=of_these(self.leading), further=of_these(self.further),
+            aux_lrs=self.aux_lrs if there.lrs is None else there.aux_lrs,
+            comparison_seeds=self.comparison_seeds if there.lrs is None else there.comparison_seeds,
         )  # fmt: skip
 
     def on(self, text: str) -> "Campaign":
