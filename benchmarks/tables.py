@@ -86,7 +86,7 @@ def optimizer_tables() -> list[str]:
         lines = [
             f"One optimizer step: speedup over {results['reference']}, and the floor as a share of the time. "
             f"{machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, {reached}; "
-            f"{rounds_text(results['options']['steps'], 'steps')} (`{results['command']}`).{corrections(results)}",
+            f"{rounds_text(results['options']['steps'], 'steps')} (`{results['command']}`).",
             "",
             "| optimizer step | " + " | ".join(f"{width} wide" for width in widths) + " |",
             "|---" * (1 + len(widths)) + "|",
@@ -243,7 +243,7 @@ def kernel_tables() -> list[str]:
             f"bfloat16, {results['bytes_per_second'] / 1e9:,.0f} GB/s; "
             f"{rounds_text(results['rounds'], 'rounds of ten calls')} (`{results['command']}`). Errors are relative to "
             "the norm of the result in float64; they are those of float32, or of bfloat16 where the result has that "
-            f"precision.{corrections(results)}",
+            "precision.",
             "",
             "| kernel | input | tiling | speedup | over | in training | floor, share of the time | alternative's "
             "| error | alternative's |",
@@ -264,11 +264,6 @@ def kernel_tables() -> list[str]:
 def rounds_text(rounds: int, what: str) -> str:
     """Return how often something was timed, and what the brackets hold where that is too seldom for an interval."""
     return f"medians of {rounds} interleaved {what}" + " (brackets hold both)" * (rounds == 2)
-
-
-def corrections(results: dict[str, Any]) -> str:
-    """Return what was corrected in results after they were measured, as a sentence with a space before it."""
-    return f" Corrected afterward: {results['corrected']}." if "corrected" in results else ""
 
 
 def gpu_table() -> str:
