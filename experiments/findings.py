@@ -128,8 +128,9 @@ def range_text(means: Sequence[float]) -> str:
 def introduction(usual: Sequence[str]) -> str:
     """Return what most findings have in common."""
     return (
-        f"Unless they say otherwise, findings are from {', '.join(usual)}. "
-        "Differences are in final validation loss, nats per token. Brackets are 95% confidence intervals over seeds."
+        f"Unless stated otherwise, findings are from {', '.join(usual)}. "
+        "Differences are in final validation loss, nats per token. Brackets are 95% intervals: confidence over seeds, "
+        "prediction for forecasts."
     )
 
 
@@ -181,7 +182,7 @@ def muon_against_adam(analysis: Analysis) -> str:
     text = f"**{headline[answer.verdict.word]}.** It ends {difference(answer)}"
     if np.isinf(muon.speedup).any():
         return f"{text} and does not reach Adam's final loss on every seed"
-    reached = f"after {share_text(muon.speedup)} of Adam's steps and {share_text(muon.time_share)} of its time"
+    reached = f"its own rate not yet decayed, after {share_text(muon.speedup)} of Adam's steps and {share_text(muon.time_share)} of its time"
     return f"{text}; it reaches Adam's final loss {reached}"
 
 
@@ -218,7 +219,7 @@ def on_a_gpt(analysis: Analysis) -> str:
         "worse": "Muon's lead over Adam is smaller on nGPT than on a GPT",
         "undecided": "Whether Muon's lead over Adam is smaller on nGPT than on a GPT is open",
     }
-    on_gpt = f"on a GPT {difference(theirs)}, or {difference(usual)} where Adam has its usual beta1"
+    on_gpt = f"on a GPT {difference(theirs)}, or {difference(usual)} with Adam's beta1 0.9, not 0.7"
     return f"**{headline[smaller.verdict.word]}.** On nGPT Muon ends {difference(ours)}, {on_gpt}"
 
 
@@ -238,7 +239,7 @@ def adam_at_fixed_rates(analysis: Analysis) -> str:
     """State at how many of several rates that nobody tuned Muon ends lower than Adam, in a far larger model."""
     answers = [answer for answer in analysis.answers if not answer.contrast.control]
     ahead, rates = len(words.answers_of(answers, "worse")), len(answers)
-    headline = f"Early in the training of a far larger model, Muon at one rate is ahead of Adam at {ahead} of {rates}."
+    headline = f"Early in training a far larger model, Muon at one rate leads Adam at {ahead} of {rates} rates."
     means = [-answer.verdict.effect.mean for answer in answers if answer.verdict.effect is not None]
     return f"**{headline}**" + (f" Mean differences: {range_text(means)}; no rate is tuned" if means else "")
 
@@ -290,7 +291,7 @@ def singular_values(analysis: Analysis) -> str:
         "undecided": f"may {'help' if kaon.verdict.side == 'lower' else 'cost something'}",
     }
     text = f"**Noise in the singular values of Muon's update {costs[kaon.verdict.word]}.**"
-    text = f"{text} With values drawn anew in every step it ends {difference(kaon)}"
+    text = f"{text} With values redrawn every step, Muon ends {difference(kaon)}"
     return f"{text}; Adam, which uses no singular vectors, ends {difference(adam)}, each at its best angle per step"
 
 

@@ -95,15 +95,20 @@ def longer_runs_sentence(reports: Path) -> str:
     lost = sum(one.words[0] != one.words[1] for one in found) - small - turned
     smaller = sum(abs(_mean(one.after)) < abs(_mean(one.before)) for one in found)
     which = "All" if smaller == len(found) else f"{smaller} of"
-    rest = [f"{small} no longer by what matters"] * bool(small) + [f"{lost} not shown any more"] * bool(lost)
-    rest += [f"{turned} the other way round"] * bool(turned)
+    rest = [f"{small} no longer {'matters' if small == 1 else 'matter'}"] * bool(small)
+    rest += [f"{lost} {_are(lost)} undecided"] * bool(lost)
+    rest += [f"{turned} {_are(turned)} the other way round"] * bool(turned)
     new = len(tried) - len(found)
-    appeared = f" {new} {'differs' if new == 1 else 'differ'} only in longer ones." if new else ""
+    appeared = f" {new} {'appears' if new == 1 else 'appear'} only in longer ones." if new else ""
     return (
-        f"**{which} {len(found)} comparisons in which methods differed in short runs differ less in longer ones"
-        f"{'; '.join(['', *rest])}.**{appeared} Selected differences shrink when repeated, and more "
-        f"than length changed ([list]({PAGE}))"
+        f"**{which} {len(found)} differences found in short runs are smaller in longer ones"
+        f"{': ' * bool(rest)}{', '.join(rest)}.**{appeared} Differences selected for size shrink when repeated, and "
+        f"length is not all that changed ([list]({PAGE}))"
     )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _mean(answer: Answer) -> float:

@@ -214,10 +214,11 @@ CAMPAIGN = Campaign(
             reading=r"""
                 The forecast of Muon's lead failed, and in the other direction than at `rung-2`: there the lead was
                 smaller than forecast, here it is many times as large, and larger than at both sizes below. It is there
-                on every seed. At first Muon leads by about as much as at those sizes. Then its lead about doubles or
-                more, and stays. When that happens depends on the seed, but it begins and ends before the training text
-                is read a second time. The same is seen with geodesic steps, on one seed later. Whether these differ
-                from projection by what matters is undecided, and their mean lies just above the band of its forecast.
+                on every seed. At first Muon leads by about as much as at those sizes. Then its lead roughly doubles, or
+                more, and stays that large. When that happens depends on the seed, but it begins and ends before the
+                training text is read a second time. Geodesic steps show the same, though later on one seed. Whether
+                these differ from projection by what matters is undecided, and the mean difference lies just above the
+                band of its forecast.
             """,
             does_not_show=r"""
                 How two tuned optimizers compare: no rate was tuned at this size. Why Muon's lead grows where it does,

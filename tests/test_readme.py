@@ -293,13 +293,13 @@ def test_the_finding_of_a_far_larger_model_follows_the_verdicts(tmp_path: Path) 
         row["final_val_loss"] = loss + 0.001 * (-1) ** row["seed"] * (row["method"] != "Muon")
     write_data(tmp_path, data)
     found = findings_list(tmp_path)
-    assert "Muon at one rate is ahead of Adam at 4 of 4.** Mean differences: −0.200 to −0.100; no " in found
+    assert "Muon at one rate leads Adam at 4 of 4 rates.** Mean differences: −0.200 to −0.100; no " in found
     assert ", on GPUs. " in found  # what is common to all findings, here one
     for row in data["runs"]:
         if row["method"] == "Adam, 0.001":
             row["final_val_loss"] -= 0.2
     write_data(tmp_path, data)
-    assert "ahead of Adam at 3 of 4.** Mean differences: −0.200 to +0.10" in findings_list(tmp_path)
+    assert "leads Adam at 3 of 4 rates.** Mean differences: −0.200 to +0.10" in findings_list(tmp_path)
     data["runs"][0]["status"] = "killed"
     del data["runs"][0]["final_val_loss"]
     write_data(tmp_path, data)
@@ -419,8 +419,8 @@ def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
             row["final_val_loss"] = losses["Adam", row["seed"]] - (row["method"] == "Muon") * (lead + noise)
         write_data(tmp_path, data)
         said = longer_runs_sentence(tmp_path)
-        assert said.startswith(f"**{smaller} comparisons in which methods differed in short runs differ less in longer")
-        assert said.startswith("; 1 no longer by what matters.**", said.index("ones") + 4) == bool(gone)
+        assert said.startswith(f"**{smaller} differences found in short runs are smaller in longer ones")
+        assert said.startswith(": 1 no longer matters.**", said.index("ones") + 4) == bool(gone)
         (row,) = longer_runs_table(tmp_path).splitlines()[2:]
         word = "no difference that matters" if gone else "better"
         assert f"(../reports/{short.report_name}), −0.15" in row
@@ -429,7 +429,7 @@ def test_what_longer_runs_changed_follows_both_data(tmp_path: Path) -> None:
         lag = (row["method"] == "Muon") * (0.05 + 0.001 * (-1) ** row["seed"])
         row["final_val_loss"] = losses["Adam", row["seed"]] + lag
     write_data(tmp_path, data)
-    assert "; 1 the other way round.**" in longer_runs_sentence(tmp_path)
+    assert ": 1 is the other way round.**" in longer_runs_sentence(tmp_path)
     compared[0]["status"] = "running"
     write_data(tmp_path, data)
     assert longer_runs_sentence(tmp_path) == "", "it may still change"

@@ -73,15 +73,16 @@ def test_the_reason_is_a_sentence_with_the_numbers() -> None:
     assert judge(rule(), around(0.0, 0.001)).why == "within the 0.01 nats that matter"
     perhaps = judge(rule(), around(0.007, 0.006))
     assert perhaps.why == (
-        f"higher, but perhaps by less than the 0.01 nats that matter; about {perhaps.seeds_needed} seeds would decide"
+        f"higher, but perhaps by less than the 0.01 nats that matter; about {perhaps.seeds_needed} new seeds would "
+        "have an even chance of deciding"
     )
     undecided = judge(rule(), around(-0.03, 0.04))
     assert undecided.why == (
-        f"the interval contains zero and more than the 0.01 nats that matter; about {undecided.seeds_needed} seeds "
-        "would decide"
+        f"the interval contains zero and more than the 0.01 nats that matter; about {undecided.seeds_needed} new "
+        "seeds would have an even chance of deciding"
     )
     never = judge(rule(), around(-0.02, 40.0))
-    assert never.seeds_needed is None and never.reason.endswith("not even 10,000 seeds would decide.")
+    assert never.seeds_needed is None and never.reason.endswith("not even 10,000 seeds would be likely to decide.")
     advice = "the mean is so close to that limit that no number of seeds can be named"
     limit = judge(rule(), around(0.0099999, 0.006))
     assert limit.seeds_needed is None and limit.why == (

@@ -33,7 +33,7 @@ class Verdict:
     reason: str
     """one sentence: the numbers, then `why`"""
     seeds_needed: int | None
-    """for an undecided answer, roughly how many seeds would decide; None if no number up to 10,000 would, if the
+    """for an undecided answer, roughly how many new seeds would have an even chance of deciding; None if no number up to 10,000 would, if the
     problem is not the number of seeds, or if the mean's size is less than a standard error below the smallest effect,
     where a tiny change in the mean changes the number a lot"""
     confirmed: bool | None
@@ -140,7 +140,9 @@ def judge(
         return verdict("better" if side == "lower" else "worse", f"{side}, on average by at least {smallest}")
     if max(abs(difference.t_low), abs(difference.t_high)) <= rule.smallest_effect:
         return verdict("no difference that matters", f"{side + ', but ' if side else ''}within {smallest}")
-    advice = f"about {needed:,} seeds would decide" if needed else f"not even {MOST_SEEDS:,} seeds would decide"
+    advice = f"not even {MOST_SEEDS:,} seeds would be likely to decide"
+    if needed:
+        advice = f"about {needed:,} new seeds would have an even chance of deciding"
     if at_the_limit:
         advice = "the mean is so close to that limit that no number of seeds can be named"
     if side:

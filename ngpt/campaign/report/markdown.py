@@ -168,7 +168,7 @@ def ways_to_be_surer(analysis: Analysis, data: dict[str, Any]) -> list[str]:
     if undecided:
         first = min(undecided, key=lambda answer: answer.verdict.seeds_needed or 0)
         ways.append(f"the undecided answer that is easiest to settle, {first.contrast.name}, needs about "
-                    f"{first.verdict.seeds_needed:,}")  # fmt: skip
+                    f"{first.verdict.seeds_needed:,} for an even chance")  # fmt: skip
     return ways
 
 

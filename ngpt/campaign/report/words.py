@@ -160,7 +160,8 @@ def sentence(analysis: Analysis, answer: Answer) -> str:
             return f"{text}. That is {exchange_text(share, pair[1])}"
     if verdict.doubted:
         return f"{text}; {verdict.why}"
-    return f"{text}; about {verdict.seeds_needed:,} seeds would decide" if verdict.seeds_needed else text
+    needed = verdict.seeds_needed
+    return f"{text}; about {needed:,} new seeds would have an even chance of deciding" if needed else text
 
 
 def groups(answers: Sequence[Answer]) -> list[tuple[Word, list[Answer]]]:
@@ -225,7 +226,8 @@ def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> li
             said.append(sentence(analysis, asked[0]))
         elif asked:
             said.append(tally(asked))
-    return [f"On {scale_of(data)}, {said[0]}.", *(f"{text[0].upper()}{text[1:]}." for text in said[1:])] if said else []
+    untuned = "" if campaign.tuned else ", with untuned rates"
+    return [f"On {scale_of(data)}{untuned}, {said[0]}.", *(f"{text[0].upper()}{text[1:]}." for text in said[1:])] if said else []
 
 
 def p_text(value: float | None) -> str:
