@@ -182,8 +182,8 @@ def muon_against_adam(analysis: Analysis) -> str:
     text = f"**{headline[answer.verdict.word]}.** It ends {difference(answer)}"
     if np.isinf(muon.speedup).any():
         return f"{text} and does not reach Adam's final loss on every seed"
-    reached = f"its own rate not yet decayed, after {share_text(muon.speedup)} of Adam's steps and {share_text(muon.time_share)} of its time"
-    return f"{text}; it reaches Adam's final loss {reached}"
+    shares = f"{share_text(muon.speedup)} of Adam's steps and {share_text(muon.time_share)} of its time"
+    return f"{text}; it reaches Adam's final loss, its own rate not yet decayed, after {shares}"
 
 
 def at_equal_time(analysis: Analysis) -> str:

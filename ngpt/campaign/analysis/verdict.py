@@ -33,9 +33,9 @@ class Verdict:
     reason: str
     """one sentence: the numbers, then `why`"""
     seeds_needed: int | None
-    """for an undecided answer, roughly how many new seeds would have an even chance of deciding; None if no number up to 10,000 would, if the
-    problem is not the number of seeds, or if the mean's size is less than a standard error below the smallest effect,
-    where a tiny change in the mean changes the number a lot"""
+    """for an undecided answer, roughly how many new seeds have an even chance of deciding; None if no number up to
+    10,000 has, if the problem is not the number of seeds, or if the mean's size is less than a standard error below
+    the smallest effect, where a tiny change in the mean changes the number a lot"""
     confirmed: bool | None
     """whether the rule's prediction came true; None if it makes none"""
     doubted: Word | None = None

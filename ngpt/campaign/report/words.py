@@ -227,7 +227,8 @@ def headline(campaign: Campaign, analysis: Analysis, data: dict[str, Any]) -> li
         elif asked:
             said.append(tally(asked))
     untuned = "" if campaign.tuned else ", with untuned rates"
-    return [f"On {scale_of(data)}{untuned}, {said[0]}.", *(f"{text[0].upper()}{text[1:]}." for text in said[1:])] if said else []
+    sentences = [f"On {scale_of(data)}{untuned}, {said[0]}.", *said[1:]] if said else []
+    return sentences[:1] + [f"{text[0].upper()}{text[1:]}." for text in sentences[1:]]
 
 
 def p_text(value: float | None) -> str:
