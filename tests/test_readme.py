@@ -283,7 +283,7 @@ def test_the_finding_on_a_gpt_follows_the_verdicts(tmp_path: Path) -> None:
         assert f"**Muon's lead over Adam is {says}" in found
         assert "On nGPT Muon ends 0.060 lower [0.059, 0.061], on a GPT " in found
         interval = f"[{lead - 0.001:.3f}, {lead + 0.001:.3f}]"
-        assert f" {lead:.3f} lower {interval}, or 0.050 lower [0.049, 0.051] where Adam has" in found
+        assert f" {lead:.3f} lower {interval}, or 0.050 lower [0.049, 0.051] with Adam's beta1 0.9" in found
 
 
 def test_the_finding_of_a_far_larger_model_follows_the_verdicts(tmp_path: Path) -> None:
