@@ -201,6 +201,12 @@ def test_a_report_of_other_code_is_not_made_again_from_old_data(quick: list[str]
         carry_out([*quick_in(tmp_path, f"{rule}:MyRule"), "--report-only"])
 
 
+def test_rates_measured_at_another_preset_are_refused(quick: list[str], tmp_path: Path) -> None:
+    known = str(tmp_path / "out" / "reports" / "data" / "my_rule.json")
+    with pytest.raises(InputError, match=r"my_rule\.json: measured at the preset tiny"):
+        carry_out([*quick, "--preset", "rung-1", "--known", known, "--dry-run"])
+
+
 def test_another_text_has_a_report_of_its_own_if_it_has_a_name(quick: list[str], tmp_path: Path) -> None:
     data, other = tmp_path / "out" / "reports" / "data" / "my_rule.json", tmp_path / "other.txt"
     before = data.read_bytes()
