@@ -221,7 +221,7 @@ def path_tables() -> list[str]:
             f"Final loss of one path minus another's on {results['seeds']} seeds: {results['measured_on']['device']} "
             f"(`{results['command']}`). A difference within {results['matters']} does not matter.",
             "",
-            "| path | minus | difference, nats per token | within {results['matters']} | runs with identical bits |",
+            f"| path | minus | difference, nats per token | within {results['matters']} | runs with identical bits |",
             "|---|---|---|---|---|",
         ]
         for row in results["rows"]:

@@ -15,7 +15,7 @@ from experiments import (
     sphere_optimizers,
 )
 from ngpt.campaign.analysis.analyze import analyze
-from ngpt.campaign.analysis.verdict import Answer
+from ngpt.campaign.analysis.verdict import Answer, are
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
@@ -96,8 +96,8 @@ def longer_runs_sentence(reports: Path) -> str:
     smaller = sum(abs(_mean(one.after)) < abs(_mean(one.before)) for one in found)
     which = "All" if smaller == len(found) else f"{smaller} of"
     rest = [f"{small} no longer {'matters' if small == 1 else 'matter'}"] * bool(small)
-    rest += [f"{lost} {_are(lost)} undecided"] * bool(lost)
-    rest += [f"{turned} {_are(turned)} the other way round"] * bool(turned)
+    rest += [f"{lost} {are(lost)} undecided"] * bool(lost)
+    rest += [f"{turned} {are(turned)} the other way round"] * bool(turned)
     new = len(tried) - len(found)
     appeared = f" {new} {'appears' if new == 1 else 'appear'} only in longer ones." if new else ""
     return (
@@ -105,10 +105,6 @@ def longer_runs_sentence(reports: Path) -> str:
         f"{': ' * bool(rest)}{', '.join(rest)}.**{appeared} Differences selected for size shrink when repeated, and "
         f"length is not all that changed ([list]({PAGE}))"
     )
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def _mean(answer: Answer) -> float:

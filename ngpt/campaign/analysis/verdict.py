@@ -150,7 +150,8 @@ def judge(
     return verdict("undecided", f"the interval contains zero and more than {smallest}; {advice}", needed)
 
 
-def _are(count: int) -> str:
+def are(count: int) -> str:
+    """Return the verb for a number of things."""
     return "is" if count == 1 else "are"
 
 
@@ -200,7 +201,7 @@ def judge_campaign(
     hidden = rates_at_edges(campaign, rates, aux_rates or {})
     for name, number in (lost_in_tuning or {}).items():
         if number:
-            hidden[name].append(f"{number} of the runs that tune {name} {_are(number)} missing")
+            hidden[name].append(f"{number} of the runs that tune {name} {are(number)} missing")
     hidden = _lent(campaign, hidden)
     lost = dict(zip([method.name for method in campaign.methods], (~np.isfinite(table)).sum(axis=0), strict=True))
     answers = []
@@ -216,7 +217,7 @@ def judge_campaign(
                     text for name in contrast.methods_that_could_overturn(word) for text in hidden[name]))
                 for word in get_args(Word)
             }  # fmt: skip
-            doubts["worse"] += [f"{lost[name]} of the runs of {name} {_are(lost[name])} missing"
+            doubts["worse"] += [f"{lost[name]} of the runs of {name} {are(lost[name])} missing"
                                 for name, weight in contrast.weights.items() if weight < 0 and lost[name]]  # fmt: skip
             own_test = bool(result.n_missing) and result.difference is not None and (
                 result.difference.excludes_zero and len(asked) * result.difference.p < LEVEL)  # fmt: skip
