@@ -110,24 +110,20 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     require(sound, f"--seeds must be {study.min_seeds} to {MAX_SEEDS}, and --jobs at least 1")
     there = given.launcher == "ray" or given.ray_address is None
     require(there, "--ray-address has no effect without --launcher ray")
-    plan = study.plan(given)
-    collected = _collected(study, reports_folder(given)) if given.report_only else None
+    plan, reports = study.plan(given), reports_folder(given)
+    collected = _collected(study, reports) if given.report_only else None
     jobs = given.jobs or (collected or {}).get("jobs") or study.usual_jobs(given.device)
-    modes = [name for name in ("dry_run", "report_only", "reproduce", "watch", "forecast") if vars(given).get(name)]
-    require(len(modes) < 2, " and ".join(map(flag_name, modes)) + " exclude each other")
-    own = not (vars(given).get("reproduce") and plan.known)
-    require(own, "--reproduce repeats runs, and --known takes them from data: they exclude each other")
-    if given.dry_run:
+    mode = _mode(given, plan)
+    if mode == "dry_run":
         study.show(plan, jobs)
         return 0
-    if vars(given).get("reproduce"):
+    if mode == "reproduce":
         return study.reproduce(plan, given, jobs)
-    if vars(given).get("forecast"):
+    if mode == "forecast":
         return study.forecast(plan, given)
-    if vars(given).get("watch"):
+    if mode == "watch":
         return study.watch(plan)
 
-    reports = reports_folder(given)
     require_writable(plan.out, reports)
     settings = {"jobs": jobs} if given.report_only else launch_settings(given, jobs, study.name)
     runs, outcome = _carry_out_stages(study, plan, settings, report_only=given.report_only)
@@ -140,17 +136,10 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
         why = f"; the first failure: {next(iter(outcome.failures.values()))}" if outcome.failures else ""
         raise InputError(f"no finished run of {study.name} in {plan.out}{why}")
     if found and (study.reports_partial_results or not outcome.interrupted):  # else: from the data already collected
-        words = without_places(arguments)
-        data = collect(
-            study.experiment, runs, plan.out, failures=outcome.failures, figures=study.figures, known=plan.known,
-            preset=plan.preset, data_digest=plan.data_digest, jobs=settings["jobs"], text=vars(given).get("text"),
-            command=shlex.join(["python", f"runners/{study.runner}.py", *words]), **study.details(plan, runs),
-        )  # fmt: skip
-        if not (given.report_only or outcome.interrupted) or not holds_more(_collected(study, reports), data):
-            write_data(reports, data)
-        else:
-            note = f"has more finished runs of this campaign than {plan.out}; it is left as it is"
-            print(f"note: {data_path(reports, study.name)} {note}", file=sys.stderr)
+        command = shlex.join(["python", f"runners/{study.runner}.py", *without_places(arguments)])
+        described_by = {"jobs": settings["jobs"], "text": vars(given).get("text"), "command": command}
+        keep = given.report_only or outcome.interrupted
+        _write_results(study, plan, runs, outcome, reports, keep=keep, **described_by)
     elif given.report_only:
         note = f"note: no finished run of this plan in {plan.out}; the report is that of"
         print(note, data_path(reports, study.name), file=sys.stderr)
@@ -164,6 +153,32 @@ def carry_out(study: Study[PlanT], arguments: list[str], index: Sequence[Indexed
     write_index(index or [study], reports)
     print(*lines, path, sep="\n")
     return 0 if succeeded else 1
+
+
+def _mode(given: argparse.Namespace, plan: AnyPlan) -> str | None:
+    """Return which flag asks for something else than to carry the experiment out; None if none does."""
+    modes = [name for name in ("dry_run", "report_only", "reproduce", "watch", "forecast") if vars(given).get(name)]
+    require(len(modes) < 2, " and ".join(map(flag_name, modes)) + " exclude each other")
+    mode = modes[0] if modes else None
+    own = mode != "reproduce" or not plan.known
+    require(own, "--reproduce repeats runs, and --known takes them from data: they exclude each other")
+    return mode
+
+
+def _write_results(
+    study: Study[PlanT], plan: PlanT, runs: list[PlannedRun], outcome: Outcome, reports: Path, *, keep: bool,
+    **described_by: Any,
+) -> None:  # fmt: skip
+    """Collect results, described by arguments of `collect`, and write them unless `keep` and more of them are there."""
+    data = collect(
+        study.experiment, runs, plan.out, failures=outcome.failures, figures=study.figures, known=plan.known,
+        preset=plan.preset, data_digest=plan.data_digest, **described_by, **study.details(plan, runs),
+    )  # fmt: skip
+    if keep and holds_more(_collected(study, reports), data):
+        note = f"has more finished runs of this campaign than {plan.out}; it is left as it is"
+        print(f"note: {data_path(reports, study.name)} {note}", file=sys.stderr)
+    else:
+        write_data(reports, data)
 
 
 def _collected(study: Study[PlanT], reports: Path) -> dict[str, Any] | None:
