@@ -26,11 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [*begin, *others[:half], *go_on, *others[half:]]
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the figures of reports that are made in this process undrawn, which takes most of a report's time."""
-    from ngpt.campaign.report import style  # imported late, as few tests need it
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures of reports that are made in this process undrawn, which take most of a report's time.
 
+    A test that looks at a figure, or at what writing one does, is marked `drawn`.
+    """
+    style = sys.modules.get("ngpt.campaign.report.style")
+    if style is None or request.node.get_closest_marker("drawn") is not None:
+        return
     save, ours = style.save, [module for name, module in sys.modules.items() if name.startswith("ngpt.campaign.")]
     for module in [module for module in ours if vars(module).get("save") is save]:
         monkeypatch.setattr(module, "save", lambda figure, path: None)

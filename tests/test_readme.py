@@ -173,7 +173,6 @@ def test_each_campaign_has_experiment_runner_and_report(study: Study[Any]) -> No
 
 
 @pytest.mark.parametrize("study", PLACES, ids=lambda study: study.name)
-@pytest.mark.usefixtures("undrawn")
 def test_published_reports_are_what_their_data_give(study: Study[Any], tmp_path: Path) -> None:
     """At every size and on every text."""
     (tmp_path / "data").mkdir()

@@ -31,6 +31,7 @@ def rows_of(content: dict[str, Any], stage: str, method: str) -> list[dict[str, 
     return [r for r in content["runs"] if (r["stage"], r["method"]) == (stage, method)]
 
 
+@pytest.mark.drawn
 def test_both_rates_are_tuned_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{i} bottles of beer on the wall, {i * 7 % 13} of them green.\n" for i in range(400)))

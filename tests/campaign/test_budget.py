@@ -24,6 +24,7 @@ def places(folder: Path, *flags: str) -> list[str]:
     return ["--data", f"{folder}/text.txt", "--out", f"{folder}/runs", "--reports", f"{folder}/r", *flags]
 
 
+@pytest.mark.drawn
 def test_a_campaign_by_the_clock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} green bottles on a wall of {i * 5 % 11}\n" for i in range(400)))
     assert carry_out(BY_THE_CLOCK, places(tmp_path, "--dry-run")) == 0
@@ -97,6 +98,7 @@ def test_steps_and_time_are_told_apart() -> None:
     assert pace_of(fast, base, undecayed_seconds=0.3).steps_ratio.size == 0, "not two validations"
 
 
+@pytest.mark.drawn
 def test_runs_of_unequal_length_are_shown_as_far_as_all_have_come(tmp_path: Path) -> None:
     data = made_up()
     for r in data["runs"]:

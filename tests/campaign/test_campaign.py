@@ -76,6 +76,7 @@ def finished(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in records}
 
 
+@pytest.mark.drawn
 def test_a_campaign_interrupted_killed_and_continued(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

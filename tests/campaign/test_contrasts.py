@@ -169,6 +169,7 @@ def test_the_data_are_bound_to_the_contrasts() -> None:
     assert dataclasses.replace(SCAN, title="Other words").digest == SCAN.digest
 
 
+@pytest.mark.drawn
 def test_a_report_of_several_questions(tmp_path: Path) -> None:
     write_data(tmp_path, data())
     path, _ = write_report(SCAN, tmp_path)

@@ -20,8 +20,6 @@ from ngpt.training.record import read_record
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import SMALL
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 ROOT = Path(__file__).parents[2]
 RULE = f"{ROOT}/examples/my_rule.py:MyRule"
 FIELDS: dict[str, Any] = {**SMALL, "schedule": "linear"}

@@ -134,6 +134,7 @@ def test_a_range_leaves_out_what_would_squash_the_rest() -> None:
     assert range_without_far([-0.01, 0.5], [0.02, 0.6], 0.03) == (-0.03, 0.6), "of two, neither is left out"
 
 
+@pytest.mark.drawn
 def test_figures_have_the_same_bytes_whatever_the_user_prefers(tmp_path: Path) -> None:
     campaign = campaign_of("Muon", "Adam", "Kaon", control=True)
     data, analysis = analyzed(campaign)

@@ -82,6 +82,7 @@ def mini_ladder() -> Campaign:
     )  # fmt: skip
 
 
+@pytest.mark.drawn
 def test_a_rung_is_forecast_before_its_first_run_and_the_report_shows_what_came(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

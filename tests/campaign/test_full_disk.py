@@ -16,6 +16,8 @@ from ngpt.campaign.report.figures import draw
 from ngpt.campaign.report.style import Figure
 from ngpt.errors import InputError, exit_code_of
 
+pytestmark = pytest.mark.drawn
+
 CAMPAIGN = muon_lr_sweep.CAMPAIGN
 PUBLISHED = Path(__file__).parents[2] / "reports"
 KINDS = ("effects", "loss_against_lr", "loss_against_aux_lr", "differences", "curves", "telemetry")

@@ -17,8 +17,6 @@ from ngpt.machine import core_count
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_campaign import CAMPAIGN, SMALL, carry_out
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHORT = dataclasses.replace(CAMPAIGN, fields={**SMALL, "steps": 8})
 TIMES = ("tokens_per_second", "train_seconds", "eval_seconds")
 

@@ -29,6 +29,7 @@ def places(folder: Path, *flags: str) -> list[str]:
     return [*map(str, paths), "--steps", "8", *flags]
 
 
+@pytest.mark.drawn
 def test_runs_start_from_the_weights_of_their_seed_s_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} green bottles on a wall of {i * 5 % 11}\n" for i in range(400)))
     assert carry_out(CAMPAIGN, places(tmp_path, "--dry-run")) == 0

@@ -264,6 +264,7 @@ def test_the_compromise_may_hang_on_one_seed() -> None:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drawn
 def test_the_report_says_what_is_off_and_what_to_tune(tmp_path: Path) -> None:
     data = data_of(STUDY, opposite)
     path, analysis, findings = write_sensitivity_report(STUDY, STUDY.at("rung-1"), data, tmp_path)

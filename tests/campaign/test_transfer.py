@@ -214,6 +214,7 @@ def test_joint_intervals_hold_as_often_as_they_say_and_tell_the_rules_apart() ->
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drawn
 def test_the_report_says_which_rule_holds(tmp_path: Path) -> None:
     data = data_of(STUDY, {"Adam": -0.25})
     path, analysis, _ = write_transfer_report(STUDY, STUDY.at("rung-1"), data, tmp_path)

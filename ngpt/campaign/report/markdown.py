@@ -4,7 +4,7 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from inspect import cleandoc
 from itertools import chain
 from pathlib import Path
@@ -75,7 +75,15 @@ def write_report(campaign: Campaign, reports: Path) -> tuple[Path, Analysis]:
 
 
 def write_markdown(template: str, path: Path, **content: Any) -> Path:
-    """Fill in a template, with a filter for each way to write a number, and write the result to `path`."""
+    """Fill in a template and write the result to `path`."""
+    text = templates().get_template(template).render(**content)
+    write_text(path, re.sub(r"\n{3,}", "\n\n", text))  # a part that is left out leaves its blank lines
+    return path
+
+
+@cache
+def templates() -> Environment:
+    """Return the templates, each of which is compiled once, with a filter for each way to write a number."""
     environment = Environment(
         loader=PackageLoader("ngpt.campaign.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
         keep_trailing_newline=True, autoescape=False,
@@ -84,9 +92,7 @@ def write_markdown(template: str, path: Path, **content: Any) -> Path:
                 words.agreement, words.prediction, words.p_text, effect_in)  # fmt: skip
     filters = (*of_words, over_steps, counted, interval, share_text, cleandoc, hours_unit, median)
     environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
-    text = environment.get_template(template).render(**content)
-    write_text(path, re.sub(r"\n{3,}", "\n\n", text))  # a part that is left out leaves its blank lines
-    return path
+    return environment
 
 
 def tuning_cell(summary: MethodSummary) -> str:

@@ -21,6 +21,8 @@ backend = os.environ.pop("MPLBACKEND", None)  # a notebook's may name a package 
 import matplotlib  # noqa: E402
 from matplotlib import colormaps as colormaps  # noqa: E402
 from matplotlib.axes import Axes as Axes  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: E402
 from matplotlib.colors import to_hex as to_hex  # noqa: E402
 from matplotlib.colors import to_rgb as to_rgb  # noqa: E402
 from matplotlib.figure import Figure as Figure  # noqa: E402
@@ -99,14 +101,13 @@ def save(figure: Figure, path: Path) -> None:
 
     Equal figures have equal bytes: nothing in a file says when or with which version it was written.
     """
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    with Image.open(drawn) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    drawn = FigureCanvasAgg(figure)  # `savefig` would draw everything twice
+    drawn.draw()
+    pixels = np.asarray(drawn.buffer_rgba())[..., :3]
     with replaced_atomically(path) as temporary:
         with_few_colors(pixels).save(temporary, format="png", optimize=True)
     written = io.StringIO()
-    figure.savefig(written, format="svg", metadata={"Date": None})
+    FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None})
     with replaced_atomically(path.with_suffix(".svg")) as temporary:
         temporary.write_text(with_numbered_clips(written.getvalue()), encoding="utf-8")
 
