@@ -1,6 +1,6 @@
 """A report whose disk fills or is read-only: one clear line, exit code 2, and every file that was there stays whole."""
 
-import io
+import functools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from mini_campaign import carry_out
 
 from experiments import muon_lr_sweep
 from ngpt.campaign.execution.collect import read_data, write_data
+from ngpt.campaign.report import style
 from ngpt.campaign.report.figures import draw
 from ngpt.campaign.report.style import Figure
 from ngpt.errors import InputError, exit_code_of
@@ -32,24 +33,12 @@ PAGE = 4096
 
 
 def once(drawing: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
-    """A drawing that is made and rendered at its first use; all reports here have the same data."""
+    """A drawing that is made at its first use; all reports here have the same data."""
     made: list[Figure | None] = []
-    rendered: dict[str, Any] = {}
 
     def again(*arguments: Any) -> Figure | None:
         if not made:
-            made.append(figure := drawing(*arguments))
-            if figure is not None:
-                render = figure.savefig
-
-                def savefig(target: io.BytesIO | io.StringIO, *, format: str, **more: Any) -> None:
-                    if format not in rendered:
-                        render(target, format=format, **more)
-                        rendered[format] = target.getvalue()
-                    else:
-                        target.write(rendered[format])
-
-                figure.savefig = savefig
+            made.append(drawing(*arguments))
         return made[0]
 
     return again
@@ -57,10 +46,11 @@ def once(drawing: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def drawn_once() -> Iterator[None]:
-    """Figures are drawn once, and written anew in every report."""
+    """Figures are drawn and rendered once, and written anew in every report."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in vars(draw) if name.startswith("draw_") and name != "draw_figures"]:
             patch.setattr(draw, name, once(getattr(draw, name)))
+        patch.setattr(style, "rendered", functools.cache(style.rendered))
         yield
 
 

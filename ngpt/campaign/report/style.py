@@ -101,15 +101,20 @@ def save(figure: Figure, path: Path) -> None:
 
     Equal figures have equal bytes: nothing in a file says when or with which version it was written.
     """
-    drawn = FigureCanvasAgg(figure)  # `savefig` would draw everything twice
-    drawn.draw()
-    pixels = np.asarray(drawn.buffer_rgba())[..., :3]
+    image, svg = rendered(figure)
     with replaced_atomically(path) as temporary:
-        with_few_colors(pixels).save(temporary, format="png", optimize=True)
-    written = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None})
+        image.save(temporary, format="png", optimize=True)
     with replaced_atomically(path.with_suffix(".svg")) as temporary:
-        temporary.write_text(with_numbered_clips(written.getvalue()), encoding="utf-8")
+        temporary.write_text(svg, encoding="utf-8")
+
+
+def rendered(figure: Figure) -> tuple[Image.Image, str]:
+    """Return a figure as an image of few colors and as an SVG. `savefig` would draw it twice for each."""
+    drawn, written = FigureCanvasAgg(figure), io.StringIO()
+    drawn.draw()
+    image = with_few_colors(np.asarray(drawn.buffer_rgba())[..., :3])
+    FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None})
+    return image, with_numbered_clips(written.getvalue())
 
 
 def with_numbered_clips(svg: str) -> str:
