@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import mini_runs
 from mini_campaign import CAMPAIGN, carry_out, heed_interrupts
 
+from ngpt.campaign.execution.launchers import RayLauncher
 from ngpt.doctor import examine, runs_in
 from ngpt.errors import exit_code_of
 from ngpt.files import read_json
@@ -59,11 +60,12 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two nodes on this machine, of one processor each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or other work on this machine leaves the runs no time
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     made.second = made.add_node(num_cpus=1)
     yield made
@@ -115,6 +117,16 @@ def stop_a_worker(cluster: Any) -> None:
     processes = Path("/proc").glob("[0-9]*/cmdline")
     found = [int(path.parent.name) for path in processes if b"ray::carry_out_task" in path.read_bytes()]
     os.kill(found[0], signal.SIGTERM)
+
+
+def test_runs_of_a_cluster_that_is_started_here_get_their_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    launcher = RayLauncher(None, gpu=False, threads=1)
+    try:
+        assert launcher.slots >= 1 and ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.parametrize("lose", [lose_the_second_node, pytest.param(stop_a_worker, marks=pytest.mark.slow)])

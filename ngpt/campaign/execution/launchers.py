@@ -130,6 +130,8 @@ class RayLauncher:
             raise InputError("--launcher ray needs Ray: pip install -e '.[ray]'") from error
         if address is not None:
             _require_reachable(address)
+        else:
+            os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 a run stands still beside other work
         root = str(Path(__file__).parents[3])
         variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         variables |= {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
