@@ -27,6 +27,7 @@ from experiments import (
 )
 from experiments.longer_runs import longer_runs_sentence
 from experiments.pooled import places_table
+from experiments.widths import widths_sentence
 from ngpt.campaign.analysis.analyze import Analysis, analyze
 from ngpt.campaign.analysis.statistics import PairedDifference
 from ngpt.campaign.analysis.verdict import Answer
@@ -88,9 +89,9 @@ def findings_list(reports: Path) -> str:
         report = f"[report](reports/{finding.campaign.report_name})"
         bullets.append(f"- {finding.words(analysis)} ({where}; {report}){repeated(finding, reports)}")
     intro = introduction(usual) + "\n\n" if found else ""
-    again = longer_runs_sentence(reports)
+    more = [f"- {text}" for text in (widths_sentence(reports), longer_runs_sentence(reports)) if text]
     elsewhere = places_table(reports, IN_README)
-    return intro + "\n".join([*bullets, *([f"- {again}"] if again else []), *missing]) + "\n" + elsewhere
+    return intro + "\n".join([*bullets, *more, *missing]) + "\n" + elsewhere
 
 
 def repeated(finding: Finding, reports: Path) -> str:
@@ -135,16 +136,14 @@ def introduction(usual: Sequence[str]) -> str:
 
 
 def scope(data: dict[str, Any]) -> list[str]:
-    """Return what an answer holds for: the model, the text, the length of training and the devices."""
+    """Return what an answer holds for: the model, the text and the length of training."""
     model, training = data["model"], data["training"]
     budget = training.get("budget_seconds")
     whose = {"bytes": " (bytes)", "gpt2": " (GPT-2's)"}.get(data["tokenizer"], "")
-    cpus = {words.is_cpu(environment["device"]) for environment in data["environments"]}
     return [
         f"a {words.millions(data['parameters'])}-parameter {model['arch']}",
         f"one text ({words.TEXTS.get(data['data'], data['data'])})",
         f"{words.tokens_of(data):,} training tokens{whose}" if budget is None else f"{budget:g} s of training per run",
-        " and ".join({True: "on CPUs", False: "on GPUs"}[cpu] for cpu in sorted(cpus, reverse=True)),
     ]
 
 
@@ -292,7 +291,7 @@ def singular_values(analysis: Analysis) -> str:
     }
     text = f"**Noise in the singular values of Muon's update {costs[kaon.verdict.word]}.**"
     text = f"{text} With values redrawn every step, Muon ends {difference(kaon)}"
-    return f"{text}; Adam, which uses no singular vectors, ends {difference(adam)}, each at its best angle per step"
+    return f"{text}; Adam ends {difference(adam)}, each at its best angle per step"
 
 
 def field_against_muon(analysis: Analysis) -> str:

@@ -102,8 +102,8 @@ def longer_runs_sentence(reports: Path) -> str:
     appeared = f" {new} {'appears' if new == 1 else 'appear'} only in longer ones." if new else ""
     return (
         f"**{which} {len(found)} differences found in short runs are smaller in longer ones"
-        f"{': ' * bool(rest)}{', '.join(rest)}.**{appeared} Differences selected for size shrink when repeated, and "
-        f"length is not all that changed ([list]({PAGE}))"
+        f"{': ' * bool(rest)}{', '.join(rest)}.**{appeared} Differences selected for size shrink when "
+        f"repeated ([list]({PAGE}))"
     )
 
 

@@ -181,7 +181,7 @@ def places_table(reports: Path, comparisons: Sequence[str]) -> str:
         return ""
     places = sorted(sizes, key=lambda place: sizes[place])
     lines = [
-        f"\nFirst minus second, over [all seeds]({PAGE}) of campaigns whose tuned rates were inside their grids:\n",
+        f"\nFirst minus second, over [all seeds]({PAGE}):\n",
         f"| | {' | '.join(places)} |",
         f"|---{'|---' * len(places)}|",
         *(f"| {name} | {' | '.join(row.get(place, '') for place in places)} |" for name, row in cells.items()),

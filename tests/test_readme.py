@@ -42,7 +42,7 @@ PAGES = {
 README, CAMPAIGNS_PAGE = PAGES["README.md"], PAGES["docs/campaigns.md"]
 BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
-STATED = {"context_length", "lr_transfer", "muon_at_155m"}
+STATED = {"context_length", "muon_at_155m"}
 """Experiments that are stated and not yet carried out"""
 
 PUBLISHED = [study for study in INDEX if study.name not in STATED]
@@ -167,7 +167,8 @@ def test_every_generated_section_is_known(page: str) -> None:
 @pytest.mark.parametrize("study", INDEX, ids=lambda study: study.name)
 def test_each_campaign_has_experiment_runner_and_report(study: Study[Any]) -> None:
     assert (ROOT / "experiments" / f"{study.name}.py").exists()
-    assert f"`python runners/{study.name}.py`" in CAMPAIGNS_PAGE
+    (row,) = [line for line in CAMPAIGNS_PAGE.splitlines() if f"| `python runners/{study.name}.py` |" in line]
+    assert ("no results yet" in row) == (not study.wherever_known(ROOT / "reports"))
     assert (ROOT / "runners" / f"{study.name}.py").exists()
     assert (ROOT / "reports" / study.experiment.report_name).exists() == (study in PUBLISHED)
 
