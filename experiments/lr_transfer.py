@@ -50,10 +50,10 @@ STUDY = Transfer(
     ),
     tolerance=0.125,
     reading=r"""
-        Under all four methods the best angle per step falls as the model gets wider. The predictions about rules failed:
-        equal angles are ruled out for every method, and nuGPT's rule, which was expected to be ruled out, holds for
-        Adam. For Muon and both geodesic steps, the exponent of the angle is close to -1/4, which is what nuGPT's rule
-        means for Adam's angle. That was noticed after the runs; no such rule was under test for them.
+        Under all four methods the best angle per step falls as the model gets wider. The predictions about rules
+        failed: equal angles are ruled out for every method, and nuGPT's rule, which was expected to be ruled out, holds
+        for Adam. For Muon and both geodesic steps, the exponent of the angle is close to -1/4, which is what nuGPT's
+        rule means for Adam's angle. That was noticed after the runs; no such rule was under test for them.
 
         The prediction about costs came true: carrying the best rate of width 64 by equal angles costs less than 0.02
         nats at every width. The loss is flat around the best rate, so that a wrong exponent costs little unless the
@@ -63,8 +63,8 @@ STUDY = Transfer(
     does_not_show=r"""
         Why the best angle falls. All widths train for the same number of steps, so the wider a model is, the fewer
         tokens it sees per parameter; with tokens in proportion to parameters, the exponents may be others. An auxiliary
-        rate that scales in the wrong way would explain a part of them, but not the whole. Nor does it show the exponents
-        at other depths or lengths of training, on other texts, or beyond the widths tried.
+        rate that scales in the wrong way would explain a part of them, but not the whole. Nor does it show the
+        exponents at other depths or lengths of training, on other texts, or beyond the widths tried.
     """,
     follows=r"""
         From one width to the next, keep Muon's rate: that costs little. Over larger distances, begin the search at a

@@ -32,11 +32,11 @@ def widths_sentence(reports: Path) -> str:
     states: set[State] = {one.state for one in tested}
     excluded = states == {"ruled out"} and len(known) == len(found)
     if states == {"holds"}:
-        headline = f"The best angle per step does not depend on width for any of the {len(found)} methods tried"
+        headline = f"The best angle per step does not depend on width for any of the {len(found)} methods"
     elif excluded and all(exponent.high < 0 for exponent in known):
-        headline = f"The best angle per step falls with width for all {len(found)} methods tried"
+        headline = f"The best angle per step falls with width for all {len(found)} methods"
     elif excluded and all(exponent.low > 0 for exponent in known):
-        headline = f"The best angle per step rises with width for all {len(found)} methods tried"
+        headline = f"The best angle per step rises with width for all {len(found)} methods"
     else:
         headline = "Whether the best angle per step depends on width is open, or differs between methods"
     values = sorted(exponent.value for exponent in known)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from experiments.lr_transfer import STUDY
+from experiments.widths import widths_sentence
 from ngpt.campaign import engine
 from ngpt.campaign.definition import Method
+from ngpt.campaign.execution.collect import write_data
 from ngpt.campaign.report.style import style
 from ngpt.campaign.transfer.analysis import ANGLE, Estimate, Scaling, _scaling, find, jackknife, judge, lowest
 from ngpt.campaign.transfer.command import TransferStudy
@@ -254,6 +256,25 @@ def test_a_report_on_unfinished_runs_says_so(tmp_path: Path) -> None:
     text = path.read_text()
     assert not analysis.complete and "Incomplete: 300 of 400" in text
     assert "| Muon | unknown | unknown | **open** |" in text
+
+
+@pytest.mark.parametrize("exponents, says", [
+    (dict.fromkeys(STUDY.methods, 0.0), "does not depend on width for any of the 4 methods.** "),
+    (dict.fromkeys(STUDY.methods, -0.25), "falls with width for all 4 methods.** From 32 to 256 wide, its "),
+    (dict.fromkeys(STUDY.methods, 0.25), "rises with width for all 4 methods.** "),
+    ({"Adam": -0.25}, "is open, or differs between methods.** "),
+])  # fmt: skip
+def test_readme_says_how_the_best_angle_changes_with_width(
+    exponents: dict[str, float], says: str, tmp_path: Path
+) -> None:
+    assert widths_sentence(tmp_path) == ""
+    data = data_of(STUDY, exponents)
+    write_data(tmp_path, data)
+    costs = [cost.value for one in find(STUDY, data) for cost in one.tested[0].costs.values() if cost is not None]
+    said = widths_sentence(tmp_path)
+    assert says in said and f"; keeping the angle of width 64 costs at most {max(costs):.3f} (5 seeds; " in said
+    write_data(tmp_path, data | {"runs": [row for row in data["runs"] if "256 wide" not in row["method"]]})
+    assert widths_sentence(tmp_path) == ""
 
 
 MINI = dataclasses.replace(
