@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -224,8 +225,9 @@ def test_the_report_says_which_rule_holds(tmp_path: Path) -> None:
     text = path.read_text()
     rows = [line for line in text.splitlines() if line.startswith("| Adam | −0.2")]
     assert len(rows) == 1 and "] | −0.7" in rows[0] and rows[0].endswith("] | **ruled out** | **holds** |")
-    (best,) = [line for line in text.splitlines() if line.startswith("| Muon | 0.0") and "; rate " in line]
-    assert best.count("; rate 0.0") == 4 and best.endswith("|")
+    muon = [line for line in text.splitlines() if line.startswith("| Muon | 64 | ")]
+    assert re.fullmatch(r"\| Muon \| 64 \| 0\.0(\d+ \[0\.0\d+, 0\.0\d+\]) \| 0\.0\1 \|", muon[0]), "the rate is the angle"
+    assert re.fullmatch(r"\| Muon \| 64 \| 0\.035 \|( [\d.]+ \([\d.]+\) \|){2}( \*\*[\d.]+ \(.*?){3}", muon[1])
     assert "8 steps a run, 0.01, 0.0026, 0.00065, 0.00016 tokens for each entry of the hidden matrices" in text
     (costs,) = [line for line in text.splitlines() if line.startswith("| Adam | equal angles |")]
     assert costs.count("[") == 3 and "nan" not in text and "None" not in text

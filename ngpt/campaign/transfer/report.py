@@ -27,7 +27,7 @@ from ngpt.campaign.report.style import (
     to_hex,
 )
 from ngpt.campaign.report.words import signed, tokens_of
-from ngpt.campaign.transfer.analysis import NEAR, Estimate, Scaling, find
+from ngpt.campaign.transfer.analysis import NEAR, Estimate, Scaling, Scan, find
 from ngpt.campaign.transfer.definition import Transfer
 from ngpt.cost import hidden_entries
 
@@ -53,7 +53,7 @@ def write_transfer_report(
         own=speaks_of(as_run, as_run.configure(as_run.arms()[0], 0, {}, study.preset), data,
                       complete=analysis.complete),
         found=found, files=files, budget=None, exponent_text=exponent_text, best_text=best_text, cost_text=_cost_text,
-        cells=[[_cell(study, one, place) for place in range(len(study.widths))] for one in found],
+        cells_of=_cells_of,
         troubled=[row for row in data["runs"] if row["status"] != "done" or row.get("skipped_steps")],
         ends_with_decay=ends_with_decay(data["training"]), command_of=partial(command_of, data),
         near=NEAR, tokens=_tokens_per_parameter(study, data),
@@ -86,15 +86,13 @@ def _cost_text(cost: Estimate | None) -> str:
     return "–" if cost is None else f"{signed(cost.value)} [{signed(max(0.0, cost.low))}, {signed(cost.high)}]"
 
 
-def _cell(study: Transfer, one: Scaling, place: int) -> str:
-    """Return the mean loss at each rate of a method at a width, with the angle per step."""
-    scan = one.scans[place]
+def _cells_of(scan: Scan) -> list[str]:
+    """Return the mean loss at each rate, with the angle per step; the lowest is bold."""
     means = scan.losses.mean(axis=0)
-    parts = []
-    for rate, angle, loss in zip(scan.rates, scan.angles, means, strict=True):
-        part = f"{rate:.3g} ({angle:.2g} rad): " + (f"{loss:.3f}" if math.isfinite(loss) else "–")
-        parts.append(f"**{part}**" if math.isfinite(loss) and loss == np.nanmin(means) else part)
-    return ", ".join(parts)
+    lowest = np.nanmin(means, initial=math.inf)
+    cells = [f"{loss:.3f} ({angle:.2g})" if math.isfinite(loss) else "–"
+             for angle, loss in zip(scan.angles, means, strict=True)]  # fmt: skip
+    return [f"**{cell}**" if loss == lowest else cell for cell, loss in zip(cells, means, strict=True)]
 
 
 def _draw_best(study: Transfer, found: list[Scaling]) -> Figure:
