@@ -48,14 +48,25 @@ def processor() -> str:
 
     A name alone can be that of several generations ("AMD EPYC"), which differ in speed.
     """
-    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
-    first: dict[str, str] = {}
-    for name, _, value in (line.partition(":") for line in lines):
-        first.setdefault(name.strip(), value.strip())
+    first = _first_core()
     if "model name" not in first:
         return platform.machine()
     generation = [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
     return " ".join([first["model name"], *generation])
+
+
+def is_intel() -> bool:
+    """Return whether Linux reports a processor of Intel's."""
+    return _first_core().get("vendor_id") == "GenuineIntel"
+
+
+def _first_core() -> dict[str, str]:
+    """Return what Linux reports of the first core, by name; nothing on other systems."""
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    first: dict[str, str] = {}
+    for name, _, value in (line.partition(":") for line in lines):
+        first.setdefault(name.strip(), value.strip())
+    return first
 
 
 def wait_without_spinning() -> None:

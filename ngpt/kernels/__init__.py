@@ -1,9 +1,9 @@
 """Triton kernels where they pay off, and a torch twin of each that runs on every device.
 
 `products` returns the module that computes the polar factor's products: `symmetric` (Triton), its `twins` (torch), or
-`dense` (oneDNN, float32 on a CPU with AVX512). `elementwise_runs` tells
-whether a tensor goes to the elementwise kernels of `fused` (from `momentum`, `vectors` and `residual`). Each step that
-has a kernel makes this choice itself; `project_` and `residual_step` make it here.
+`dense` (oneDNN, float32 on a CPU with AVX512 that is not Intel's). `elementwise_runs` tells whether a tensor goes to
+the elementwise kernels of `fused` (from `momentum`, `vectors` and `residual`). Each step that has a kernel makes this
+choice itself; `project_` and `residual_step` make it here.
 """
 
 import functools

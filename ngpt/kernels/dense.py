@@ -1,9 +1,9 @@
 """Matrix products in the form that is fast on this processor: activations times weights and, on a CPU, polar factors.
 
-In float32 on a CPU with AVX512 they are oneDNN's. PyTorch gives them to MKL, which on processors that are not Intel's
-uses AVX2 even where there is AVX512. oneDNN, which is a part of PyTorch as well, uses what the processor has: on one
-EPYC, products of the sizes of a small model take half the time. PyTorch has no public function for it. Compiled code
-does not use it, because the compiler needs the operator's second matrix to be constant.
+In float32 on a CPU with AVX512 that is not Intel's they are oneDNN's. PyTorch gives them to MKL, which uses AVX512 on
+Intel's processors only and AVX2 on others. oneDNN, which is a part of PyTorch as well, uses what the processor has: on
+one EPYC, products of the sizes of a small model take half the time. PyTorch has no public function for it. Compiled
+code does not use it, because the compiler needs the operator's second matrix to be constant.
 
 In bfloat16 on a GPU, a matrix whose row count is not a multiple of 8, such as GPT-2's 50,257, keeps cuBLAS from its
 fast kernels in both passes. Such matrices are padded with rows of zeros.
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ngpt.kernels import twins
+from ngpt.machine import is_intel
 
 FROM_ROWS = 96
 """Fewest rows of the matrices of a polar factor. A product takes oneDNN 9 microseconds before it begins, so that
@@ -29,6 +30,11 @@ WHOLE_ROWS = 64
 
 @functools.cache
 def onednn_runs() -> bool:
+    """Return whether products go to oneDNN: if they can, unless MKL is as fast, as on a processor of Intel's."""
+    return onednn_can() and not is_intel()
+
+
+def onednn_can() -> bool:
     """Return whether this processor has AVX512 and this PyTorch has oneDNN's float32 product."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

@@ -1,17 +1,19 @@
 """Products by oneDNN: against float64, with gradients, for all strides; and where they run."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import drawn, laid_out
 from torch import Tensor
 
-from ngpt import kernels
+from ngpt import kernels, machine
 from ngpt.kernels import dense, twins
 from ngpt.polar import orthogonalize
 
 CPU = torch.device("cpu")
-ONEDNN = pytest.mark.skipif(not dense.onednn_runs(), reason="needs a processor with AVX512")
+ONEDNN = pytest.mark.skipif(not dense.onednn_can(), reason="needs a processor with AVX512")
 
 
 def close(found: Tensor, exact: Tensor) -> None:
@@ -22,7 +24,11 @@ def close(found: Tensor, exact: Tensor) -> None:
 
 @pytest.mark.parametrize("shape", [(7,), (1, 1), (5, 64), (2, 3, 48), (0, 16), (2, 16, 33)])
 @pytest.mark.parametrize("rows", [1, 17, 96])
-def test_linear_and_its_gradients(shape: tuple[int, ...], rows: int) -> None:
+@pytest.mark.parametrize("by", ["PyTorch", pytest.param("oneDNN", marks=ONEDNN)])
+def test_linear_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, by: str, shape: tuple[int, ...], rows: int
+) -> None:
+    monkeypatch.setattr(dense, "onednn_runs", lambda: by == "oneDNN")
     x, W, dy = drawn(*shape, seed=1), drawn(rows, shape[-1], seed=2), drawn(*shape[:-1], rows, seed=3)
     leaves = [tensor.requires_grad_() for tensor in (x, W)]
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, W)]
@@ -70,6 +76,20 @@ class _OnGpu:
     device, dtype, ndim = torch.device("cuda"), torch.bfloat16, 2
 
 
+@pytest.mark.parametrize(("vendor", "runs"), [("AuthenticAMD", True), ("GenuineIntel", False), (None, True)])
+def test_mkl_stays_in_place_on_intel_s_processors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str | None, runs: bool
+) -> None:
+    reported = tmp_path / "cpuinfo"
+    if vendor is not None:
+        reported.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(machine, "CPUINFO", reported)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert dense.onednn_runs.__wrapped__() == runs
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not dense.onednn_runs.__wrapped__()
+
+
 @ONEDNN
 def test_products_of_any_strides() -> None:
     for name, A, _ in laid_out(drawn(20, 33)):
@@ -100,6 +120,7 @@ def test_elsewhere_pytorch_multiplies(monkeypatch: pytest.MonkeyPatch, change: s
 @ONEDNN
 @pytest.mark.parametrize("shape", [(96, 96), (3, 96, 130), (2, 200, 97)])
 def test_polar_factors_by_both_kinds_of_products(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    monkeypatch.setattr(dense, "onednn_runs", lambda: True)
     G = drawn(*shape)
     assert kernels.products(96, torch.float32, CPU) is dense
     exact = orthogonalize(G.double(), method="newton-schulz", steps=5, dtype=torch.float64)
