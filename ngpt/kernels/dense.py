@@ -30,7 +30,7 @@ WHOLE_ROWS = 64
 
 @functools.cache
 def onednn_runs() -> bool:
-    """Return whether products go to oneDNN: if they can, unless MKL is as fast, as on a processor of Intel's."""
+    """Return whether products go to oneDNN: if they can, except on Intel's processors, where MKL is faster."""
     return onednn_can() and not is_intel()
 
 
