@@ -41,10 +41,10 @@ def widths_sentence(reports: Path) -> str:
         headline = "Whether the best angle per step depends on width is open, or differs between methods"
     values = sorted(exponent.value for exponent in known)
     costs = [cost.value for one in tested for cost in one.costs.values() if cost is not None]
-    parts = [f"from {STUDY.widths[0]} to {STUDY.widths[-1]} wide, its exponents are "
+    parts = [f"from {STUDY.widths[0]} to {STUDY.widths[-1]} wide, exponents are "
              f"{signed(values[0], 2)} to {signed(values[-1], 2)}"] * bool(values)  # fmt: skip
     parts += [f"keeping the angle of width {STUDY.base} costs at most {max(costs):.3f}"] * bool(costs)
     text = "; ".join(parts)
-    where = f"{data['comparison_seeds']} seeds; {data['training']['steps']:,} steps"
+    where = f"{data['comparison_seeds']} seeds; {data['training']['steps']:,} steps at each width"
     says = f" {text[0].upper()}{text[1:]}" if text else ""
     return f"**{headline}.**{says} ({where}; [report](reports/{campaign.report_name}))"
