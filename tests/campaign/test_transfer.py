@@ -265,7 +265,7 @@ def test_a_report_on_unfinished_runs_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exponents, says", [
     (dict.fromkeys(STUDY.methods, 0.0), "does not depend on width for any of the 4 methods.** "),
-    (dict.fromkeys(STUDY.methods, -0.25), "falls with width for all 4 methods.** From 32 to 256 wide, its "),
+    (dict.fromkeys(STUDY.methods, -0.25), "falls with width for all 4 methods.** From 32 to 256 wide, exponents are −"),
     (dict.fromkeys(STUDY.methods, 0.25), "rises with width for all 4 methods.** "),
     ({"Adam": -0.25}, "is open, or differs between methods.** "),
 ])  # fmt: skip
