@@ -36,7 +36,7 @@ from ngpt.campaign.definition import Campaign, Word
 from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
 from ngpt.campaign.report import words
 from ngpt.campaign.report.forecast import forecasts_of
-from ngpt.campaign.report.index import runs_left
+from ngpt.campaign.report.index import final_data, runs_left
 from ngpt.campaign.report.markdown import share_text
 
 Words = Callable[[Analysis], str]
@@ -97,13 +97,8 @@ def findings_list(reports: Path) -> str:
 def repeated(finding: Finding, reports: Path) -> str:
     """Return what a finding's first contrast comes to on another text, as a clause; nothing without final data."""
     campaign = finding.elsewhere
-    if campaign is None or not data_path(reports, campaign.name).exists():
-        return ""
-    try:
-        data = read_data(campaign, reports)
-    except OutdatedDataError:  # the index says so
-        return ""
-    if runs_left(data):
+    data = None if campaign is None else final_data(campaign, reports)
+    if campaign is None or data is None:
         return ""
     analysis = analyze(campaign, data)
     answer = analysis.answers[0]

@@ -18,8 +18,7 @@ from ngpt.campaign.analysis.analyze import analyze
 from ngpt.campaign.analysis.verdict import Answer, are
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign, Word
-from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
-from ngpt.campaign.report.index import runs_left
+from ngpt.campaign.report.index import final_data
 from ngpt.campaign.report.words import effect_of
 
 AGAIN: tuple[tuple[Campaign, Campaign], ...] = (
@@ -55,15 +54,10 @@ def tried_again(reports: Path) -> list[Again]:
     """Return all contrasts with an answer in both lengths that is *better* or *worse* in at least one."""
     found = []
     for pair in AGAIN:
-        if not all(data_path(reports, campaign.name).exists() for campaign in pair):
+        both = [(campaign, data) for campaign in pair if (data := final_data(campaign, reports)) is not None]
+        if len(both) < len(pair):  # their reports, or the index, say why
             continue
-        try:
-            both = [read_data(campaign, reports) for campaign in pair]
-        except OutdatedDataError:  # the index names them
-            continue
-        if any(map(runs_left, both)):  # not final, which their reports say
-            continue
-        first, second = (analyze(campaign, data).answers for campaign, data in zip(pair, both, strict=True))
+        first, second = (analyze(campaign, data).answers for campaign, data in both)
         later = {answer.contrast.name: answer for answer in second}
         for answer in first:
             after = later.get(answer.contrast.name)

@@ -24,8 +24,7 @@ from ngpt.campaign.analysis.statistics import LEVEL, PairedDifference, paired_di
 from ngpt.campaign.analysis.verdict import rates_at_edges
 from ngpt.campaign.command import CampaignStudy
 from ngpt.campaign.definition import Campaign
-from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
-from ngpt.campaign.report.index import runs_left
+from ngpt.campaign.report.index import final_data
 from ngpt.campaign.report.markdown import share_text
 from ngpt.campaign.report.words import TEXTS, interval_text, is_cpu, millions, number
 
@@ -91,14 +90,6 @@ class Pooled:
         return float(stats.f.sf(between / self.together.sd**2, *freedoms))
 
 
-def data_of(campaign: Campaign, reports: Path) -> dict[str, Any] | None:
-    """Return the collected data of a campaign; None without them, and if they are outdated, which the index says."""
-    try:
-        return read_data(campaign, reports) if data_path(reports, campaign.name).exists() else None
-    except OutdatedDataError:
-        return None
-
-
 def edges(campaign: Campaign, data: dict[str, Any], *methods: str) -> list[str]:
     """Return which of the rates that methods have chosen are at the edge of their grid, in words."""
     compared = (row for row in data["runs"] if row["stage"] == "comparison")
@@ -118,8 +109,8 @@ def pooled(reports: Path, comparison: str) -> list[Pooled]:
         name, parameters = "", 0
         for usual, first, second in COMPARISONS[comparison]:
             campaign = CampaignStudy(usual).at(preset, text).experiment
-            data = data_of(campaign, reports)
-            if data is None or runs_left(data) or edges(campaign, data, first, second):
+            data = final_data(campaign, reports)
+            if data is None or edges(campaign, data, first, second):
                 continue
             name, parameters = data["data"], data["parameters"]
             pairs = {seed: values for seed, values in _pairs(data, first, second).items() if seed not in used}
@@ -195,8 +186,8 @@ def soon(reports: Path) -> list[tuple[Campaign, dict[str, Any], MethodSummary]]:
     for preset, text in SCOPES:
         for usual, muon, adam in COMPARISONS["Muon against Adam"]:
             campaign = CampaignStudy(usual).at(preset, text).experiment
-            data = data_of(campaign, reports)
-            if data is not None and not runs_left(data) and not edges(campaign, data, muon, adam):
+            data = final_data(campaign, reports)
+            if data is not None and not edges(campaign, data, muon, adam):
                 summaries = analyze(campaign, data).summaries
                 found.append((campaign, data, next(one for one in summaries if one.method.name == muon)))
     return found

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from experiments.lr_transfer import STUDY
-from ngpt.campaign.execution.collect import OutdatedDataError, data_path, read_data
-from ngpt.campaign.report.index import runs_left
+from ngpt.campaign.report.index import final_data
 from ngpt.campaign.report.words import signed
 from ngpt.campaign.transfer.analysis import State, find
 
@@ -17,13 +16,8 @@ def widths_sentence(reports: Path) -> str:
     Links are relative to README.
     """
     campaign = STUDY.at(STUDY.preset)
-    if not data_path(reports, campaign.name).exists():
-        return ""
-    try:
-        data = read_data(campaign, reports)
-    except OutdatedDataError:  # the index says so
-        return ""
-    if runs_left(data):
+    data = final_data(campaign, reports)
+    if data is None:
         return ""
     found = find(STUDY, data)
     exponents = [one.exponents["angle"] for one in found]

@@ -18,6 +18,17 @@ VERDICTS = "verdicts.jsonl"
 """name of the file with one line per answer; `verdicts.schema.json` beside it describes a line"""
 
 
+def final_data(experiment: Experiment, reports: Path) -> dict[str, Any] | None:
+    """Return an experiment's collected data; None if there are none, they are outdated, or runs are left."""
+    if not data_path(reports, experiment.name).exists():
+        return None
+    try:
+        data = read_data(experiment, reports)
+    except OutdatedDataError:
+        return None
+    return None if runs_left(data) else data
+
+
 def runs_left(data: dict[str, Any]) -> bool:
     """Return whether runs of a campaign have neither ended nor failed, so that its answers are not final."""
     return len(data["runs"]) < data.get("planned_runs", 0) or any(row["status"] not in ENDED for row in data["runs"])
