@@ -288,8 +288,8 @@ class TrainConfig(_Section):
     """precision of matrix products, including the orthogonalizer's unless --polar-dtype is given; weights and norms are
     always float32"""
     compile: bool = False
-    """use torch.compile for the forward and backward pass: faster on a GPU after a minute of startup, and rounded
-    differently"""
+    """use torch.compile for the forward and backward pass: faster steps, after half a minute the first time on a
+    machine and seconds later; rounded differently"""
     init_from: str | None = None
     """folder of a finished run whose weights, except embedding and head, this run starts from"""
 

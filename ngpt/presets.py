@@ -38,7 +38,7 @@ def rung(depth: int, seq_len: int, batch_size: int) -> dict[str, Any]:
     """Return the fields of a rung: all but its depth, sequences and batches follows from one rule.
 
     Its tokens are TOKENS_PER_PARAMETER times the entries of its hidden matrices, with steps rounded to VALIDATIONS;
-    telemetry comes at the largest prime number of steps that gives MEASUREMENTS.
+    telemetry comes at the largest prime number of steps that gives MEASUREMENTS. Runs this long repay compilation.
     """
     width = WIDTH_PER_LAYER * depth
     model: dict[str, Any] = dict(n_layer=depth, n_embd=width, n_head=width // HEAD_WIDTH, seq_len=seq_len)
@@ -47,7 +47,7 @@ def rung(depth: int, seq_len: int, batch_size: int) -> dict[str, Any]:
     steps = every * VALIDATIONS
     return model | dict(
         alpha=ALPHA_DEPTH / depth, batch_size=batch_size, steps=steps, eval_every=every, eval_tokens=32_768,
-        telemetry_every=largest_prime(steps // MEASUREMENTS), schedule="linear",
+        telemetry_every=largest_prime(steps // MEASUREMENTS), schedule="linear", compile=True,
     )  # fmt: skip
 
 

@@ -50,17 +50,20 @@ ONLY: dict[tuple[str, str], set[str]] = {
     **{(part, "ngpt.training"): {"ngpt.training.record"} for part in CAMPAIGN},
     ("ngpt.campaign.execution.options", "ngpt.training"): {"ngpt.training.preflight"},
     ("ngpt.campaign.engine", "ngpt.optim"): {"ngpt.optim.trial"},
+    ("ngpt.campaign.engine", "ngpt.training"): {"ngpt.training.record", "ngpt.training.ahead"},
     ("ngpt.campaign.entrant", "ngpt.optim"): {"ngpt.optim.trial"},
     ("ngpt.campaign.entrant", "ngpt.training"): {"ngpt.training.record", "ngpt.training.trainer"},
     ("ngpt.campaign.execution.execute", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
-    ("ngpt.campaign.execution.launchers", "ngpt.training"): {"ngpt.training.record", "ngpt.training.worker"},
+    ("ngpt.campaign.execution.launchers", "ngpt.training"): {
+        "ngpt.training.ahead", "ngpt.training.record", "ngpt.training.worker",
+    },
 }
 """Where a part, or one file of it, may know another part only by some of its modules."""
 
 WITHOUT_TORCH = [
     "ngpt.config", "ngpt.refusals", "ngpt.registry", "ngpt.foreign", "ngpt.sources", "ngpt.cost", "ngpt.presets",
     "ngpt.flags", "ngpt.identity", "ngpt.files", "ngpt.code", "ngpt.errors", "ngpt.command", "ngpt.runs",
-    "ngpt.tracking", "ngpt.trackers", "ngpt.training.record", "ngpt.campaign.definition.plan",
+    "ngpt.tracking", "ngpt.trackers", "ngpt.training.record", "ngpt.training.ahead", "ngpt.campaign.definition.plan",
     "ngpt.campaign.analysis.statistics", "ngpt.campaign.analysis.verdict", "ngpt.campaign.analysis.pace",
     "ngpt.campaign.report.markdown",    "ngpt.campaign.command", "ngpt.campaign.gates.command", "experiments",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from ngpt.foreign import is_class
 from ngpt.machine import core_count, wait_without_spinning
 from ngpt.refusals import flag_name
 from ngpt.sources import name_of
+from ngpt.training.ahead import require_compiler
 from ngpt.training.record import RunRecord
 
 Batch = tuple[list[PlannedRun], dict[str, Any]]
@@ -254,7 +255,11 @@ def _carry_out_stages(
         if report_only:
             outcome.failures |= failures_of([run for run in batch if run.run_id not in plan.known], plan.out)
         elif batch:
-            try_classes([run for run in batch if not is_finished(plan, run)])
+            pending = [run for run in batch if not is_finished(plan, run)]
+            on_this_cpu = settings["device"] == "cpu" and "launcher" not in settings
+            if on_this_cpu and any(run.config.train.compile for run in pending):
+                require_compiler()
+            try_classes(pending)
             each_once = {run.run_id: run for run in batch if run.run_id not in plan.known}
             ended = execute(list(each_once.values()), out=plan.out, **{**settings, **different})
             outcome.failures |= ended.failures

@@ -43,7 +43,7 @@ LARGE_SHARED_MEMORY = ((9, 0), (10, 0), (10, 3))
 
 def products(rows: int, dtype: torch.dtype, device: torch.device, *, count: int = 1) -> ModuleType:
     """Return the module that computes products of `count` matrices with `rows` rows (the shorter side)."""
-    if device.type == "cpu" and dtype == torch.float32 and rows >= dense.FROM_ROWS and dense.onednn_runs():
+    if device.type == "cpu" and dtype == torch.float32 and rows >= dense.FROM_ROWS and dense.BY_ONEDNN:
         return dense
     if not worth_a_kernel(rows, count) or dtype not in (torch.bfloat16, torch.float16) or not triton_runs(device):
         return twins

@@ -3,13 +3,12 @@
 In float32 on a CPU with AVX512 that is not Intel's they are oneDNN's. PyTorch gives them to MKL, which uses AVX512 on
 Intel's processors only and AVX2 on others. oneDNN, which is a part of PyTorch as well, uses what the processor has: on
 one EPYC, products of the sizes of a small model take half the time. PyTorch has no public function for it. Compiled
-code does not use it, because the compiler needs the operator's second matrix to be constant.
+code calls it through an operator of our own, because the compiler wants the second matrix of PyTorch's to be constant.
 
 In bfloat16 on a GPU, a matrix whose row count is not a multiple of 8, such as GPT-2's 50,257, keeps cuBLAS from its
 fast kernels in both passes. Such matrices are padded with rows of zeros.
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -27,11 +26,8 @@ smaller matrices are faster as a batch of MKL's (EPYC: 64 rows 0.4, 96 rows 1.05
 WHOLE_ROWS = 64
 """Multiple to which the rows of a matrix are padded for a product in bfloat16 on a GPU"""
 
-
-@functools.cache
-def onednn_runs() -> bool:
-    """Return whether products go to oneDNN: if they can, except on Intel's processors, where MKL is faster."""
-    return onednn_can() and not is_intel()
+OPERATORS = torch.library.Library("ngpt", "DEF")
+OPERATORS.define("times_transposed(Tensor A, Tensor B) -> Tensor")
 
 
 def onednn_can() -> bool:
@@ -39,9 +35,19 @@ def onednn_can() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def onednn_is_faster() -> bool:
+    """Return whether oneDNN can and is faster: except on Intel's processors, where MKL is."""
+    return onednn_can() and not is_intel()
+
+
+BY_ONEDNN = onednn_is_faster()
+"""Whether float32 products on this CPU are oneDNN's"""
+
+
 def linear(x: Tensor, W: Tensor) -> Tensor:
     """Return x W', (..., N), for x (..., M) and W (N, M), as torch.nn.functional.linear; differentiable once."""
-    if _eager_on_cpu(x) and x.dtype == W.dtype == torch.float32 and x.ndim > 1 and x.numel() and onednn_runs():
+    plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and x.dtype == W.dtype == torch.float32
+    if plain and x.ndim > 1 and x.numel() and BY_ONEDNN:
         y: Tensor = _Linear.apply(x, W)  # type: ignore[no-untyped-call]
         return y
     if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
@@ -58,14 +64,24 @@ def linear_by_whole_rows(x: Tensor, W: Tensor) -> Tensor:
     return F.linear(x, F.pad(W, (0, 0, 0, missing)))[..., : len(W)] if missing else F.linear(x, W)
 
 
-def _eager_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
-
-
 def times_transposed(A: Tensor, B: Tensor) -> Tensor:
     """Return A B' for A (..., M) and B (N, M) of any strides, in float32 by oneDNN."""
+    product: Tensor = (torch.ops.ngpt.times_transposed if torch.compiler.is_compiling() else _by_onednn)(A, B)
+    return product
+
+
+def _by_onednn(A: Tensor, B: Tensor) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(A, B, None, "none", [], "")
     return product
+
+
+def _shaped(A: Tensor, B: Tensor) -> Tensor:
+    """Return a tensor with shape and strides of A B', for the compiler."""
+    return A.new_empty(*A.shape[:-1], len(B))
+
+
+OPERATORS.impl("times_transposed", _by_onednn, "CPU")
+torch.library.register_fake("ngpt::times_transposed", _shaped, lib=OPERATORS)
 
 
 def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:

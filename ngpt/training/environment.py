@@ -136,7 +136,7 @@ def missing_compiler_as_error() -> Iterator[None]:
     except RuntimeError as error:
         need = "--compile needs a C++ compiler such as g++"
         if any(text in str(error) for text in NO_COMPILER):
-            raise InputError(f"{need}; PyTorch finds none on this machine") from error
+            raise InputError(f"{need}; PyTorch finds none on this machine, and --no-compile does without") from error
         if FAILED_COMPILER in str(error):
             said = next((line for line in str(error).splitlines() if "error:" in line), "it says nothing of why")
             raise InputError(f"{need} and Python's headers; the one on this machine fails: {said.strip()}") from error

@@ -1,4 +1,4 @@
-"""Imports that the fork server makes once for the processes of all runs: the trainer, and the digest of the code.
+"""What the fork server does once for all runs: it imports the trainer, takes the digest of the code, and compiles.
 
 `torch._dynamo` is among it since PyTorch's optimizers import it when they are built, which takes seconds. Code that has
 just been changed is no reason for the server to end: every run finds out by itself and says so in a line.
@@ -18,5 +18,9 @@ with suppress(InputError, SyntaxError):
     import ngpt.training.trainer  # noqa: F401
 
     code_digest()
+
+    from ngpt.training.ahead import compile_wanted
+
+    compile_wanted()
 
 signal.signal(signal.SIGINT, interrupt)

@@ -3,6 +3,7 @@
 Between the halves the host reads loss and gradient norm, once, so that a step on non-finite gradients is never made.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ from ngpt.training.environment import missing_compiler_as_error
 from ngpt.training.sharding import ParameterSharding
 
 Half = Callable[[], None]
+
+MOST_COMPILED = 1000
+"""Most versions of the loss, of different models and shapes, that are compiled in one process"""
 
 ON_DEVICE = 2**28
 """Longest training stream, in tokens of 4 bytes, that is kept on a GPU; of a longer one the host cuts the windows."""
@@ -43,6 +47,25 @@ class Feed:
         return self.tokens[torch.from_numpy(starts_B).to(self.device)[:, None] + self.offsets_T].long()
 
 
+def loss_of(model: nn.Module, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+    """Return the mean loss of a batch in nats per token."""
+    return cross_entropy(model(x_BT), y_BT)
+
+
+@functools.cache
+def compiled_loss() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """Return `loss_of` under torch.compile, which serves all models of one shape with what it made for the first.
+
+    A process that is forked has what its parent has compiled. Sizes and numbers are constants of the compiled code, so
+    that what a run computes does not depend on what was compiled before it.
+    """
+    import torch._dynamo.config as settings
+
+    settings.recompile_limit = settings.accumulated_recompile_limit = MOST_COMPILED
+    settings.fail_on_recompile_limit_hit = True  # or the run would go on without compiled code
+    return torch.compile(loss_of, dynamic=False)
+
+
 class TrainingStep:
     """Model, optimizers and batches of a run as the two halves of a step, with what ranks exchange in between.
 
@@ -67,7 +90,7 @@ class TrainingStep:
     ) -> None:  # fmt: skip
         self.model, self.optimizers, self.feed, self.autocast = model, optimizers, feed, autocast
         self.sharding, self.compiled, self.graphs = sharding, compiled, graphs
-        self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
+        self.loss = compiled_loss() if compiled else loss_of
         self.gradients: list[Tensor] = []
         """what this rank's optimizers see"""
         self.discard_graphs()
@@ -106,14 +129,10 @@ class TrainingStep:
         self.backward, self.move = self._forward_and_backward, self.optimizers.move
         self.sharding.zero_grad()
 
-    def _loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
-        with self.autocast:
-            logits_BTV = self.model(x_BT)
-        return cross_entropy(logits_BTV, y_BT)
-
     def _forward_and_backward(self) -> None:
         with missing_compiler_as_error():
-            loss = self.loss(self.x_BT, self.y_BT)
+            with self.autocast:
+                loss = self.loss(self.model, self.x_BT, self.y_BT)
             loss.backward()
         self.gradients, self.outcome = self.sharding.collect(loss)
 

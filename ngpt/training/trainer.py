@@ -28,6 +28,7 @@ from ngpt.optim.trial import require_fit
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
 from ngpt.registry import entry
 from ngpt.training import checkpoint, environment, preflight
+from ngpt.training.ahead import require_compiler
 from ngpt.training.checkpoint import CheckpointState, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.clock import RunClock
 from ngpt.training.evaluation import Evaluator
@@ -97,6 +98,8 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
     require(bool(plain), f"--track-group {runtime.track_group!r}: the name of a folder is not empty and has no slash")
     if config.train.clock == "cpu" and (device.type != "cpu" or _threads(config, runtime, ranks) != 1):
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
+    if config.train.compile and device.type == "cpu":
+        require_compiler()
     optimizer, size = config.optim.optimizer, config.train.batch_size
     why = f"--optimizer {optimizer}: a class that the user names runs in one process only"
     require(ranks.count == 1 or not is_class(optimizer), why)

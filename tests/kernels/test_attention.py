@@ -8,10 +8,19 @@ import torch.nn.functional as F
 from helpers import altered, drawn
 from torch import Tensor
 
+from ngpt import machine
 from ngpt.kernels import attention
 from ngpt.kernels.attention import BLOCK, LONGEST, causal_attention
 
+BLOCKS_ARE_FASTER = attention.blocks_are_faster.__wrapped__
 SHAPES = [(1, 1, 1, 1), (2, 3, 31, 5), (1, 2, 32, 8), (2, 1, 33, 16), (3, 2, 100, 7), (1, 1, 128, 32)]
+
+
+@pytest.fixture(autouse=True)
+def _blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks on every processor, in mutants too."""
+    monkeypatch.setattr(machine, "is_intel", lambda: False)
+    monkeypatch.setattr(attention, "blocks_are_faster", lambda: True)
 
 
 def inputs(shape: tuple[int, ...], *, scale: float = 1.0) -> tuple[list[Tensor], Tensor]:
@@ -73,12 +82,14 @@ def test_no_query_sees_a_later_key() -> None:
     assert not torch.isclose(before[..., 50:, :], after[..., 50:, :]).all(dim=-1).any()
 
 
-@pytest.mark.parametrize("case", ["long", "no gradient", "float64", "bfloat16", "compiling"])
+@pytest.mark.parametrize("case", ["long", "no gradient", "float64", "bfloat16", "compiling", "Intel"])
 def test_elsewhere_pytorch_attends(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     (q, k, v), _ = inputs((1, 1, LONGEST + 1 if case == "long" else 8, 4))
     dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(case, torch.float32)
     q, k, v = (part.to(dtype) for part in (q, k, v))
     q.requires_grad_(case != "no gradient")
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: case == "compiling")
+    monkeypatch.setattr(attention, "is_intel", lambda: case == "Intel")
+    monkeypatch.setattr(attention, "blocks_are_faster", BLOCKS_ARE_FASTER)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.5)
     assert torch.equal(causal_attention(q, k, v, 0.5), expected)

@@ -28,7 +28,7 @@ def close(found: Tensor, exact: Tensor) -> None:
 def test_linear_and_its_gradients(
     monkeypatch: pytest.MonkeyPatch, by: str, shape: tuple[int, ...], rows: int
 ) -> None:
-    monkeypatch.setattr(dense, "onednn_runs", lambda: by == "oneDNN")
+    monkeypatch.setattr(dense, "BY_ONEDNN", by == "oneDNN")
     x, W, dy = drawn(*shape, seed=1), drawn(rows, shape[-1], seed=2), drawn(*shape[:-1], rows, seed=3)
     leaves = [tensor.requires_grad_() for tensor in (x, W)]
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, W)]
@@ -85,9 +85,9 @@ def test_mkl_stays_in_place_on_intel_s_processors(
         reported.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
     monkeypatch.setattr(machine, "CPUINFO", reported)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert dense.onednn_runs.__wrapped__() == runs
+    assert dense.onednn_is_faster() == runs
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert not dense.onednn_runs.__wrapped__()
+    assert not dense.onednn_is_faster()
 
 
 @ONEDNN
@@ -98,14 +98,13 @@ def test_products_of_any_strides() -> None:
             assert torch.allclose(found, A @ B.mT, atol=1e-4), f"{name} times {other}"
 
 
-@pytest.mark.parametrize("change", ["no AVX512", "float64", "autocast", "compiling"])
+@pytest.mark.parametrize("change", ["no AVX512", "float64", "autocast"])
 def test_elsewhere_pytorch_multiplies(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     def refuse(*_: Tensor) -> Tensor:
         raise AssertionError("oneDNN was called")
 
     monkeypatch.setattr(dense, "times_transposed", refuse)
-    monkeypatch.setattr(dense, "onednn_runs", lambda: change != "no AVX512")
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: change == "compiling")
+    monkeypatch.setattr(dense, "BY_ONEDNN", change != "no AVX512")
     dtype = torch.float64 if change == "float64" else torch.float32
     x, W = drawn(4, 8).to(dtype).requires_grad_(), drawn(6, 8, seed=1).to(dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
@@ -120,7 +119,7 @@ def test_elsewhere_pytorch_multiplies(monkeypatch: pytest.MonkeyPatch, change: s
 @ONEDNN
 @pytest.mark.parametrize("shape", [(96, 96), (3, 96, 130), (2, 200, 97)])
 def test_polar_factors_by_both_kinds_of_products(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
-    monkeypatch.setattr(dense, "onednn_runs", lambda: True)
+    monkeypatch.setattr(dense, "BY_ONEDNN", True)
     G = drawn(*shape)
     assert kernels.products(96, torch.float32, CPU) is dense
     exact = orthogonalize(G.double(), method="newton-schulz", steps=5, dtype=torch.float64)

@@ -29,7 +29,7 @@ VOCAB = 300
 @pytest.mark.parametrize("arch", get_args(Arch))
 def test_the_operations_are_those_that_pytorch_counts(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With attention as plain products, causal half included, and none by oneDNN: those are what PyTorch counts."""
-    monkeypatch.setattr(dense, "onednn_runs", lambda: False)
+    monkeypatch.setattr(dense, "BY_ONEDNN", False)
     monkeypatch.setattr(attention, "LONGEST", 0)
     config = resolve(arch=arch, n_embd=48, n_head=4, n_layer=2, seq_len=32, batch_size=2)
     model = build_model(config.model, VOCAB, seed=0)

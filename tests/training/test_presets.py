@@ -146,7 +146,7 @@ def test_the_rungs_follow_one_rule(name: str, depth: int, entries: int) -> None:
     assert all(train.telemetry_every % n for n in range(2, train.telemetry_every))
     assert (optim.schedule, optim.decay_share, optim.lr_floor, optim.warmup_steps) == ("linear", 1.0, 0.0, 0)
     assert (config.data.data, config.data.tokenizer) == ("stdlib", "bytes")
-    assert (train.eval_tokens, train.compile) == (32_768, False)
+    assert (train.eval_tokens, train.compile) == (32_768, True)
     assert resolve(name, arch="ngpt").model.alpha == 0.05 and resolve(name, arch="ngpt", alpha=0.2).model.alpha == 0.2
 
 

@@ -113,7 +113,7 @@ def test_any_number_of_ranks_has_the_losses_of_one_process(
 ) -> None:
     """By PyTorch's products: oneDNN's round a part of a batch differently, and cautious decay turns that into steps."""
     config = thirty(data, **STEPS[name])
-    monkeypatch.setattr(dense, "onednn_runs", lambda: False)
+    monkeypatch.setattr(dense, "BY_ONEDNN", False)
     expected = outcome(start(config, tmp_path / "one process")[0])
     arguments = flags(config, tmp_path / "runs", "--parallel", parallel)
     ended(ranks_of(arguments, tmp_path / "errors", count, PLAIN_PRODUCTS=1))

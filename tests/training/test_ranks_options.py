@@ -14,7 +14,7 @@ def test_row_normalized_tokens_on_several_ranks(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     config = thirty(data, vocab_rule="rmnp", normuon="rows", normuon_matrices="mlp", constraint="frobenius")
-    monkeypatch.setattr(dense, "onednn_runs", lambda: False)
+    monkeypatch.setattr(dense, "BY_ONEDNN", False)
     expected = outcome(start(config, tmp_path / "one process")[0])
     ended(ranks_of(flags(config, tmp_path / "runs"), tmp_path / "errors", count, PLAIN_PRODUCTS=1))
     same_losses(only(tmp_path / "runs"), expected)
@@ -34,7 +34,7 @@ def test_the_average_of_the_weights_on_several_ranks(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: str
 ) -> None:
     config = thirty(data, tail_ema_steps=5, tail_ema_start=0.3)
-    monkeypatch.setattr(dense, "onednn_runs", lambda: False)
+    monkeypatch.setattr(dense, "BY_ONEDNN", False)
     expected = outcome(start(config, tmp_path / "one process")[0])
     assert expected != outcome(start(thirty(data), tmp_path / "without")[0])
     ended(ranks_of(flags(config, tmp_path / "runs", "--parallel", parallel), tmp_path / "errors", 2, PLAIN_PRODUCTS=1))

@@ -66,7 +66,7 @@ def execute(
     """
     settings = {"out": out, "device": device, "threads": threads, "resume": True, "progress": False}
     settings |= {"track": track, "track_group": track_group}
-    return _Execution(runs, jobs, settings, launcher or LocalLauncher()).carry_out()
+    return _Execution(runs, jobs, settings, launcher).carry_out()
 
 
 def _bar(**settings: Any) -> "tqdm[Any]":
@@ -84,10 +84,12 @@ class _Worker:
 
 class _Execution:
     def __init__(
-        self, runs: list[PlannedRun], jobs: int, settings: dict[str, Any], launcher: LocalLauncher | RayLauncher
+        self, runs: list[PlannedRun], jobs: int, settings: dict[str, Any], launcher: LocalLauncher | RayLauncher | None
     ) -> None:
-        self.jobs, self.settings, self.launcher, self.outcome = jobs, settings, launcher, Outcome()
+        self.jobs, self.settings, self.outcome = jobs, settings, Outcome()
         self.pending = deque(run for run in runs if finished_record(settings["out"], run.run_id) is None)
+        one_thread = settings["device"] == "cpu" and settings["threads"] == 1
+        self.launcher = launcher or LocalLauncher(run.config for run in self.pending if one_thread)
         self.total = _bar(total=len(runs), initial=len(runs) - len(self.pending), unit="run", desc="campaign")
         self.workers: dict[LocalJob | RayJob, _Worker] = {}
         self.not_before: dict[str, float] = {}  # when to check a busy run again, by its id

@@ -11,13 +11,14 @@ import socket
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from ngpt.config import RunConfig, Runtime
 from ngpt.errors import InputError, as_input_error, first_line, require
+from ngpt.training import ahead
 from ngpt.training.record import latest_metrics
 from ngpt.training.worker import PROGRESS_SECONDS, Message, StoppedError, carry_out_run, carry_out_task
 
@@ -55,7 +56,9 @@ class LocalLauncher:
     group, so that Ctrl-C reaches only the runner.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: Iterable[RunConfig] = ()) -> None:
+        """compiled: runs on one thread for which the server, unless it is running, compiles before they start."""
+        ahead.want(compiled)
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         self.context.set_forkserver_preload(["ngpt.training.preload"])
 

@@ -28,6 +28,8 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
     parser.add_argument("--data", help="as in train_architectural.py; default: the preset's")
     parser.add_argument("--tokenizer", choices=("auto", "bytes", "gpt2"), help="as in train_architectural.py")
     parser.add_argument("--shards", type=int, help="as in train_architectural.py")
+    text = "do without the C++ compiler with which larger presets make their steps faster"
+    parser.add_argument("--no-compile", dest="compile", action="store_const", const=False, help=text)
     parser.add_argument("--seeds", type=int, default=seeds, help=seeds_help)
     parser.add_argument("--jobs", type=int, help="concurrent runs; default: one per core on CPUs, one on a GPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (%(default)s)")
@@ -70,7 +72,7 @@ def reports_folder(given: argparse.Namespace) -> Path:
 
 def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return the configuration fields given on the command line, for every run."""
-    names = ("data", "tokenizer", "shards", "steps", "time_budget_seconds")
+    names = ("data", "tokenizer", "shards", "steps", "time_budget_seconds", "compile")
     return {name: value for name in names if (value := getattr(given, name, None)) is not None}
 
 
