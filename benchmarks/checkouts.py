@@ -55,13 +55,16 @@ class Worker:
         self.process.communicate()
 
 
-def compare(before: Path, fields: Fields, vocabulary: int, *, threads: int, rounds: int) -> dict[str, list[float]]:
+def compare(
+    before: Path, fields: Fields, vocabulary: int, *, compiled: bool, threads: int, rounds: int
+) -> dict[str, list[float]]:
     """Return the seconds of a step of the code in `before` and of that "after", in this checkout, round by round.
 
-    A round is about a quarter of a second of steps of each, and gives their median. Raises InputError if they do not
-    train the same model.
+    A round is about a quarter of a second of steps of each, and gives their median. `compiled` is about this checkout's
+    steps alone. Raises InputError if the checkouts do not train the same model.
     """
-    with Worker(before, fields, vocabulary, threads) as old, Worker(HERE, fields, vocabulary, threads) as new:
+    ours = fields | {"compile": compiled}
+    with Worker(before, fields, vocabulary, threads) as old, Worker(HERE, ours, vocabulary, threads) as new:
         require_same_losses(old.losses, new.losses)
         steps = max(2, round(0.25 / median(new.seconds(5))))
         seconds: dict[str, list[float]] = {"before": [], "after": []}

@@ -16,8 +16,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import math
-import os
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -42,6 +40,7 @@ from ngpt.errors import exit_code_of
 from ngpt.model import build_model
 from ngpt.model.roles import Role, parameter_specs
 from ngpt.optim.muon import SimpleMuon
+from ngpt.training.ahead import missing_compiler
 from ngpt.training.environment import choose_device
 from ngpt.training.step import capture
 
@@ -219,8 +218,8 @@ def why_left_out(contender: Contender) -> str | None:
     """Return why a contender cannot run here, or None if it can."""
     if importlib.util.find_spec(contender.package) is None:
         return f"{contender.package} is not installed"
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if contender.compiles and shutil.which(compiler) is None:
+    compiler = missing_compiler()
+    if contender.compiles and compiler is not None:
         return f"torch.compile finds no C++ compiler {compiler}"
     return None
 

@@ -185,7 +185,8 @@ def against_tables() -> list[str]:
         ]
         for row in results["rows"]:
             faster = interval(row["speedup"])
-            lines.append(f"| `{row['preset']}` | {row['rule']} | {faster} | {row['share_of_floor']:.0%} |")
+            step = row["rule"] + ", compiled" * row.get("compiled", False)
+            lines.append(f"| `{row['preset']}` | {step} | {faster} | {row['share_of_floor']:.0%} |")
         tables.append("\n".join(lines))
     return tables
 

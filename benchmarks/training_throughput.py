@@ -238,14 +238,19 @@ def against(options: argparse.Namespace, machine: dict[str, Any], rate: float) -
         names += ["ns_steps"] if config.optim.optimizer == "muon" else []
         fields = own | {name: value for name, value in flatten(config).items() if name in names}
         fields["logit_scale_init"] = 1.0  # that of checkouts in which it is no setting
-        seconds = compare(options.against, fields, BYTES_VOCAB, threads=options.threads, rounds=options.rounds)
+        compiled = config.train.compile
+        seconds = compare(
+            options.against, fields, BYTES_VOCAB, compiled=compiled, threads=options.threads, rounds=options.rounds
+        )
         flops = [pass_operations(config, BYTES_VOCAB), polar_operations(config)]
         tokens = config.train.batch_size * config.model.seq_len
-        row = {"preset": preset, "rule": rule, "tokens_a_step": tokens, "seconds": seconds, "flops": flops}
+        row = {"preset": preset, "rule": rule, "compiled": compiled}
+        row |= {"tokens_a_step": tokens, "seconds": seconds, "flops": flops}
         row["speedup"] = dataclasses.asdict(ratio(seconds["before"], seconds["after"]))
         row["share_of_floor"] = sum(flops) / rate / median(seconds["after"])
         row["tokens_per_second"] = tokens / median(seconds["after"])
-        print("{preset:8} {rule:15} {tokens_per_second:9,.0f} tokens/s".format(**row), end="")
+        name = rule + ", compiled" * compiled
+        print(f"{preset:8} {name:26} {row['tokens_per_second']:9,.0f} tokens/s", end="")
         print("  {median:.2f} [{low:.2f}, {high:.2f}] x before".format(**row["speedup"]), end="")
         print(f"  floor {row['share_of_floor']:4.0%}")
         rows.append(row)

@@ -24,11 +24,17 @@ CXX = "clang++" if sys.platform == "darwin" else "g++"
 """The compiler that torch.compile calls on a CPU unless the variable CXX names another"""
 
 
+def missing_compiler() -> str | None:
+    """Return the name of the compiler that torch.compile calls on a CPU if it is not there, else None."""
+    name = os.environ.get("CXX", CXX)
+    return name if shutil.which(name) is None else None
+
+
 def require_compiler() -> None:
     """Raise InputError if the compiler that torch.compile calls on a CPU is not there."""
-    name = os.environ.get("CXX", CXX)
+    name = missing_compiler()
     need = f"--compile needs a C++ compiler, and there is no {name} on this machine"
-    require(shutil.which(name) is not None, f"{need}: install it, or give --no-compile, which is slower")
+    require(name is None, f"{need}: install it, or give --no-compile, which is slower")
 
 
 def want(configs: Iterable[RunConfig]) -> None:

@@ -240,6 +240,8 @@ class Run:
                 self._note(f"transferred from {config.train.init_from}: {moved}")
             self.fallback.remember()
         self.sharding.broadcast_weights()
+        if config.train.compile:
+            self._note("compiling forward and backward pass: half a minute the first time on a machine")
         if self.runtime.progress and self.ranks.is_first and device.type == "cpu":
             steps = 1 if config.train.time_budget_seconds is not None else config.train.steps - record.steps
             for line in preflight.announcement(config, self.corpus.vocab_size, steps=steps):
