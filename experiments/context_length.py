@@ -37,8 +37,8 @@ CAMPAIGN = Campaign(
         in a step, so that all see the same number of tokens. The auxiliary rate is that of the ladder. Losses at
         different lengths of context are not compared, only Muon's lead. *Other batches* is Muon again on the same data
         in another order. If a run's loss depends on whether and when it falls, differences between seeds are far from
-        normal, and the intervals may be too narrow or too wide; the report has every seed. Steps are not compiled: on a
-        GPU, where these runs are carried out side by side, compilation would take longer than a run.
+        normal, and the intervals may be too narrow or too wide; the report has every seed. Steps are not compiled,
+        since on a GPU every run would compile for itself.
 
         Prediction: Muon leads at both lengths, by at least 0.02 more at 256.
     """,

@@ -313,6 +313,20 @@ def test_a_long_tmpdir_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2 and last.startswith("error: TMPDIR has to be shorter") and last.endswith(str(place))
 
 
+def test_without_a_compiler_a_compiled_campaign_is_refused_at_once_and_another_flag_does_without(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert in_this_process(tmp_path, "--preset", "rung-1", "--device", "cpu") == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "compiler" in one]
+    assert line.endswith("no no-such-compiler on this machine: install it, or give --no-compile, which is slower")
+    assert not any((tmp_path / "runs").glob("*-s*"))
+    study = CampaignStudy(CAMPAIGN)
+    for flags, compiled in (([], True), (["--no-compile"], False)):
+        given = study.parser().parse_args([*command(tmp_path, "--preset", "rung-1")[2:], *flags])
+        assert {run.config.train.compile for run in study.plan(given).tuning_runs()} == {compiled}
+
+
 @pytest.mark.parametrize("words", [("--dry-run", "--report-only"), ("--report-only", "--reproduce")])
 def test_modes_exclude_each_other(tmp_path: Path, words: tuple[str, str]) -> None:
     with pytest.raises(InputError, match=f"^{words[0]} and {words[1]} exclude each other$"):

@@ -75,8 +75,8 @@ def mini_ladder() -> Campaign:
         CAMPAIGN, name="mini_ladder", methods=methods, fields={**SMALL, "steps": 8}, comparison_seeds=3,
         rule=dataclasses.replace(CAMPAIGN.rule, seeds=2),
         at_scale={
-            "rung-1": AtScale(lrs=lrs, fields={**SMALL, "steps": 8, "n_embd": 32}, comparison_seeds=2),
-            "rung-2": AtScale(lrs=lrs, fields={**SMALL, "steps": 8, "n_embd": 48}, comparison_seeds=2,
+            "rung-1": AtScale(lrs=lrs, fields={**SMALL, "steps": 8, "n_embd": 32, "compile": False}, comparison_seeds=2),
+            "rung-2": AtScale(lrs=lrs, fields={**SMALL, "steps": 8, "n_embd": 48, "compile": False}, comparison_seeds=2,
                               forecast_from=("tiny", "rung-1")),
         },
     )  # fmt: skip

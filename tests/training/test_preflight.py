@@ -118,6 +118,13 @@ def test_short_steps_are_made_and_measured(data: str, monkeypatch: pytest.Monkey
     assert " in " in budget.lines[1] and budget.lines[1].startswith("tokens: about ")
 
 
+def test_compiled_steps_are_predicted_without_compiling(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "measured_steps", lambda *_: [0.02, 0.04, 0.1])
+    found = outlook(small(data, compile=True, steps=100), device="cpu", threads=1)
+    assert found.seconds == pytest.approx(100 * 0.04 * preflight.COMPILED)
+    assert "75% of what 3 steps took that were not compiled" in found.lines[-1]
+
+
 def test_a_dry_run_leaves_nothing(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags(small(data, normuon="rows"), tmp_path / "runs"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
