@@ -70,13 +70,13 @@ def test_what_forecasts_nothing_is_refused(sizes: list[float], seeds: int) -> No
 def mini_ladder() -> Campaign:
     """Three presets that are one small model here, the third and fourth wider."""
     methods = tuple(dataclasses.replace(method, lrs=method.lrs[1:2]) for method in CAMPAIGN.methods)
-    lrs = {method.name: method.lrs for method in methods}
+    lrs, fields = {method.name: method.lrs for method in methods}, {**SMALL, "steps": 8, "compile": False}
     return dataclasses.replace(
-        CAMPAIGN, name="mini_ladder", methods=methods, fields={**SMALL, "steps": 8}, comparison_seeds=3,
+        CAMPAIGN, name="mini_ladder", methods=methods, fields=fields, comparison_seeds=3,
         rule=dataclasses.replace(CAMPAIGN.rule, seeds=2),
         at_scale={
-            "rung-1": AtScale(lrs=lrs, fields={**SMALL, "steps": 8, "n_embd": 32, "compile": False}, comparison_seeds=2),
-            "rung-2": AtScale(lrs=lrs, fields={**SMALL, "steps": 8, "n_embd": 48, "compile": False}, comparison_seeds=2,
+            "rung-1": AtScale(lrs=lrs, fields={**fields, "n_embd": 32}, comparison_seeds=2),
+            "rung-2": AtScale(lrs=lrs, fields={**fields, "n_embd": 48}, comparison_seeds=2,
                               forecast_from=("tiny", "rung-1")),
         },
     )  # fmt: skip
