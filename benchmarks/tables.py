@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.gpu import CLAIMS, shown
 from benchmarks.saved import FOLDER
 from ngpt.files import read_json
+from ngpt.presets import resolve
 
 
 def speed_tables() -> str:
@@ -13,6 +14,7 @@ def speed_tables() -> str:
     on_cpus = [
         campaign_tables(),
         contention_table(),
+        compilation_table(),
         *optimizer_tables(),
         *option_tables(),
         *training_tables(),
@@ -66,6 +68,23 @@ def contention_table() -> str:
     for row in results["rows"]:
         cells = " | ".join(f"{ratio:.2f}" for ratio in row["ratios"])
         lines.append(f"| {row['model']} | {row['arrangement']} | {cells} |")
+    return "\n".join(lines)
+
+
+def compilation_table() -> str:
+    """Return the table on what compilation costs a run before its second step."""
+    results = read_json(FOLDER / "compilation.json")
+    lines = [
+        f"What compilation costs a run before its second step, and what it gains: {_place(results)}, 1 thread a run, "
+        f"Muon, medians of {results['median_of']} (`{results['command']}`).",
+        "",
+        "| preset | steps of a run | how it begins | first step, in eager steps | later steps | repaid after |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in results["rows"]:
+        after = "" if row["repaid_after"] is None else f"{max(1, round(row['repaid_after'])):,} steps"
+        begins = f"| `{row['preset']}` | {row['steps_of_a_run']:,} | {row['start']}"
+        lines.append(f"{begins} | {row['first_step']:,.1f} | {row['step']:.2f} | {after} |")
     return "\n".join(lines)
 
 
@@ -180,13 +199,15 @@ def against_tables() -> list[str]:
             f"Training steps, this code against an earlier one's, {machine['threads']} thread: {machine['device']} "
             f"(`{results['command']}`).{scales}",
             "",
-            "| preset | step | tokens per second relative to before | floor, share of the time |",
-            "|---|---|---|---|",
+            "| preset | step | tokens per second relative to before | floor, share of the time | a run's steps |",
+            "|---|---|---|---|---|",
         ]
         for row in results["rows"]:
             faster = interval(row["speedup"])
             step = row["rule"] + ", compiled" * row.get("compiled", False)
-            lines.append(f"| `{row['preset']}` | {step} | {faster} | {row['share_of_floor']:.0%} |")
+            train = resolve(row["preset"]).train
+            seconds = train.steps * row["tokens_a_step"] / row["tokens_per_second"]
+            lines.append(f"| `{row['preset']}` | {step} | {faster} | {row['share_of_floor']:.0%} | {seconds:.0f} s |")
         tables.append("\n".join(lines))
     return tables
 

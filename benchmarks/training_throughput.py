@@ -13,6 +13,7 @@ Muon's iterations once per step, at the measured rate of large square products.
 import argparse
 import dataclasses
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -221,6 +222,9 @@ def whole_run(config: RunConfig, vocabulary: int, threads: int) -> dict[str, Any
     return {name: getattr(record, name) for name in kept}
 
 
+INSTRUCTION_SETS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+"""Variables that keep PyTorch's and MKL's code from what the processor could do"""
+
 COMPARED = ("tiny", "rung-1", "rung-2", "trinity")
 """Presets at which two checkouts are compared."""
 
@@ -265,7 +269,8 @@ def command_of(options: argparse.Namespace) -> str:
     flags = "".join(f" --{name} {value}" for name, value in words.items() if value is not None)
     where = f" --against <checkout of {commit(options.against)}>" if options.against is not None else ""
     more = " --profile" * options.profile + " --whole-run" * options.whole_run
-    return f"python benchmarks/training_throughput.py{flags}{where}{more}"
+    limits = "".join(f"{name}={os.environ[name]} " for name in INSTRUCTION_SETS if name in os.environ)
+    return f"{limits}python benchmarks/training_throughput.py{flags}{where}{more}"
 
 
 def main(arguments: list[str]) -> int:
