@@ -1,6 +1,7 @@
 """The machine of a run: device, threads, determinism, versions, and the signals that ask a run to stop."""
 
 import ctypes
+import hashlib
 import os
 import platform
 import resource
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -35,6 +37,9 @@ GRACE_SECONDS = 8.0
 
 NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler")
 """Parts of the messages of PyTorch's and Triton's compilers"""
+
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
+"""Environment variable with the folder in which torch.compile keeps its code"""
 
 FAILED_COMPILER = "C++ compile error"
 """Part of PyTorch's message where the compiler was found and failed"""
@@ -126,6 +131,20 @@ def out_of_memory_as_error(device: torch.device) -> Iterator[None]:
             raise
         where = "the GPU" if device.type == "cuda" else "this machine"
         raise InputError(f"not enough memory on {where} for this model and batch: {first_line(error)}") from error
+
+
+def keep_compiled_code_apart() -> None:
+    """Have torch.compile keep its code in a folder for this kind of processor, inside the one it would use.
+
+    PyTorch 2.13 takes code that it finds there for its own, whatever the processor: code for AVX512 then computes
+    nonsense with AVX2.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    kind = hashlib.sha256(f"{processor()} {capability}".encode()).hexdigest()[:8]
+    usual = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+    folder = Path(os.environ.get(COMPILED_CODE) or usual)
+    if folder.name != kind:
+        os.environ[COMPILED_CODE] = str(folder / kind)
 
 
 @contextmanager

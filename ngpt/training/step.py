@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ngpt.data.batches import Batches, Ids
 from ngpt.model.loss import cross_entropy
 from ngpt.optim.build import Optimizers
-from ngpt.training.environment import missing_compiler_as_error
+from ngpt.training.environment import keep_compiled_code_apart, missing_compiler_as_error
 from ngpt.training.sharding import ParameterSharding
 
 Half = Callable[[], None]
@@ -61,6 +61,7 @@ def compiled_loss() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     """
     import torch._dynamo.config as settings
 
+    keep_compiled_code_apart()
     settings.recompile_limit = settings.accumulated_recompile_limit = MOST_COMPILED
     settings.fail_on_recompile_limit_hit = True  # or the run would go on without compiled code
     return torch.compile(loss_of, dynamic=False)

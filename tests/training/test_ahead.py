@@ -4,21 +4,25 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import outcome, small, start
+from small_runs import ROOT, outcome, rows, small, start
 from torch._dynamo.utils import counters
 
 from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution.execute import execute
 from ngpt.config import from_dict
 from ngpt.errors import InputError
+from ngpt.flags import to_flags
 from ngpt.kernels import dense
-from ngpt.training import ahead, step, trainer
+from ngpt.training import ahead, environment, step, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 
@@ -28,6 +32,7 @@ def _own_compiled_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All of the compiler but its code generator, which takes half a minute; nothing compiled before."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
     monkeypatch.setenv(ahead.VARIABLE, "[]")
+    monkeypatch.setenv(environment.COMPILED_CODE, os.environ.get(environment.COMPILED_CODE, ""))
     monkeypatch.setattr(trainer, "require_compiler", lambda: None)
     _forget()
     yield
@@ -123,6 +128,41 @@ def test_products_by_onednn_are_the_same_in_compiled_code(
     monkeypatch.setattr(dense, "BY_ONEDNN", True)
     for one, other in zip(found, gradients(dense.linear), strict=True):
         assert torch.equal(one, other)
+
+
+def test_each_kind_of_processor_has_compiled_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = set[str]()
+    for given in (None, str(tmp_path)):
+        for name, capability in (("EPYC", "AVX512"), ("EPYC", "AVX2"), ("Xeon", "AVX512"), ("Xeon", "AVX512")):
+            monkeypatch.delenv(environment.COMPILED_CODE, raising=False)
+            if given is not None:
+                monkeypatch.setenv(environment.COMPILED_CODE, given)
+            monkeypatch.setattr(environment, "processor", lambda name=name: name)
+            monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+            environment.keep_compiled_code_apart()
+            found = os.environ[environment.COMPILED_CODE]
+            environment.keep_compiled_code_apart()
+            assert os.environ[environment.COMPILED_CODE] == found, "a process started by this one stays there"
+            assert Path(found).parent == Path(given or Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}"))
+            folders.add(found)
+    assert len(folders) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(ahead.CXX) is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs a processor with AVX512")
+def test_code_for_wider_vectors_is_not_taken_for_ones_own(data: str, tmp_path: Path) -> None:
+    """PyTorch by itself does, and then fails or computes nonsense."""
+    losses = []
+    for capability in ("avx512", "avx2"):
+        out = tmp_path / capability
+        command = [sys.executable, "train_architectural.py", *to_flags(small(data, compile=True)), "--device", "cpu"]
+        command += ["--threads", "1", "--no-progress", "--out", str(out)]
+        variables = {"ATEN_CPU_CAPABILITY": capability, environment.COMPILED_CODE: str(tmp_path / "code")}
+        subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True)
+        (record,) = out.glob("*/record.json")
+        losses.append([row["loss"] for row in rows(record.parent)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(list((tmp_path / "code").iterdir())) == 2
 
 
 @pytest.mark.slow
