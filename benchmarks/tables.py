@@ -82,7 +82,8 @@ def compilation_table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in results["rows"]:
-        after = "" if row["repaid_after"] is None else f"{max(1, round(row['repaid_after'])):,} steps"
+        repaid = None if row["repaid_after"] is None else max(1, round(row["repaid_after"]))
+        after = "" if repaid is None else f"{repaid:,} step{'s' * (repaid > 1)}"
         begins = f"| `{row['preset']}` | {row['steps_of_a_run']:,} | {row['start']}"
         lines.append(f"{begins} | {row['first_step']:,.1f} | {row['step']:.2f} | {after} |")
     return "\n".join(lines)
