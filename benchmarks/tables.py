@@ -208,7 +208,7 @@ def against_tables() -> list[str]:
             step = row["rule"] + ", compiled" * row.get("compiled", False)
             train = resolve(row["preset"]).train
             seconds = train.steps * row["tokens_a_step"] / row["tokens_per_second"]
-            lines.append(f"| `{row['preset']}` | {step} | {faster} | {row['share_of_floor']:.0%} | {seconds:.0f} s |")
+            lines.append(f"| `{row['preset']}` | {step} | {faster} | {row['share_of_floor']:.0%} | {seconds:,.0f} s |")
         tables.append("\n".join(lines))
     return tables
 

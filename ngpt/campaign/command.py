@@ -253,6 +253,7 @@ class CampaignStudy(Study[Plan]):
             "planned_runs": len(runs) if any(run.stage == "comparison" for run in runs) else plan.count(),
             "tuning_seeds": plan.tuning_seeds, "comparison_seeds": plan.comparison_seeds,
             "training": {"steps": first.train.steps, "batch": first.train.batch_size, "dtype": first.train.dtype,
+                         "compile": first.train.compile,
                          "schedule": first.optim.schedule if len(shapes) == 1 else VARIOUS,
                          "decay_share": first.optim.decay_share,
                          "aux_lr": first.optim.resolved_aux_lr, "grad_clip": first.optim.grad_clip,

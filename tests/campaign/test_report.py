@@ -107,6 +107,14 @@ def test_the_first_paragraph_answers_and_the_same_data_give_the_same_text(tmp_pa
     assert report(made_up(), tmp_path) == text
 
 
+def test_a_report_says_whether_steps_were_compiled(tmp_path: Path) -> None:
+    """Data from before that was recorded were not."""
+    for compiled, words in ((None, "float32, constant"), (False, "float32, constant"), (True, "float32, compiled, ")):
+        data = made_up()
+        data["training"] |= {} if compiled is None else {"compile": compiled}
+        assert words in report(data, tmp_path / str(compiled))
+
+
 def test_trouble_is_shown(tmp_path: Path) -> None:
     data = made_up()
     runs = data["runs"]
