@@ -62,9 +62,15 @@ def compiled_loss() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     import torch._dynamo.config as settings
 
     keep_compiled_code_apart()
-    settings.recompile_limit = settings.accumulated_recompile_limit = MOST_COMPILED
-    settings.fail_on_recompile_limit_hit = True  # or the run would go on without compiled code
-    return torch.compile(loss_of, dynamic=False)
+    compiled = torch.compile(loss_of, dynamic=False)
+    limits = {"recompile_limit": MOST_COMPILED, "accumulated_recompile_limit": MOST_COMPILED}
+    limits |= {"fail_on_recompile_limit_hit": True}  # or the run would go on without compiled code
+
+    def loss(model: nn.Module, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+        with settings.patch(limits):  # here only: an optimizer may compile its steps too
+            return compiled(model, x_BT, y_BT)
+
+    return loss
 
 
 class TrainingStep:

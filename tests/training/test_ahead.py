@@ -24,6 +24,8 @@ from ngpt.flags import to_flags
 from ngpt.kernels import dense
 from ngpt.training import ahead, environment, step, trainer
 
+COMPILE = torch.compile
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 
 
@@ -105,6 +107,19 @@ def test_a_compiled_run_without_compiler_is_refused_before_it_begins(
         start(small(data, compile=True), tmp_path)
     assert not any(tmp_path.iterdir())
     start(small(data), tmp_path)
+
+
+def test_a_run_never_goes_on_without_compiled_code(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PyTorch does by default at the ninth version of a function; other functions keep that."""
+    monkeypatch.setattr(torch, "compile", functools.partial(COMPILE, backend="aot_eager"))
+    monkeypatch.setattr(step, "MOST_COMPILED", 1)
+    usual = torch._dynamo.config.recompile_limit
+    start(small(data, compile=True, steps=1), tmp_path)
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        start(small(data, compile=True, steps=1, batch_size=2), tmp_path)
+    assert torch._dynamo.config.recompile_limit == usual and not torch._dynamo.config.fail_on_recompile_limit_hit
 
 
 def test_products_by_onednn_are_the_same_in_compiled_code(

@@ -28,7 +28,7 @@ def common_parser(description: str, *, preset: str, seeds: int, seeds_help: str)
     parser.add_argument("--data", help="as in train_architectural.py; default: the preset's")
     parser.add_argument("--tokenizer", choices=("auto", "bytes", "gpt2"), help="as in train_architectural.py")
     parser.add_argument("--shards", type=int, help="as in train_architectural.py")
-    text = "do without the C++ compiler with which larger presets make their steps faster"
+    text = "do not compile steps, as the ladder's presets do: slower, but needs no C++ compiler"
     parser.add_argument("--no-compile", dest="compile", action="store_const", const=False, help=text)
     parser.add_argument("--seeds", type=int, default=seeds, help=seeds_help)
     parser.add_argument("--jobs", type=int, help="concurrent runs; default: one per core on CPUs, one on a GPU")
