@@ -34,7 +34,7 @@ def inverse_length(x: Tensor, *, dim: int) -> Tensor:
 
 def inverse(length: Tensor) -> Tensor:
     """Return 1 / length, or 1 for the length of a vector without direction."""
-    return torch.where(length > UNIT_TINY, 1 / length.clamp_min(UNIT_TINY), 1.0)
+    return torch.where(length > UNIT_TINY, length, 1.0).reciprocal()
 
 
 def inner(x: Tensor, y: Tensor, *, dim: int) -> Tensor:
