@@ -19,12 +19,12 @@ from ngpt.campaign.definition.plan import PlannedRun
 from ngpt.campaign.execution.execute import execute
 from ngpt.errors import exit_code_of
 from ngpt.presets import resolve
+from ngpt.training.environment import COMPILED_CODE
 from ngpt.training.record import read_metrics
 
 PRESETS = ("rung-1", "rung-2")
 REPETITIONS = 3
-STEPS = 30
-SHORT = {"steps": STEPS, "eval_every": 1000, "eval_tokens": 128, "telemetry_every": 0}
+SHORT = {"steps": 30, "eval_every": 1000, "eval_tokens": 128, "telemetry_every": 0}
 EAGER, COLD, WARM, CAMPAIGN = "eager", "compiled, first on a machine", "compiled", "compiled, in a campaign"
 
 
@@ -40,7 +40,7 @@ def alone(preset: str, cache: Path, *, compiled: bool) -> tuple[float, float]:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
         fixed = f"--preset {preset} --device cpu --threads 1 --no-progress --no-keep-weights --out {out}".split()
         command = [sys.executable, str(ROOT / "train_architectural.py"), *fixed, *flags]
-        variables = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        variables = {**os.environ, COMPILED_CODE: str(cache)}
         command += [] if compiled else ["--no-compile"]
         subprocess.run(command, env=variables, check=True, capture_output=True)
         (record,) = Path(out).glob("*/record.json")
@@ -62,7 +62,7 @@ def main() -> int:
     """Measure everything three times and save the medians."""
     taken: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as kept:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{kept}/campaign"  # of the fork server
+        os.environ[COMPILED_CODE] = f"{kept}/campaign"  # of the fork server
         for repetition in range(REPETITIONS):
             for preset in PRESETS:
                 cache = Path(kept) / f"{preset}-{repetition}"

@@ -76,7 +76,8 @@ def compilation_table() -> str:
     results = read_json(FOLDER / "compilation.json")
     lines = [
         f"What compilation costs a run before its second step, and what it gains: {_place(results)}, 1 thread a run, "
-        f"Muon, medians of {results['median_of']} (`{results['command']}`).",
+        f"Muon, medians of {results['median_of']} (`{results['command']}`). In a campaign the server's own "
+        "compilation, like one of the two rows above it, comes on top, once for all runs.",
         "",
         "| preset | steps of a run | how it begins | first step, in eager steps | later steps | repaid after |",
         "|---|---|---|---|---|---|",

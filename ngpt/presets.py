@@ -38,7 +38,8 @@ def rung(depth: int, seq_len: int, batch_size: int) -> dict[str, Any]:
     """Return the fields of a rung: all but its depth, sequences and batches follows from one rule.
 
     Its tokens are TOKENS_PER_PARAMETER times the entries of its hidden matrices, with steps rounded to VALIDATIONS;
-    telemetry comes at the largest prime number of steps that gives MEASUREMENTS. Runs this long repay compilation.
+    telemetry comes at the largest prime number of steps that gives MEASUREMENTS. Steps are
+    compiled: one or two runs repay it (`benchmarks/compilation.py`).
     """
     width = WIDTH_PER_LAYER * depth
     model: dict[str, Any] = dict(n_layer=depth, n_embd=width, n_head=width // HEAD_WIDTH, seq_len=seq_len)

@@ -41,7 +41,7 @@ def onednn_is_faster() -> bool:
 
 
 BY_ONEDNN = onednn_is_faster()
-"""Whether float32 products on this CPU are oneDNN's"""
+"""Give float32 products on this CPU to oneDNN"""
 
 
 def linear(x: Tensor, W: Tensor) -> Tensor:

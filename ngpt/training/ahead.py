@@ -17,6 +17,9 @@ from ngpt.errors import InputError, require
 
 VARIABLE = "NGPT_COMPILE_AHEAD"
 
+NOTE = "compiling forward and backward pass: half a minute the first time on a machine"
+"""Line for people before a compilation"""
+
 MOST = 16
 """Most kinds of models that the server compiles; runs of others compile for themselves"""
 
@@ -47,8 +50,7 @@ def compile_wanted() -> None:
     """Compile what is wanted, for one thread of a CPU. What fails here fails in its runs too, which say why."""
     wanted = [from_dict(content) for content in json.loads(os.environ.get(VARIABLE, "[]"))]
     if wanted:
-        note = "compiling forward and backward pass for all runs: half a minute the first time on a machine"
-        print(note, file=sys.stderr, flush=True)
+        print(NOTE, file=sys.stderr, flush=True)
     for config in wanted:
         with suppress(InputError, OSError, RuntimeError):
             _compile(config)

@@ -38,7 +38,7 @@ MEASURED_SECONDS, WARM_UP = 1.5, 2
 """Seconds for which steps are timed, and the number of steps before them that are not"""
 
 COMPILED = 0.75
-"""Time of a compiled step as a share of an eager one's on a CPU: 0.67 to 0.82 at `rung-1` and `rung-2`"""
+"""Share of an eager step's time that a compiled one takes on a CPU (`benchmarks/compilation.py`)"""
 
 WORTH_SAYING = 60.0
 """Shortest run, in seconds, whose length is announced"""

@@ -1,4 +1,4 @@
-"""What the fork server does once for all runs: it imports the trainer, takes the digest of the code, and compiles.
+"""Import the trainer, take the digest of the code, and compile, in the fork server, once for all runs.
 
 `torch._dynamo` is among it since PyTorch's optimizers import it when they are built, which takes seconds. Code that has
 just been changed is no reason for the server to end: every run finds out by itself and says so in a line.

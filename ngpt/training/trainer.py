@@ -27,8 +27,7 @@ from ngpt.optim.foreign import seed_random
 from ngpt.optim.trial import require_fit
 from ngpt.ranks import SINGLE_PROCESS, RankLostError, Ranks
 from ngpt.registry import entry
-from ngpt.training import checkpoint, environment, preflight
-from ngpt.training.ahead import require_compiler
+from ngpt.training import ahead, checkpoint, environment, preflight
 from ngpt.training.checkpoint import CheckpointState, read_tensors, tensors_sha256, write_tensors
 from ngpt.training.clock import RunClock
 from ngpt.training.evaluation import Evaluator
@@ -99,7 +98,7 @@ def _check(config: RunConfig, runtime: Runtime, corpus: Corpus, device: torch.de
     if config.train.clock == "cpu" and (device.type != "cpu" or _threads(config, runtime, ranks) != 1):
         raise InputError("--clock cpu measures the time of one CPU thread: it needs --device cpu and --threads 1")
     if config.train.compile and device.type == "cpu":
-        require_compiler()
+        ahead.require_compiler()
     optimizer, size = config.optim.optimizer, config.train.batch_size
     why = f"--optimizer {optimizer}: a class that the user names runs in one process only"
     require(ranks.count == 1 or not is_class(optimizer), why)
@@ -241,7 +240,7 @@ class Run:
             self.fallback.remember()
         self.sharding.broadcast_weights()
         if config.train.compile:
-            self._note("compiling forward and backward pass: half a minute the first time on a machine")
+            self._note(ahead.NOTE)
         if self.runtime.progress and self.ranks.is_first and device.type == "cpu":
             steps = 1 if config.train.time_budget_seconds is not None else config.train.steps - record.steps
             for line in preflight.announcement(config, self.corpus.vocab_size, steps=steps):

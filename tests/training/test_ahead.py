@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from small_runs import ROOT, outcome, rows, small, start
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from ngpt.campaign.definition.plan import PlannedRun
@@ -22,7 +24,7 @@ from ngpt.config import from_dict
 from ngpt.errors import InputError
 from ngpt.flags import to_flags
 from ngpt.kernels import dense
-from ngpt.training import ahead, environment, step, trainer
+from ngpt.training import ahead, environment, step
 
 COMPILE = torch.compile
 
@@ -35,7 +37,7 @@ def _own_compiled_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
     monkeypatch.setenv(ahead.VARIABLE, "[]")
     monkeypatch.setenv(environment.COMPILED_CODE, os.environ.get(environment.COMPILED_CODE, ""))
-    monkeypatch.setattr(trainer, "require_compiler", lambda: None)
+    monkeypatch.setattr(ahead, "require_compiler", lambda: None)
     _forget()
     yield
     _forget()
@@ -135,12 +137,15 @@ def test_products_by_onednn_are_the_same_in_compiled_code(
         y = linear(x, W)
         return [y, *torch.autograd.grad(y.square().sum(), (x, W))]
 
-    called = []
-    monkeypatch.setattr(dense, "_by_onednn", lambda A, B: called.append(A))
-    found = gradients(torch.compile(lambda x, W: dense.linear(x, W)))
-    assert not called
-    monkeypatch.undo()
-    monkeypatch.setattr(dense, "BY_ONEDNN", True)
+    traced = list[str]()
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        traced.append(graph.code)
+        return make_boxed_func(graph.forward)
+
+    found = gradients(COMPILE(lambda x, W: dense.linear(x, W), backend=aot_autograd(fw_compiler=keep)))
+    assert [code.count("ngpt.times_transposed") for code in traced] == [1, 2], "one product forward, two backward"
+    assert not any("aten.mm" in code or "mkldnn" in code for code in traced)
     for one, other in zip(found, gradients(dense.linear), strict=True):
         assert torch.equal(one, other)
 

@@ -18,7 +18,7 @@ from ngpt.model.roles import parameter_specs
 from ngpt.optim import build
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
-from ngpt.training import environment, step, trainer
+from ngpt.training import ahead, environment, step, trainer
 from ngpt.training.environment import missing_compiler_as_error
 from ngpt.training.sharding import ParameterSharding
 from ngpt.training.step import Feed, TrainingStep
@@ -167,7 +167,7 @@ def test_a_compiled_run_says_so_and_only_rounds_differently(
     losses, folders = [], []
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend, fullgraph=True))
     monkeypatch.setattr(step, "compiled_loss", step.compiled_loss.__wrapped__)
-    monkeypatch.setattr(trainer, "require_compiler", lambda: None)
+    monkeypatch.setattr(ahead, "require_compiler", lambda: None)
     for compiled in (False, True):
         folder, record = start(small(data, arch=arch, n_layer=1, steps=4, compile=compiled), tmp_path)
         assert record.engine == ("compiled" if compiled else "eager") and record.config["train"]["compile"] == compiled
