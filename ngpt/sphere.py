@@ -9,6 +9,7 @@ Source of the formulas: N. Boumal, An Introduction to Optimization on Smooth Man
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 UNIT_TINY = 1e-18
@@ -34,7 +35,7 @@ def inverse_length(x: Tensor, *, dim: int) -> Tensor:
 
 def inverse(length: Tensor) -> Tensor:
     """Return 1 / length, or 1 for the length of a vector without direction."""
-    return torch.where(length > UNIT_TINY, length, 1.0).reciprocal()
+    return F.threshold(length, UNIT_TINY, 1.0).reciprocal()
 
 
 def inner(x: Tensor, y: Tensor, *, dim: int) -> Tensor:

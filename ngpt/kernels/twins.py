@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import once_differentiable
 
 from ngpt import sphere
 
@@ -13,7 +13,7 @@ from ngpt import sphere
 
 def xxt(A: Tensor) -> Tensor:
     """Return A A', (..., M, M), for A (..., M, K), in A's dtype."""
-    return A @ A.mT
+    return torch.bmm(A, A.mT) if A.ndim == 3 else A @ A.mT  # not by way of expand and reshape
 
 
 def ba_plus_cAA(A: Tensor, b: float, c: float, *, check: bool = True) -> Tensor:  # noqa: N802 (the field's name)
@@ -24,6 +24,8 @@ def ba_plus_cAA(A: Tensor, b: float, c: float, *, check: bool = True) -> Tensor:
     check_symmetric(A, values=check)
     if A.ndim == 2:
         return torch.addmm(A, A, A, beta=b, alpha=c)
+    if A.ndim == 3:
+        return torch.baddbmm(A, A, A, beta=b, alpha=c)
     flat = A.reshape(-1, *A.shape[-2:])
     return torch.baddbmm(flat, flat, flat, beta=b, alpha=c).reshape(A.shape)
 
@@ -81,29 +83,59 @@ def momentum_step_(M: Tensor, G: Tensor, mu: Tensor | float, *, nesterov: bool, 
 
 
 class _Unit(torch.autograd.Function):
-    """x / |x| along the last dimension with the three-operation backward (g - y <g, y>) / |x|."""
+    """y = x / |x| along the last dimension."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         inverse = sphere.inverse_length(x, dim=-1)
         y = x * inverse
         ctx.save_for_backward(y, inverse)
-        ctx.dtype = x.dtype  # type: ignore[attr-defined]
+        ctx.dtype = x.dtype
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        y, inverse = ctx.saved_tensors
-        (g,) = gradients
-        along = (g * y).sum(dim=-1, keepdim=True)
-        return torch.addcmul(g, y, along, value=-1).mul_(inverse).to(ctx.dtype)
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return unit_gradient(g, *ctx.saved_tensors).to(ctx.dtype)
+
+
+class _ResidualStep(torch.autograd.Function):
+    """y = N(z) for z = h + a (n - h), n = N(f), in as few new tensors as there can be: a CPU waits for memory here."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, f: Tensor, a: Tensor) -> Tensor:
+        inverse_f = sphere.inverse_length(f, dim=-1)
+        n = f * inverse_f
+        z = torch.lerp(h, n, a)
+        inverse_z = sphere.inverse_length(z, dim=-1)
+        y = z.mul_(inverse_z)
+        ctx.save_for_backward(h, n, a, y, inverse_f, inverse_z)
+        ctx.dtype = f.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h, n, a, y, inverse_f, inverse_z = ctx.saved_tensors
+        dz = unit_gradient(g, y, inverse_z)
+        scratch = (n - h).mul_(dz)
+        da = scratch.view(-1, len(a)).sum(dim=0)
+        dn = torch.mul(dz, a, out=scratch)
+        return dz.mul_(1 - a), unit_gradient(dn, n, inverse_f).to(ctx.dtype), da
+
+
+def unit_gradient(g: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
+    """Return the gradient of x, (g - y <g, y>) / |x|, for the gradient g of y = x / |x|, `inverse` = 1 / |x|."""
+    product = g * y
+    along = product.sum(dim=-1, keepdim=True)
+    return torch.addcmul(g, y, along, value=-1, out=product).mul_(inverse)
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return N(x), `sphere.project` along the last dimension, for activations; at least float32."""
+    """Return N(x), `sphere.project` along the last dimension, for activations; at least float32; differentiable once"""
     return cast(Tensor, _Unit.apply(x))
 
 
 def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
-    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable."""
-    return unit(torch.lerp(h, unit(f), a))
+    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable once."""
+    return cast(Tensor, _ResidualStep.apply(h, f, a))
