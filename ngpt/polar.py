@@ -132,7 +132,7 @@ def _normalized(G: Tensor, dtype: torch.dtype, safety: float) -> Tensor:
         scale = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
     if safety != 1.0:
         scale = scale * safety
-    return torch.div(X, F.threshold(scale, 0.0, 1.0), out=None if X is G else X)
+    return torch.div(X, torch.threshold(scale, 0.0, 1.0), out=None if X is G else X)
 
 
 def _squares_fit(norm: Tensor) -> bool:

@@ -9,7 +9,6 @@ Source of the formulas: N. Boumal, An Introduction to Optimization on Smooth Man
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 UNIT_TINY = 1e-18
@@ -35,7 +34,7 @@ def inverse_length(x: Tensor, *, dim: int) -> Tensor:
 
 def inverse(length: Tensor) -> Tensor:
     """Return 1 / length, or 1 for the length of a vector without direction."""
-    return F.threshold(length, UNIT_TINY, 1.0).reciprocal()
+    return torch.threshold(length, UNIT_TINY, 1.0).reciprocal()
 
 
 def inner(x: Tensor, y: Tensor, *, dim: int) -> Tensor:

@@ -46,11 +46,12 @@ BY_ONEDNN = onednn_is_faster()
 
 def linear(x: Tensor, W: Tensor) -> Tensor:
     """Return x W', (..., N), for x (..., M) and W (N, M), as torch.nn.functional.linear; differentiable once."""
-    plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and x.dtype == W.dtype == torch.float32
-    if plain and x.ndim > 1 and x.numel() and BY_ONEDNN:
-        y: Tensor = _Linear.apply(x, W)  # type: ignore[no-untyped-call]
-        return y
-    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+    kind = x.device.type
+    if BY_ONEDNN and kind == "cpu" and x.ndim > 1 and x.numel():
+        if x.dtype == W.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+            y: Tensor = _Linear.apply(x, W)  # type: ignore[no-untyped-call]
+            return y
+    if kind == "cuda" and torch.is_autocast_enabled("cuda"):
         return linear_by_whole_rows(x, W)
     return F.linear(x, W)
 

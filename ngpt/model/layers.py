@@ -15,6 +15,7 @@ from ngpt import kernels
 from ngpt.config import ModelConfig
 from ngpt.kernels.attention import causal_attention
 from ngpt.kernels.dense import linear
+from ngpt.kernels.heads import queries_keys_values
 from ngpt.kernels.twins import unit
 from ngpt.model.roles import Declared, Part, Role
 
@@ -62,7 +63,7 @@ class Scale(Declared):
 
     def forward(self) -> Tensor:
         """Return the effective value, times the gain."""
-        return self.value * self.factor
+        return self.value if self.factor == 1 else self.value * self.factor
 
 
 class RotaryEmbedding(nn.Module):
@@ -79,14 +80,10 @@ class RotaryEmbedding(nn.Module):
         cos, sin, still = angle_TK.cos(), angle_TK.sin(), torch.zeros(seq_len, rest, dtype=torch.float64)
         self.register_buffer("cos_TK", torch.cat([cos, cos, still + 1], dim=-1).float(), persistent=False)
         self.register_buffer("sin_TK", torch.cat([-sin, sin, still], dim=-1).float(), persistent=False)
-        self.pieces = [half, half, rest]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Rotate the vectors of x (..., T, K) by their position: x cos + (x with its halves swapped) (-sin, sin)."""
-        T = x.size(-2)
-        first, second, rest = x.split(self.pieces, dim=-1)
-        swapped = torch.cat([second, first, rest], dim=-1)
-        return torch.addcmul(x * self.cos_TK[:T], swapped, self.sin_TK[:T])
+    def forward(self, length: int) -> tuple[Tensor, Tensor]:
+        """Return the tables (length, K) from which `ngpt.kernels.heads.rotated` turns the first positions."""
+        return self.cos_TK[:length], self.sin_TK[:length]
 
 
 class Attention(nn.Module):
@@ -100,7 +97,6 @@ class Attention(nn.Module):
         super().__init__()
         D = config.n_embd
         reads, writes = (-1, 0) if normalized else (None, None)
-        self.n_head = config.n_head
         self.q, self.k, self.v = (Linear(D, D, Role.HIDDEN, reads, Part.ATTENTION) for _ in range(3))
         self.o = Linear(D, D, Role.HIDDEN, writes, Part.ATTENTION)
         self.rope = RotaryEmbedding(D // config.n_head, config.seq_len)
@@ -109,16 +105,8 @@ class Attention(nn.Module):
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        W_qkv = torch.cat([self.q.weight, self.k.weight, self.v.weight])
-        qkv = rearrange(linear(h_BTD, W_qkv), "B T (three H K) -> three B H T K", three=3, H=self.n_head)
-        qk, v = qkv.split([2, 1])
-        qk, v = self.rope(qk), v.squeeze(0)
-        if self.s_qk is None:
-            q, k = qk.unbind()
-        else:
-            q, k = unit(qk).unbind()
-            # <s q, s k> = <s^2 q, k>: the shared scale is applied once, squared, to q
-            q = rearrange(self.s_qk() ** 2, "(H K) -> H 1 K", H=self.n_head) * q
+        qkv = linear(h_BTD, torch.cat([self.q.weight, self.k.weight, self.v.weight]))
+        q, k, v = queries_keys_values(qkv, *self.rope(h_BTD.size(1)), None if self.s_qk is None else self.s_qk())
         y = causal_attention(q.to(v.dtype), k.to(v.dtype), v, self.softmax_scale)
         return self.o(rearrange(y, "B H T K -> B T (H K)"))
 

@@ -11,7 +11,7 @@ from oracles import transformer as oracle
 from torch import Tensor, nn
 
 from ngpt.config import ModelConfig
-from ngpt.kernels import twins
+from ngpt.kernels import heads, twins
 from ngpt.model import build_model, layers
 from ngpt.optim.build import build_optimizers
 from ngpt.presets import resolve
@@ -167,7 +167,7 @@ def test_bfloat16_autocast_stays_near_float32(arch: str) -> None:
 def test_the_released_rope_is_no_rotation_and_changes_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """NVIDIA/ngpt turns (x, y) into (-y cos, x sin), its two tables being halves of one: docs/method.md says so."""
 
-    def released(rope: layers.RotaryEmbedding, x: Tensor) -> Tensor:
+    def released(x: Tensor, *tables: Tensor) -> Tensor:
         T, K = x.shape[-2:]
         turns = torch.arange(T)[:, None] * 10_000.0 ** (-torch.arange(0, K, 2) / K)
         sin, cos = torch.stack([turns.sin(), turns.cos()], dim=-1).flatten(1).chunk(2, dim=-1)
@@ -177,12 +177,14 @@ def test_the_released_rope_is_no_rotation_and_changes_the_logits(monkeypatch: py
     model = build_model(config, 257, seed=0)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 257, (4, config.seq_len)))
     x = torch.randn(1, 1, config.seq_len, 16, generator=torch.Generator().manual_seed(0))
-    rope = model.get_submodule("blocks.0.attention.rope")
+    tables = model.get_submodule("blocks.0.attention.rope")(config.seq_len)
     with torch.no_grad():
-        logits, lengths = model(ids), rope(x).norm(dim=-1)
+        logits, lengths = model(ids), heads.rotated(x, *tables).norm(dim=-1)
         torch.testing.assert_close(lengths, x.norm(dim=-1))
-        monkeypatch.setattr(layers.RotaryEmbedding, "forward", released)
-        assert (rope(x).norm(dim=-1) / x.norm(dim=-1) - 1).abs().mean() > 0.1
+        monkeypatch.setattr(heads, "in_one_function", lambda qkv: False)
+        assert torch.equal(model(ids), logits)
+        monkeypatch.setattr(heads, "rotated", released)
+        assert (heads.rotated(x).norm(dim=-1) / x.norm(dim=-1) - 1).abs().mean() > 0.1
         assert 0.03 < ((model(ids) - logits).norm() / logits.norm()).item() < 0.3
 
 
@@ -247,7 +249,7 @@ def test_the_controls_attention_is_plain(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("width", [2, 6, 7, 27])
 def test_rope_turns_pairs_by_their_position(width: int) -> None:
     x = torch.tensor(np.random.default_rng(0).normal(size=(2, 3, 9, width)), dtype=torch.float32)
-    got = layers.RotaryEmbedding(width, seq_len=11)(x).numpy()
+    got = heads.rotated(x, *layers.RotaryEmbedding(width, seq_len=11)(9)).numpy()
     even = width - width % 2
     for index in np.ndindex(2, 3, 9):
         want = oracle.rope(x[index].double().numpy()[:even], index[-1])

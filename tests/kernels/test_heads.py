@@ -1,0 +1,83 @@
+"""Queries, keys and values in one function: against the operations it stands for, with gradients; and where it runs."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from helpers import altered, drawn
+from torch import Tensor
+
+from ngpt.kernels import heads
+from ngpt.model.layers import RotaryEmbedding
+
+SHAPES = [(1, 1, 1, 1), (2, 3, 4, 2), (2, 5, 3, 7), (3, 8, 2, 16)]
+"""B, T, H, K"""
+
+
+def results(
+    module: ModuleType, shape: tuple[int, ...], *, scaled: bool, whole: bool, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    """Return q, k, v and the gradients of qkv and, if `scaled`, of s.
+
+    whole: as one function, else by PyTorch's operations and their gradients.
+    """
+    B, T, H, K = shape
+    qkv = drawn(B, T, 3 * H * K).to(dtype).requires_grad_()
+    s = (1.5 + drawn(H * K, seed=1)).to(dtype).requires_grad_() if scaled else None
+    tables = [table.to(torch.promote_types(dtype, torch.float32)) for table in RotaryEmbedding(K, T + 3)(T)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "in_one_function", lambda qkv: whole)
+        found = module.queries_keys_values(qkv, *tables, s)
+    assert ("_Heads" in type(found[0].grad_fn).__name__) == whole
+    gradients = [drawn(B, T, H, K, seed=2 + at).to(x.dtype).transpose(1, 2) for at, x in enumerate(found)]
+    torch.autograd.backward(found, gradients)
+    return [*(x.detach() for x in found), *(leaf.grad for leaf in (qkv, s) if leaf is not None and leaf.grad is not None)]
+
+
+def difference(module: ModuleType, shape: tuple[int, ...], *, scaled: bool) -> float:
+    """Return the largest difference between the function and the operations in float64."""
+    one, other = (results(module, shape, scaled=scaled, whole=whole) for whole in (True, False))
+    assert len(one) == len(other) == 4 + scaled
+    return max((a - b).abs().max().item() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_function_is_its_operations(shape: tuple[int, ...], *, scaled: bool) -> None:
+    assert difference(heads, shape, scaled=scaled) < 1e-13
+    for dtype in (torch.float32, torch.bfloat16):
+        one, other = (results(heads, shape, scaled=scaled, whole=whole, dtype=dtype) for whole in (True, False))
+        for a, b in zip(one, other, strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape
+            torch.testing.assert_close(a, b, rtol=4 * torch.finfo(a.dtype).eps, atol=8 * torch.finfo(a.dtype).eps)
+
+
+@pytest.mark.parametrize(
+    ("text", "replacement"),
+    [
+        ("(2 * s)", "s"),
+        ("exchanged(dy * sin_TK)", "exchanged(dy) * sin_TK"),
+        (".addcmul_(exchanged(x), sin_TK)", ".addcmul_(x, sin_TK)"),
+        ("by_row(s**2, dq), dk", "by_row(s, dq), dk"),
+        ("into_v.squeeze(0).copy_(dv)", "into_v.zero_()"),
+    ],
+)
+def test_a_wrong_line_is_seen(text: str, replacement: str, tmp_path: Path) -> None:
+    assert difference(altered(heads, text, replacement, tmp_path), (2, 5, 3, 4), scaled=True) > 1e-3
+
+
+def test_a_vector_without_direction_stays_and_has_a_finite_gradient() -> None:
+    qkv = torch.zeros(1, 2, 12, requires_grad=True)
+    q, k, _ = heads.queries_keys_values(qkv, *RotaryEmbedding(2, 2)(2), torch.ones(4))
+    (q + k).sum().backward()
+    assert not q.any() and not k.any()
+    assert qkv.grad is not None and qkv.grad.isfinite().all()
+
+
+def test_compiled_code_gets_the_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    qkv = torch.zeros(1, 1, 3)
+    assert heads.in_one_function(qkv)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not heads.in_one_function(qkv)
+    assert not heads.in_one_function(torch.zeros(1, 1, 3, device="meta"))
