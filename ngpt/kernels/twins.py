@@ -100,7 +100,7 @@ class _Unit(torch.autograd.Function):
 
 
 class _ResidualStep(torch.autograd.Function):
-    """y = N(z) for z = h + a (n - h), n = N(f), in as few new tensors as there can be: a CPU waits for memory here."""
+    """y = N(z) for z = h + a (n - h), n = N(f); what is no longer needed is overwritten, as a CPU waits for memory."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, f: Tensor, a: Tensor) -> Tensor:
@@ -118,17 +118,15 @@ class _ResidualStep(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h, n, a, y, inverse_f, inverse_z = ctx.saved_tensors
         dz = unit_gradient(g, y, inverse_z)
-        scratch = (n - h).mul_(dz)
-        da = scratch.view(-1, len(a)).sum(dim=0)
-        dn = torch.mul(dz, a, out=scratch)
-        return dz.mul_(1 - a), unit_gradient(dn, n, inverse_f).to(ctx.dtype), da
+        da = (n - h).mul_(dz).view(-1, len(a)).sum(dim=0)
+        df = unit_gradient(dz * a, n, inverse_f).to(ctx.dtype)
+        return dz.mul_(1 - a), df, da
 
 
 def unit_gradient(g: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
     """Return the gradient of x, (g - y <g, y>) / |x|, for the gradient g of y = x / |x|, `inverse` = 1 / |x|."""
-    product = g * y
-    along = product.sum(dim=-1, keepdim=True)
-    return torch.addcmul(g, y, along, value=-1, out=product).mul_(inverse)
+    along = (g * y).sum(dim=-1, keepdim=True)
+    return torch.addcmul(g, y, along, value=-1).mul_(inverse)
 
 
 def unit(x: Tensor) -> Tensor:
