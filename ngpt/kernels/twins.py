@@ -130,7 +130,7 @@ def unit_gradient(g: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return N(x), `sphere.project` along the last dimension, for activations; at least float32; differentiable once"""
+    """Return N(x) along the last dimension, in at least float32: `sphere.project` for activations; differentiable once."""
     return cast(Tensor, _Unit.apply(x))
 
 

@@ -32,7 +32,8 @@ def results(
     assert ("_Heads" in type(found[0].grad_fn).__name__) == whole
     gradients = [drawn(B, T, H, K, seed=2 + at).to(x.dtype).transpose(1, 2) for at, x in enumerate(found)]
     torch.autograd.backward(found, gradients)
-    return [*(x.detach() for x in found), *(leaf.grad for leaf in (qkv, s) if leaf is not None and leaf.grad is not None)]
+    leaves = [qkv] if s is None else [qkv, s]
+    return [*(x.detach() for x in found), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
 def difference(module: ModuleType, shape: tuple[int, ...], *, scaled: bool) -> float:
