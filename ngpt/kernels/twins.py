@@ -130,7 +130,7 @@ def unit_gradient(g: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return N(x) along the last dimension, in at least float32: `sphere.project` for activations; differentiable once."""
+    """Return N(x) along the last dimension, in at least float32, as `sphere.project` does; differentiable once."""
     return cast(Tensor, _Unit.apply(x))
 
 

@@ -106,7 +106,8 @@ class Attention(nn.Module):
     def forward(self, h_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         qkv = linear(h_BTD, torch.cat([self.q.weight, self.k.weight, self.v.weight]))
-        q, k, v = queries_keys_values(qkv, *self.rope(h_BTD.size(1)), None if self.s_qk is None else self.s_qk())
+        cos_TK, sin_TK = self.rope(h_BTD.size(1))
+        q, k, v = queries_keys_values(qkv, cos_TK, sin_TK, None if self.s_qk is None else self.s_qk())
         y = causal_attention(q.to(v.dtype), k.to(v.dtype), v, self.softmax_scale)
         return self.o(rearrange(y, "B H T K -> B T (H K)"))
 
