@@ -5,6 +5,7 @@ from typing import Any
 from experiments import (
     advanced_features,
     context_length,
+    equal_time,
     geodesic_muon,
     gpt_control,
     integration_gates,
@@ -35,6 +36,7 @@ CAMPAIGNS = [
     projection_frequency.CAMPAIGN,
     advanced_features.CAMPAIGN,
     muon_ablations.CAMPAIGN,
+    equal_time.CAMPAIGN,
     nca_pretraining.CAMPAIGN,
     schedules.CAMPAIGN,
     orthogonality.CAMPAIGN,
