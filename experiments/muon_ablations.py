@@ -126,9 +126,8 @@ CAMPAIGN = Campaign(
             """,
             does_not_show=r"""
                 What happens where the share of the orthogonalizer is another: a Muon step here costs a fifth more than
-                one of AdamW, on a CPU. Steps were not compiled, as this preset's are by now. Compilation
-                shortens the passes and not the optimizer's step, so that Muon's steps then cost relatively more. One
-                auxiliary rate serves all methods.
+                one of AdamW, on a CPU. Steps were not compiled, as this preset's are by now, which makes Muon's steps
+                relatively more expensive: see `equal_time`. One auxiliary rate serves all methods.
             """,
             follows=r"""
                 The momentum can stay constant: its ramp is a setting that nobody has to tune here. A ramp to 0.99 needs
