@@ -56,7 +56,7 @@ CAMPAIGN = Campaign(
         width with more tokens a step. At equal steps, see `muon_lr_sweep`.
     """,
     follows=r"""
-        Muon's lead over Adam at `rung-1` is not an effect of counting steps instead of time. Who is short of time on a
+        Muon's lead over Adam at `rung-1` is not an effect of counting steps instead of time. Anyone short of time on a
         CPU can leave out two iterations.
     """,
 )
