@@ -115,7 +115,7 @@ CAMPAIGN = Campaign(
             """,
             reading=r"""
                 No change gains what matters. AdamW at its best rate loses on every seed, although a fifth more of its
-                steps fit into the time: at equal steps it is twice as far behind. Three Newton-Schulz iterations end
+                steps fit into the time. Three Newton-Schulz iterations end
                 lower on every seed, by half of what matters, because a few more steps fit. Starting the momentum at
                 0.90, and a ramp of 600 steps, also end slightly lower. No other ramp and no $\beta_2$ makes a
                 difference that matters, except perhaps a ramp to 0.99. It ends higher on every seed, but its best rate
@@ -126,8 +126,8 @@ CAMPAIGN = Campaign(
             """,
             does_not_show=r"""
                 What happens where the share of the orthogonalizer is another: a Muon step here costs a fifth more than
-                one of AdamW, on a CPU. Steps were not compiled, as this preset's are by now, which makes Muon's steps
-                relatively more expensive: see `equal_time`. One auxiliary rate serves all methods.
+                one of AdamW, on a CPU. Steps were not compiled, as this preset's now are; compilation makes Muon's
+                steps relatively more expensive: see `equal_time`. One auxiliary rate serves all methods.
             """,
             follows=r"""
                 The momentum can stay constant: its ramp is a setting that nobody has to tune here. A ramp to 0.99 needs
