@@ -189,7 +189,7 @@ def at_equal_time(analysis: Analysis) -> str:
         "undecided": "whether Muon beats a tuned Adam is open",
     }
     text = f"**Given the same time on a CPU, with compiled steps, {headline[answer.verdict.word]}.**"
-    return f"{text} Muon ends {difference(answer)}"
+    return text if answer.verdict.effect is None else f"{text} Muon ends {difference(answer)}"
 
 
 def on_a_gpt(analysis: Analysis) -> str:

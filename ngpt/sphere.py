@@ -33,7 +33,7 @@ def inverse_length(x: Tensor, *, dim: int) -> Tensor:
 
 
 def inverse(length: Tensor) -> Tensor:
-    """Return 1 / length, or 1 for the length of a vector without direction."""
+    """Return 1 / length, or 1 for the length of a vector without direction; NaN for NaN."""
     return torch.threshold(length, UNIT_TINY, 1.0).reciprocal()
 
 

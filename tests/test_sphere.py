@@ -131,6 +131,12 @@ def test_project_divides_by_the_length_or_leaves_the_vector_as_it_is(dtype: torc
     torch.testing.assert_close(landed, expected, rtol=arithmetic(dtype), atol=0.0)
 
 
+def test_the_inverse_of_a_length() -> None:
+    lengths = torch.tensor([0.5, sphere.UNIT_TINY, 0.0, torch.inf, torch.nan])
+    expected = torch.tensor([2.0, 1.0, 1.0, 0.0, torch.nan])
+    torch.testing.assert_close(sphere.inverse(lengths), expected, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize(("shape", "dim"), LAYOUTS)
 def test_the_retraction_agrees_with_exp_to_third_order_in_position(shape: tuple[int, ...], dim: int) -> None:
     g = geometry(shape, dim, torch.float64)

@@ -107,7 +107,7 @@ def project_(W: Tensor, *, dim: int) -> Tensor:
 
 
 def residual_step(h: Tensor, f: Tensor, a: Tensor) -> Tensor:
-    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable."""
+    """Return N(h + a (N(f) - h)) in float32 for h, f (..., D) and a (D,); differentiable once."""
     run = elementwise() if elementwise_runs(h, h.size(-1)) else twins
     return run.residual_step(h, f, a)
 

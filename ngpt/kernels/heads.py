@@ -1,7 +1,7 @@
 """Queries, keys and values of all heads from one product: RoPE, the projection to the sphere and the scale.
 
-On a CPU they are one function with its own gradient. At the widths of small models the calls and tensors between these
-operations take longer there than the operations.
+In eager code on a CPU they are one function with its own gradient. In small models, dispatching these operations and
+allocating the tensors between them takes longer than the arithmetic.
 """
 
 from typing import Any
@@ -17,10 +17,11 @@ from ngpt.kernels.twins import unit, unit_gradient
 def queries_keys_values(
     qkv: Tensor, cos_TK: Tensor, sin_TK: Tensor, s: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q, k, v (B, H, T, K) for qkv (B, T, 3 H K); differentiable once.
+    """Return q, k, v (B, H, T, K) for qkv (B, T, 3 H K), whose rows hold q, k and v by head; differentiable once.
 
-    With R for `rotated`, q and k become R q and R k or, with s (H K), s^2 N(R q) and N(R k), in at least float32. For a
-    head <s q, s k> = <s^2 q, k>, so a scale of both is applied once, squared. v keeps the dtype of qkv.
+    With R for `rotated`, q and k become R q and R k or, with s (H K), s^2 N(R q) and N(R k). For a head <s q, s k> =
+    <s^2 q, k>, so a scale of both is applied once, squared. cos_TK, sin_TK: tables (T, K) of `RotaryEmbedding`, in at
+    least float32, as then are q and k. v keeps the dtype of qkv.
     """
     if in_one_function(qkv):
         q, k, v = _Heads.apply(qkv, cos_TK, sin_TK, s)  # type: ignore[no-untyped-call]
@@ -31,7 +32,7 @@ def queries_keys_values(
         q, k = y.unbind()
     else:
         q, k = unit(y).unbind()
-        q = by_row(s**2, q) * q
+        q = per_head(s**2, q) * q
     return q, k, v.squeeze(0)
 
 
@@ -41,7 +42,7 @@ def in_one_function(qkv: Tensor) -> bool:
 
 
 def rotated(x: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-    """Rotate the vectors of x (..., T, K) by their position: x cos + (x with its halves exchanged) (-sin, sin)."""
+    """Return x cos_TK + (x with its halves exchanged) sin_TK: vectors of x (..., T, K) turned by their position."""
     return torch.addcmul(x * cos_TK, exchanged(x), sin_TK)
 
 
@@ -57,27 +58,28 @@ def by_head(qkv: Tensor, width: int) -> Tensor:
     return qkv.view(B, T, 3, -1, width).permute(2, 0, 3, 1, 4)
 
 
-def by_row(s: Tensor, q: Tensor) -> Tensor:
-    """View s (H K) as a factor (H, 1, K) of q (B, H, T, K)."""
+def per_head(s: Tensor, q: Tensor) -> Tensor:
+    """View s (H K) as a factor (H, 1, K) of q (B, H, T, K), one row for each head."""
     return s.view(-1, 1, q.size(-1))
 
 
 class _Heads(torch.autograd.Function):
-    """y are q and k after RoPE and projection, (2, B, H, T, K) in this order in memory, unlike those of qkv."""
+    """y holds N(R q) and N(R k) or, without s, R q and R k: (2, B, H, T, K), contiguous, as parts of qkv are not."""
 
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, cos_TK: Tensor, sin_TK: Tensor, s: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         x, v = by_head(qkv, cos_TK.size(-1)).split([2, 1])
-        y = torch.mul(x, cos_TK, out=cos_TK.new_empty(x.shape)).addcmul_(exchanged(x), sin_TK)
+        y = qkv.new_empty(x.shape, dtype=torch.promote_types(qkv.dtype, cos_TK.dtype))
+        torch.mul(x, cos_TK, out=y).addcmul_(exchanged(x), sin_TK)
         q, inverse = y[0], None
         if s is not None:
             inverse = sphere.inverse_length(y, dim=-1)
-            q = by_row(s**2, q) * y.mul_(inverse)[0]
+            q = per_head(s**2, q) * y.mul_(inverse)[0]
         ctx.save_for_backward(y, inverse, cos_TK, sin_TK, s)
         ctx.dtype = qkv.dtype
-        return q, y[1], v.squeeze(0).contiguous()  # a copy of v, so that nothing holds on to qkv
+        return q, y[1], v.squeeze(0).contiguous()  # a copy, so that v does not keep qkv
 
     @staticmethod
     @once_differentiable
@@ -88,7 +90,7 @@ class _Heads(torch.autograd.Function):
             dy = torch.stack([dq, dk])
         else:
             ds = (dq * y[0]).sum(dim=(0, 2)).flatten() * (2 * s)
-            dy = unit_gradient(torch.stack([dq * by_row(s**2, dq), dk]), y, inverse)
+            dy = unit_gradient(torch.stack([dq * per_head(s**2, dq), dk]), y, inverse)
         dqkv = y.new_empty(B, T, 3 * H * K)
         dx, into_v = by_head(dqkv, K).split([2, 1])
         torch.add(dy * cos_TK, exchanged(dy * sin_TK), out=dx)

@@ -12,22 +12,18 @@ from ngpt import sphere
 
 
 def xxt(A: Tensor) -> Tensor:
-    """Return A A', (..., M, M), for A (..., M, K), in A's dtype."""
-    return torch.bmm(A, A.mT) if A.ndim == 3 else A @ A.mT  # not by way of expand and reshape
+    """Return A A', (M, M) or (N, M, M), for A (M, K) or (N, M, K), in A's dtype."""
+    return torch.mm(A, A.mT) if A.ndim == 2 else torch.bmm(A, A.mT)  # matmul would expand and reshape first
 
 
 def ba_plus_cAA(A: Tensor, b: float, c: float, *, check: bool = True) -> Tensor:  # noqa: N802 (the field's name)
-    """Return b A + c A A for symmetric A (..., M, M), in A's dtype.
+    """Return b A + c A A for symmetric A (M, M) or (N, M, M), in A's dtype.
 
     Raises ValueError if A is not square or, with `check`, not symmetric; the check waits for the device.
     """
     check_symmetric(A, values=check)
-    if A.ndim == 2:
-        return torch.addmm(A, A, A, beta=b, alpha=c)
-    if A.ndim == 3:
-        return torch.baddbmm(A, A, A, beta=b, alpha=c)
-    flat = A.reshape(-1, *A.shape[-2:])
-    return torch.baddbmm(flat, flat, flat, beta=b, alpha=c).reshape(A.shape)
+    add_product = torch.addmm if A.ndim == 2 else torch.baddbmm
+    return add_product(A, A, A, beta=b, alpha=c)
 
 
 def aX_plus_BX(X: Tensor, B: Tensor, a: float) -> Tensor:  # noqa: N802 (the field's name)
@@ -100,7 +96,7 @@ class _Unit(torch.autograd.Function):
 
 
 class _ResidualStep(torch.autograd.Function):
-    """y = N(z) for z = h + a (n - h), n = N(f); what is no longer needed is overwritten, as a CPU waits for memory."""
+    """y = N(z) for z = h + a (n - h), n = N(f). Tensors made here are reused in place: a CPU waits for memory."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, f: Tensor, a: Tensor) -> Tensor:
@@ -118,19 +114,22 @@ class _ResidualStep(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h, n, a, y, inverse_f, inverse_z = ctx.saved_tensors
         dz = unit_gradient(g, y, inverse_z)
-        da = (n - h).mul_(dz).view(-1, len(a)).sum(dim=0)
+        da = (n - h).mul_(dz).reshape(-1, len(a)).sum(dim=0)
         df = unit_gradient(dz * a, n, inverse_f).to(ctx.dtype)
         return dz.mul_(1 - a), df, da
 
 
 def unit_gradient(g: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
-    """Return the gradient of x, (g - y <g, y>) / |x|, for the gradient g of y = x / |x|, `inverse` = 1 / |x|."""
+    """Return the gradient (g - y <g, y>) / |x| of x, a new tensor, for the gradient g of y = x / |x|.
+
+    g, y: (..., D); inverse: 1 / |x|, (..., 1).
+    """
     along = (g * y).sum(dim=-1, keepdim=True)
     return torch.addcmul(g, y, along, value=-1).mul_(inverse)
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return N(x) along the last dimension, in at least float32, as `sphere.project` does; differentiable once."""
+    """Return N(x) for activations x (..., D), in at least float32; differentiable once."""
     return cast(Tensor, _Unit.apply(x))
 
 

@@ -62,7 +62,7 @@ class Scale(Declared):
         self.factor = init / stored * gain
 
     def forward(self) -> Tensor:
-        """Return the effective value, times the gain."""
+        """Return the effective value, times the gain; where that is the parameter, itself: it is not to be written."""
         return self.value if self.factor == 1 else self.value * self.factor
 
 
@@ -82,7 +82,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("sin_TK", torch.cat([-sin, sin, still], dim=-1).float(), persistent=False)
 
     def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return the tables (length, K) from which `ngpt.kernels.heads.rotated` turns the first positions."""
+        """Return cos and (-sin, sin) of the first `length` positions, (length, K), for `ngpt.kernels.heads.rotated`."""
         return self.cos_TK[:length], self.sin_TK[:length]
 
 

@@ -157,6 +157,16 @@ def test_strides_and_gradients_of_any_layout() -> None:
     assert all(torch.equal(x.grad, other) for x, other in zip(inputs, ones[1:], strict=True))  # type: ignore[arg-type]
 
 
+def test_the_twin_takes_any_layout() -> None:
+    h, f, a, g = drawn_inputs(4, 6, 10)
+    plain = results(twins, h, f, a, g)
+    inputs = [*(x.mT.contiguous().mT.requires_grad_() for x in (h, f)), a.clone().requires_grad_()]
+    y = twins.residual_step(*inputs)
+    y.backward(g)
+    for one, other in zip([y, *(x.grad for x in inputs)], plain, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residual, "PROGRAMS", 3)
     one, other = (results(residual, *drawn_inputs(400, 20)) for _ in range(2))

@@ -10,7 +10,11 @@ from ngpt.campaign.analysis.statistics import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """A method against its baseline, seed by seed, before the rate of either decays; all arrays (seeds,)."""
+    """A method against its baseline, seed by seed; all arrays (seeds,).
+
+    Before the rate of either decays or, with a schedule that decays from the start, at any time. At equal steps the
+    rate of the slower method is then the lower one, which favors it.
+    """
 
     steps_ratio: Array
     """steps within the budget, relative to the baseline's"""
@@ -23,7 +27,8 @@ class Pace:
 def pace_of(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], *, undecayed_seconds: float) -> Pace:
     """Return the pace of a method's runs against those of its baseline on the same seeds.
 
-    rows: as collected. undecayed_seconds: training time until the schedule begins its decay. Seeds on which either has
+    rows: as collected. undecayed_seconds: training time until a schedule that is constant at first begins its decay, or
+    the whole of it. Seeds on which either has
     fewer than two validations by then are left out.
     """
     other = {row["seed"]: row for row in baseline if "val" in row}
