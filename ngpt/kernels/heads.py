@@ -1,7 +1,7 @@
 """Queries, keys and values of all heads from one product: RoPE, the projection to the sphere and the scale.
 
 In eager code on a CPU they are one function with its own gradient. In small models, dispatching these operations and
-allocating the tensors between them takes longer than the arithmetic.
+allocating the tensors between them is much of their cost.
 """
 
 from typing import Any

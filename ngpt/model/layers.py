@@ -62,7 +62,7 @@ class Scale(Declared):
         self.factor = init / stored * gain
 
     def forward(self) -> Tensor:
-        """Return the effective value, times the gain; where that is the parameter, itself: it is not to be written."""
+        """Return the effective value times the gain, not to be written to: it may be the parameter itself."""
         return self.value if self.factor == 1 else self.value * self.factor
 
 

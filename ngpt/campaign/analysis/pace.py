@@ -28,8 +28,7 @@ def pace_of(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], *, undec
     """Return the pace of a method's runs against those of its baseline on the same seeds.
 
     rows: as collected. undecayed_seconds: training time until a schedule that is constant at first begins its decay, or
-    the whole of it. Seeds on which either has
-    fewer than two validations by then are left out.
+    the whole of it. Seeds on which either has fewer than two validations by then are left out.
     """
     other = {row["seed"]: row for row in baseline if "val" in row}
     ratio: list[float] = []
