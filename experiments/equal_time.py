@@ -45,10 +45,10 @@ CAMPAIGN = Campaign(
     budget_seconds=30.0,
     comparison_seeds=8,
     reading=r"""
-        Muon beats Adam in the same time, too, on all seeds but one. So the prediction was wrong. It took a step of Muon
-        for more expensive than it turned out to be. It also took one half of the lead at equal steps for lost in
-        `muon_ablations`, whose table compares the two while Muon's rate has decayed further; of the lead that
-        `muon_lr_sweep` found in runs of equal length, about half is left here.
+        Muon beats Adam in the same time, too, on all seeds but one. So the prediction was wrong, for two reasons. A
+        step of Muon was cheaper than assumed. And the lead at equal steps in `muon_ablations`, of which Adam's
+        additional steps seemed to make up for half, is measured there while Muon's rate has decayed further, which
+        exaggerates it. Of the lead that `muon_lr_sweep` found in runs of equal length, about half is left here.
 
         With three Newton-Schulz iterations, more of Muon's steps fit into the time. It then ends lower than Adam on
         every seed, and slightly lower than with five iterations, by less than what matters, as in `muon_ablations` at
