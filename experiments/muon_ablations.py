@@ -115,11 +115,11 @@ CAMPAIGN = Campaign(
             """,
             reading=r"""
                 No change gains what matters. AdamW at its best rate loses on every seed, although a fifth more of its
-                steps fit into the time. Three Newton-Schulz iterations end
-                lower on every seed, by half of what matters, because a few more steps fit. Starting the momentum at
-                0.90, and a ramp of 600 steps, also end slightly lower. No other ramp and no $\beta_2$ makes a
-                difference that matters, except perhaps a ramp to 0.99. It ends higher on every seed, but its best rate
-                is the lowest tried, which leaves it undecided. So the prediction came true, save for that ramp.
+                steps fit into the time. Three Newton-Schulz iterations end lower on every seed, by half of what
+                matters, because a few more steps fit. Starting the momentum at 0.90, and a ramp of 600 steps, also end
+                slightly lower. No other ramp and no $\beta_2$ makes a difference that matters, except perhaps a ramp to
+                0.99. It ends higher on every seed, but its best rate is the lowest tried, which leaves it undecided. So
+                the prediction came true, save for that ramp.
 
                 At `tiny` the ramp earned its place and AdamW was level at equal time. Neither is so in runs that last
                 long enough to see 20 tokens per parameter, with a rate that decays.

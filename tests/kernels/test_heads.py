@@ -74,7 +74,7 @@ def test_a_wrong_line_is_seen(text: str, replacement: str, *, scaled: bool, widt
     assert difference(altered(heads, text, replacement, tmp_path), (2, 5, 3, width), scaled=scaled) > 1e-3
 
 
-def test_a_vector_without_direction_stays_and_has_a_finite_gradient() -> None:
+def test_a_vector_without_direction_stays_and_passes_its_gradient_on() -> None:
     qkv = torch.zeros(1, 2, 12, requires_grad=True)
     q, k, _ = heads.queries_keys_values(qkv, *RotaryEmbedding(2, 2)(2), torch.ones(4))
     (q + k).sum().backward()
